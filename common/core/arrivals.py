@@ -1,0 +1,56 @@
+"""When requests are sent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """A fixed number of requests in flight: the next is sent when one ends."""
+
+    concurrency: int
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be 1 or more, not {self.concurrency}")
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Requests sent by the clock, whether or not earlier ones have ended.
+
+    Gaps are gamma-distributed with shape `burstiness`: 1 is Poisson, below 1 burstier, infinity constant, as in
+    `vllm bench serve`. With `final_rate_per_s` the rate ramps linearly from the first request to the last.
+    """
+
+    rate_per_s: float
+    burstiness: float = 1.0
+    final_rate_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rate_per_s", "burstiness", "final_rate_per_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+
+    def schedule_s(self, requests: int, seed: int) -> npt.NDArray[np.float64]:
+        """Intended send times in seconds from the start, shape (requests,), ascending.
+
+        Times are rescaled so that the last request comes when the rate says it should: seeds then differ in
+        pattern and not in load (`vllm/benchmarks/serve.py:get_request`).
+        """
+        rates = np.linspace(self.rate_per_s, self.final_rate_per_s or self.rate_per_s, requests)
+        if math.isinf(self.burstiness):
+            gaps = 1.0 / rates
+        else:
+            gaps = np.random.default_rng(seed).gamma(self.burstiness, 1.0 / (rates * self.burstiness))
+        times = np.cumsum(gaps)
+        return np.asarray(times * (np.sum(1.0 / rates) / times[-1]), dtype=np.float64)
+
+
+Arrivals = ClosedLoop | OpenLoop

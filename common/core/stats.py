@@ -1,0 +1,76 @@
+"""Estimates with intervals. An interval that the data cannot give is absent, not zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, from `n` independent (or, if so labelled, within-start) samples."""
+
+    metric: str
+    unit: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval as a share of the value."""
+        if self.low is None or self.high is None or self.value == 0:
+            return None
+        return (self.high - self.low) / 2 / abs(self.value)
+
+
+def geometric_mean(metric: str, unit: str, samples: Sequence[float]) -> Estimate:
+    """Geometric mean with Student's t interval on the logarithms; positive samples only.
+
+    Raises:
+        ValueError: no samples, or one that is not positive.
+    """
+    logs = _logs(samples)
+    centre = float(logs.mean())
+    if len(logs) < 2:
+        return Estimate(metric, unit, math.exp(centre), n=len(logs))
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs))
+    return Estimate(metric, unit, math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), len(logs))
+
+
+def ratio(metric: str, unit: str, samples: Sequence[float], base: Sequence[float]) -> Estimate:
+    """Ratio of geometric means with Welch's interval on the logarithms.
+
+    `n` is the smaller sample's size. With fewer than two samples on either side there is no interval.
+
+    Raises:
+        ValueError: no samples, or one that is not positive.
+    """
+    upper, lower = _logs(samples), _logs(base)
+    centre = float(upper.mean() - lower.mean())
+    count = min(len(upper), len(lower))
+    if count < 2:
+        return Estimate(metric, unit, math.exp(centre), n=count)
+    parts = [float(logs.var(ddof=1)) / len(logs) for logs in (upper, lower)]
+    variance = sum(parts)
+    if variance == 0:
+        return Estimate(metric, unit, math.exp(centre), math.exp(centre), math.exp(centre), count)
+    # Welch-Satterthwaite degrees of freedom
+    freedom = variance**2 / (parts[0] ** 2 / (len(upper) - 1) + parts[1] ** 2 / (len(lower) - 1))
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    return Estimate(metric, unit, math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), count)
+
+
+def _logs(samples: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if not samples:
+        raise ValueError("no samples")
+    if min(samples) <= 0:
+        raise ValueError(f"samples must be positive, not {min(samples)}")
+    return np.log(np.asarray(samples, dtype=np.float64))

@@ -1,0 +1,47 @@
+"""A workload: a seeded list of requests, the same for every plan that is compared on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+FIRST_PLAIN_TOKEN_ID = 1_000  # below it vocabularies keep special tokens and bare bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: prompt token ids, and exactly how many tokens to generate."""
+
+    index: int
+    prompt_token_ids: tuple[int, ...]
+    output_tokens: int
+    request_class: str = "default"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Synthetic requests of fixed lengths with random token ids, so that no prompt shares a prefix with another."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    vocab_size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "input_tokens", "output_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.vocab_size <= FIRST_PLAIN_TOKEN_ID:
+            raise ValueError(f"a vocabulary of {self.vocab_size} is too small for synthetic prompts")
+
+    def generate(self) -> list[Request]:
+        """The requests; the same seed gives the same requests on every machine."""
+        shape = (self.requests, self.input_tokens)
+        ids = np.random.default_rng(self.seed).integers(FIRST_PLAIN_TOKEN_ID, self.vocab_size, shape)
+        return [Request(index, tuple(row), self.output_tokens) for index, row in enumerate(ids.tolist())]
+
+    def reseeded(self, offset: int) -> Workload:
+        """The same sizes with other prompts: a repeat must not find its own prompts in a cache."""
+        return replace(self, seed=self.seed + offset)
