@@ -1,0 +1,1 @@
+"""The lab's parts, one room each; imports point down only."""

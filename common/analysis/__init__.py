@@ -1,0 +1,1 @@
+"""Result files to frames, tables and figures: what reports and notebooks import."""

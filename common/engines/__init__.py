@@ -1,0 +1,1 @@
+"""Start, own, prove and end a vLLM under a plan."""

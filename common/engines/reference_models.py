@@ -53,6 +53,7 @@ class ReferenceModel:
 
     @property
     def is_moe(self) -> bool:
+        """Whether the MLP is a mixture of experts."""
         return self.num_experts > 0
 
     def config(self) -> dict[str, Any]:
@@ -125,9 +126,7 @@ REFERENCE_MODELS = {
     for model in (
         ReferenceModel("qwen2-126m", 1024, 4096, 8, 16, 4, 64, init_std=0.05),
         ReferenceModel("qwen2-9m", 256, 1024, 8, 8, 4, 32, init_std=0.2),
-        ReferenceModel(
-            "qwen3-moe-20m", 256, 512, 4, 8, 4, 32, init_std=0.2, num_experts=8, num_experts_per_tok=2
-        ),
+        ReferenceModel("qwen3-moe-20m", 256, 512, 4, 8, 4, 32, init_std=0.2, num_experts=8, num_experts_per_tok=2),
     )
 }
 

@@ -1,0 +1,1 @@
+"""Devices, topology, ceilings, monitor, environment."""

@@ -1,0 +1,1 @@
+"""The result schema; save, resume, export."""
