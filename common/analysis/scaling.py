@@ -1,0 +1,147 @@
+"""From a result to speed-up and efficiency, each with its interval and what the interval is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from common.core.arrivals import ClosedLoop
+from common.core.model_shape import ModelShape
+from common.core.scaling import efficiency, karp_flatt, speedup
+from common.core.stats import Estimate, geometric_mean
+from common.store.schema import Case, Result
+
+CURVES = ("fixed", "saturated", "weak")
+HOLDS_SEQUENCES = 16  # a base with room for fewer is starved of KV cache, and everything looks fast beside it
+Unit = Literal["within-start", "between-starts"]
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """One line of the scaling table; estimates are absent where they would mean nothing."""
+
+    curve: str
+    case: Case
+    load: int  # requests in flight
+    throughput: Estimate | None = None  # output tokens per second
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    speedup: Estimate | None = None
+    efficiency: Estimate | None = None
+    serial_share: float | None = None  # Karp-Flatt; strong scaling from one device only
+    is_base: bool = False
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether the interval does not tell a speed-up from none."""
+        gained = self.speedup
+        return (
+            gained is not None and gained.low is not None and gained.high is not None and gained.low <= 1 <= gained.high
+        )
+
+
+def sampling_unit(result: Result) -> Unit:
+    """What counts as one sample: engine starts where there are several, else the repeats inside one start."""
+    starts = {repeat["start"] for case in result.cases for repeat in case.repeats}
+    return "between-starts" if len(starts) > 1 else "within-start"
+
+
+def samples(case: Case, metric: str) -> list[float]:
+    """A metric's samples: one per start where there are several (means of their repeats), else one per repeat."""
+    series: dict[float, list[float]] = {}
+    for repeat in case.repeats:
+        if metric in repeat:
+            series.setdefault(repeat["start"], []).append(repeat[metric])
+    if len(series) > 1:
+        return [sum(values) / len(values) for values in series.values()]
+    return [value for values in series.values() for value in values]
+
+
+def scaling_rows(result: Result) -> list[ScalingRow]:
+    """The scaling table: per curve and load, the base first, every plan against it."""
+    rows: list[ScalingRow] = []
+    for curve in CURVES:
+        groups: dict[float, list[Case]] = {}
+        for case in result.cases:
+            if case.curve == curve:
+                groups.setdefault(_group(case), []).append(case)
+        for group in sorted(groups):
+            rows += _rows_of_group(curve, groups[group])
+    return rows
+
+
+def kv_cache_tokens(case: Case) -> int | None:
+    """Tokens of KV cache the case's engine had."""
+    tokens = case.engine.get("kv_cache_tokens")
+    return int(tokens) if tokens else None
+
+
+def communication_share(case: Case, result: Result) -> float | None:
+    """At least this share of a decoding step went into all-reduces: their time alone, over the measured TPOT.
+
+    A lower bound: it was timed with nothing else running and with all ranks arriving together.
+    """
+    tpot_ms = samples(case, "median_tpot_ms")
+    times = case.engine.get("all_reduce") or []
+    if not times or not tpot_ms or not isinstance(case.arrivals, ClosedLoop):
+        return None
+    in_batch = case.arrivals.concurrency / case.plan.replicas
+    nearest = min(times, key=lambda timed: abs(timed["tokens"] - in_batch))
+    shape = ModelShape(**result.config["model_shape"])
+    step_s = geometric_mean("tpot", "ms", tpot_ms).value / 1e3
+    return float(nearest["seconds"]) * shape.all_reduces_per_step / step_s
+
+
+def _group(case: Case) -> float:
+    """Cases of one group are compared: same load, own best load, or same load per device."""
+    assert isinstance(case.arrivals, ClosedLoop)
+    if case.curve == "saturated":
+        return 0.0
+    return case.arrivals.concurrency / (case.plan.devices if case.curve == "weak" else 1)
+
+
+def _rows_of_group(curve: str, cases: Sequence[Case]) -> list[ScalingRow]:
+    ordered = sorted(cases, key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
+    base = next((case for case in ordered if _can_be_base(case)), None)
+    return [_row(curve, case, base) for case in ordered]
+
+
+def _can_be_base(case: Case) -> bool:
+    kv_tokens = kv_cache_tokens(case)
+    length = case.workload.input_tokens + case.workload.output_tokens
+    roomy = kv_tokens is None or kv_tokens >= HOLDS_SEQUENCES * length
+    return (
+        case.status == "ok"
+        and roomy
+        and "oversubscribed" not in case.flags
+        and bool(samples(case, "output_throughput"))
+    )
+
+
+def _row(curve: str, case: Case, base: Case | None) -> ScalingRow:
+    assert isinstance(case.arrivals, ClosedLoop)
+    load = case.arrivals.concurrency
+    rates = samples(case, "output_throughput")
+    if case.status != "ok" or not rates:
+        return ScalingRow(curve, case, load)
+    gained = speedup(rates, samples(base, "output_throughput")) if base and base is not case else None
+    fair = gained is not None and "oversubscribed" not in case.flags
+    strong = curve == "fixed" and base is not None and base.plan.devices == 1
+    return ScalingRow(
+        curve,
+        case,
+        load,
+        throughput=geometric_mean("output_throughput", "tok/s", rates),
+        ttft_ms=_typical(case, "median_ttft_ms"),
+        tpot_ms=_typical(case, "median_tpot_ms"),
+        speedup=gained,
+        efficiency=efficiency(gained, case.plan, base.plan) if gained and base and fair else None,
+        serial_share=karp_flatt(gained.value, case.plan.devices) if gained and fair and strong else None,
+        is_base=case is base,
+    )
+
+
+def _typical(case: Case, metric: str) -> float | None:
+    values = [value for value in samples(case, metric) if value > 0]
+    return geometric_mean(metric, "ms", values).value if values else None

@@ -1,0 +1,65 @@
+"""Why an engine failed, in one line with the remedy, read from its log."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure as it stands in a result: what kind, what happened, what to do."""
+
+    kind: str
+    message: str
+    remedy: str
+
+
+class EngineError(RuntimeError):
+    """An engine did not start, or died."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.message}. {failure.remedy}")
+        self.failure = failure
+
+
+# First match wins, so the specific stand before the general. {0} is the pattern's first group.
+_KNOWN = (
+    (r"(Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\))",
+     "heads_not_divisible", "{0}", "Choose a TP size that divides the heads"),
+    (r"No space left on device.*/dev/shm|(Bus error)|unable to (?:open|write|mmap) shared memory",
+     "shared_memory_too_small", "/dev/shm is full or too small",
+     "Give it 1 GiB or more (docker run --shm-size=1g), and remove files of ended programs from it"),
+    (r"CUDA out of memory|torch\.OutOfMemoryError|(Free memory on device .{0,120}? less than desired)",
+     "out_of_memory", "the device ran out of memory",
+     "Use more devices, a smaller model, or --engine-args '--gpu-memory-utilization 0.8 --max-model-len 1024'"),
+    (r"No available memory for the cache blocks|(KV cache is needed, which is larger than the available)",
+     "no_room_for_kv_cache", "the weights leave no room for the KV cache",
+     "Use more devices per engine, or a smaller --max-model-len in --engine-args"),
+    (r"Cannot allocate memory|MemoryError|DefaultCPUAllocator: (can't allocate memory)",
+     "out_of_memory", "the machine ran out of memory", "Use a smaller model or fewer ranks"),
+    (r"CUDA driver version is insufficient|(driver on your system is too old)",
+     "driver_too_old", "the NVIDIA driver is too old for this vLLM", "Update it to 580 or newer (CUDA 13)"),
+    (r"(NCCL error[^\n]{0,160})", "nccl", "{0}",
+     "Try again with NCCL_P2P_DISABLE=1 in the environment; if that helps, the links between these GPUs are at fault"),
+    (r"(Connection refused|Timed out) .{0,80}init_process_group|DistNetworkError: ([^\n]+)",
+     "distributed_init", "the ranks could not find each other", "Check that loopback connections are allowed"),
+    (r"does not appear to have a file named (\S+)", "incomplete_model", "the model folder has no {0}",
+     "Download the model again"),
+    (r"(Worker proc \S+ died unexpectedly)", "worker_died", "{0}",
+     "Something killed a rank: look for the kernel's out-of-memory killer (dmesg) and for who else was on the machine"),
+    (r"(unrecognized arguments: [^\n]+)", "bad_engine_args", "vLLM does not know {0}", "Mend --engine-args"),
+    (r"vllm serve: error: ([^\n]+)", "bad_engine_args", "vLLM refuses its arguments: {0}", "Mend --engine-args"),
+    (r"\b(?:\w*Error|\w*Exception): ([^\n]{1,300})\s*\Z", "engine_error", "vLLM said: {0}", "The log has the rest"),
+    (r"\n[^\n]*\b(?:ValueError|RuntimeError|AssertionError|ImportError|OSError|KeyError): ([^\n]{1,300})",
+     "engine_error", "vLLM said: {0}", "The log has the rest"),
+)  # fmt: skip
+
+
+def explain(log: str, otherwise: str) -> Failure:
+    """The first known reason in a log, or `otherwise`."""
+    for pattern, kind, message, remedy in _KNOWN:
+        if match := re.search(pattern, log):
+            found = next((group for group in match.groups() if group), "")
+            return Failure(kind, message.format(found.strip()), remedy)
+    return Failure("engine_error", otherwise, "The log has the rest")

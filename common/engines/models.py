@@ -1,0 +1,142 @@
+"""A model's folder: a reference model made on the spot, a folder of the user's, or a download from the hub.
+
+Downloading is a phase of its own, before any engine: access and disk are checked first, progress is shown, and
+afterwards engines run offline.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.core.model_shape import ModelShape
+from common.engines.reference_models import REFERENCE_MODELS, ensure_model
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tokenizer_config.json")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class ModelError(ValueError):
+    """A model is not there or not usable; the message is one line and ends with the remedy."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that an engine can load."""
+
+    name: str
+    folder: Path
+    shape: ModelShape
+
+
+def default_model(device_kind: str, devices: int) -> str:
+    """What is measured when nothing is asked for. 28 heads of the 7B model do not divide by 8, 32 of the 8B one do."""
+    if device_kind == "cpu":
+        return "qwen2-126m"
+    return "Qwen/Qwen2.5-7B-Instruct" if devices < 8 else "Qwen/Qwen3-8B"
+
+
+def find_model(name: str, say: Callable[[str], None], download: bool = True) -> Model:
+    """Make, find or download a model.
+
+    Args:
+        name: reference model, folder, or hub id.
+        say: told about anything that takes time.
+        download: without it only a hub model's configuration is fetched, and `folder` may hold no weights.
+
+    Raises:
+        ModelError: unknown, incomplete, gated, or too large for the disk.
+    """
+    if name in REFERENCE_MODELS:
+        return _open(name, ensure_model(name, say=say))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_complete(folder)
+        return _open(folder.resolve().name, folder.resolve())
+    if HUB_ID.fullmatch(name) and not name.startswith((".", "/")):
+        return _open(name, _from_hub(name, say) if download else _config_from_hub(name))
+    near = difflib.get_close_matches(name, REFERENCE_MODELS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "give a folder, a hub id (owner/name)"
+    raise ModelError(f"unknown model '{name}': {hint} or one of {', '.join(REFERENCE_MODELS)}")
+
+
+def _open(name: str, folder: Path) -> Model:
+    try:
+        return Model(name, folder, ModelShape.from_config(json.loads((folder / "config.json").read_text())))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be used: {error}; download the model again") from error
+
+
+def _check_complete(folder: Path) -> None:
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        missing.append("weights (*.safetensors)")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        missing.append("a tokenizer (tokenizer.json)")
+    if missing:
+        raise ModelError(f"{folder} has no {' and no '.join(missing)}; point --model to a complete model folder")
+
+
+def _config_from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors_explained(name):
+        return Path(hf_hub_download(name, "config.json")).parent
+
+
+def _from_hub(name: str, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        say(f"{name} is not in the local cache: asking the hub")
+    with _hub_errors_explained(name):
+        files = HfApi().model_info(name, files_metadata=True).siblings or []
+        size = sum(file.size or 0 for file in files if file.rfilename.endswith((".safetensors", ".json")))
+        cache = Path(constants.HF_HOME)
+        cache.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache).free
+        if size > free:
+            raise ModelError(
+                f"{name} takes {size / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB free; free some, or set HF_HOME"
+                " to a larger disk"
+            )
+        say(f"downloading {name}: {size / 1e9:.1f} GB into {cache}")
+        return Path(snapshot_download(name, allow_patterns=patterns))
+
+
+class _hub_errors_explained:  # reads as a phrase at its place: with _hub_errors_explained(name)
+    """Turns what the hub's client raises into one line with the remedy."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        import requests
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        if isinstance(error, GatedRepoError):
+            remedy = "accept its licence on the hub, then set HF_TOKEN (read access) in the environment"
+            raise ModelError(f"{self.name} is gated: {remedy}") from error
+        if isinstance(error, RepositoryNotFoundError):
+            remedy = "check the spelling; if it is private, set HF_TOKEN in the environment"
+            raise ModelError(f"the hub knows no model {self.name}: {remedy}") from error
+        if isinstance(error, (HfHubHTTPError, requests.RequestException, OSError)):
+            remedy = f"check the network, give a folder, or use a reference model ({', '.join(REFERENCE_MODELS)})"
+            raise ModelError(
+                f"{self.name} is not in the local cache and the hub cannot be reached: {remedy}"
+            ) from error

@@ -1,0 +1,106 @@
+"""What is pinned about an engine, equal across plans, and how it becomes vLLM's command line and environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.core.plan import ParallelPlan
+from common.machine.devices import Device
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything about an engine that must not differ between plans that are compared.
+
+    vLLM's own defaults for batch sizes grow with TP x PP on CPUs: left alone, plans would do different work.
+    """
+
+    model: str  # a local folder
+    served_name: str
+    dtype: str = "auto"
+    max_model_len: int = 1024
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    block_size: int | None = None
+    eager: bool = True
+    async_scheduling: bool = True
+    prefix_caching: bool = False
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_gib: int = 1
+    extra_args: tuple[str, ...] = ()
+
+    def command(self, plan: ParallelPlan, port: int) -> list[str]:
+        """The `vllm serve` that runs one replica of `plan` on a port."""
+        words = [
+            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self.model),
+            *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.served_name),
+            *("--tensor-parallel-size", str(plan.tp)),
+            *("--pipeline-parallel-size", str(plan.pp)),
+            *("--data-parallel-size", str(plan.dp)),
+            *("--dtype", self.dtype),
+            *("--max-model-len", str(self.max_model_len)),
+            *("--max-num-seqs", str(self.max_num_seqs)),
+            *("--max-num-batched-tokens", str(self.max_num_batched_tokens)),
+            *("--gpu-memory-utilization", str(self.gpu_memory_utilization)),
+            *("--generation-config", "vllm", "--seed", "0"),
+            "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
+            "--async-scheduling" if self.async_scheduling else "--no-async-scheduling",
+            *("--worker-extension-cls", "common.engines.rank_probe.RankProbe"),
+            *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"),
+        ]
+        words += ["--block-size", str(self.block_size)] if self.block_size else []
+        words += ["--enforce-eager"] if self.eager else []
+        words += ["--enable-expert-parallel"] if plan.ep else []
+        return [*words, *self.extra_args]
+
+    def environment(self, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
+        """The engine's environment: its devices, its scratch folder, and no calls home."""
+        added = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_SERVER_DEV_MODE": "1",  # for /collective_rpc; the server listens on loopback only
+            "VLLM_RPC_BASE_PATH": str(scratch),
+            "TMPDIR": str(scratch),
+            "HF_HUB_OFFLINE": "1",  # the model is already here
+            "PYTHONUNBUFFERED": "1",
+            **_device_environment(devices, self.cpu_kv_cache_gib),
+        }
+        return {**_without_secrets(os.environ), **added}
+
+
+def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dict[str, str]:
+    if devices[0].kind == "gpu":
+        return {"CUDA_VISIBLE_DEVICES": ",".join(device.uuid or str(device.index) for device in devices)}
+    slices = [",".join(str(core) for core in device.cores) for device in devices]
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib),  # per rank; unset, vLLM takes most of the machine's memory
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(slices),  # `auto` refuses more ranks than NUMA nodes
+    }
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An engine that is offline needs no token, and one in its environment could end up in a log."""
+    marks = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
+    return {name: value for name, value in environment.items() if not any(mark in name.upper() for mark in marks)}
+
+
+def parse_engine_args(text: str) -> tuple[str, ...]:
+    """Split `--engine-args "..."` as a shell would.
+
+    Raises:
+        ValueError: unbalanced quotes, or an option that the plan or the lab itself sets.
+    """
+    words = tuple(shlex.split(text))
+    owned = {"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"}
+    owned |= {"--host", "--port", "--served-model-name", "--worker-extension-cls", "--model"}
+    for word in words:
+        if word.partition("=")[0] in owned:
+            raise ValueError(f"--engine-args may not set {word}: the plan and the lab do; use --tp for the size")
+    return words

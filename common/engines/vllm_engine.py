@@ -1,0 +1,216 @@
+"""Real vLLM under a plan: one guarded `vllm serve` per replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
+from common.engines import startup
+from common.engines.engine import AllReduceTime, EngineFacts
+from common.engines.failures import Failure, explain
+from common.engines.guarded import Gone, GuardedProcess, free_port
+from common.engines.settings import EngineSettings
+from common.load import control
+from common.load.client import Endpoint
+from common.machine import gpus, memory
+from common.machine.devices import Device
+
+RPC_TIMEOUT_S = 120.0
+DEVICE_MEMORY_DEADLINE_S, DEVICE_MEMORY_TOLERANCE_BYTES = 15.0, 256 << 20
+
+
+class VllmServer:
+    """One `vllm serve`: one replica of a plan on its devices."""
+
+    def __init__(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings, log: Path) -> None:
+        self.plan, self.devices, self.settings = plan, devices, settings
+        self._gpu_bytes_before = _gpu_bytes(devices)
+        port = free_port()
+        scratch = Path(tempfile.mkdtemp(prefix="lab-"))
+        log.write_bytes(b"")
+        self.clock = startup.PhaseClock(log)
+        self.process = GuardedProcess(settings.command(plan, port), settings.environment(devices, scratch), log, port)
+        self.endpoint = Endpoint("127.0.0.1", port, settings.served_name)
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.startup_s = math.nan
+        self.ranks: list[dict[str, Any]] = []
+
+    def wait(self, limit_s: float, say: Callable[[str], None]) -> None:
+        """Return once it is up, ours, and runs the plan.
+
+        Raises:
+            EngineError: it is not.
+        """
+        startup.wait_until_serving(self.process, self.clock, self.base_url, limit_s, say)
+        self.startup_s = self.clock.finish()
+        startup.prove_ours(self.process, self.base_url, self.settings.served_name)
+        self.ranks = self.ask_ranks("lab_describe")
+        startup.prove_plan(self.ranks, self.plan)
+
+    def ask_ranks(self, method: str, *arguments: str) -> list[dict[str, Any]]:
+        """Run a method of `RankProbe` in every rank at once; one answer per rank."""
+        return asyncio.run(control.collective_rpc(self.base_url, method, arguments, RPC_TIMEOUT_S))
+
+    def kv_cache_tokens(self) -> int | None:
+        """Tokens of KV cache that the server has, by its own report."""
+        labels = asyncio.run(control.cache_config(self.base_url))
+        try:
+            return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+        except (KeyError, ValueError):
+            return None
+
+    def memory_bytes_per_rank(self) -> list[int]:
+        """What each rank occupies: its own pages (USS) on CPUs, its device's memory in use on GPUs."""
+        if self.devices[0].kind == "gpu":
+            used = [gpus.used_bytes(device.uuid) for device in self.devices if device.uuid]
+        else:
+            used = [memory.resident_bytes(int(rank["pid"])).uss_bytes for rank in self.ranks]
+        return [value for value in used if value is not None]
+
+    def device_memory_left_bytes(self) -> int:
+        """GPU memory above what was in use before the start; the driver frees it some time after a process ends."""
+        deadline = time.monotonic() + DEVICE_MEMORY_DEADLINE_S
+        while True:
+            left = _gpu_bytes(self.devices) - self._gpu_bytes_before
+            if left <= DEVICE_MEMORY_TOLERANCE_BYTES:
+                return 0
+            if time.monotonic() > deadline:
+                return left
+            time.sleep(0.2)
+
+
+class VllmEngine:
+    """All replicas of a plan; implements `Engine`."""
+
+    def __init__(self, plan: ParallelPlan, servers: Sequence[VllmServer], tokens_to_time: Sequence[int]) -> None:
+        self.plan = plan
+        self._servers = servers
+        first = servers[0]
+        kv_tokens = [server.kv_cache_tokens() for server in servers]
+        self.facts = EngineFacts(
+            version=asyncio.run(control.version(first.base_url)),
+            startup_s=max(server.startup_s for server in servers),
+            startup_phases_s=first.clock.phases_s,
+            kv_cache_tokens=sum(kv for kv in kv_tokens if kv is not None) if None not in kv_tokens else None,
+            weight_bytes_per_rank=[
+                int(rank["weight_bytes"]) for server in servers for rank in server.ranks if rank["weight_bytes"]
+            ],
+            memory_bytes_per_rank=[used for server in servers for used in server.memory_bytes_per_rank()],
+            settings=first.ranks[0]["settings"],
+            all_reduce=_time_all_reduces(first, tokens_to_time) if plan.tp > 1 else [],
+        )
+        for server in servers:
+            server.process.serving()
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """One per replica."""
+        return [server.endpoint for server in self._servers]
+
+    def pids(self) -> list[int]:
+        """Every process of the engine."""
+        return [pid for server in self._servers for pid in server.process.pids()]
+
+    def metrics(self) -> dict[str, float]:
+        """The servers' own counters and gauges now, summed over replicas."""
+        total: dict[str, float] = {}
+        for server in self._servers:
+            for name, value in asyncio.run(control.scrape_metrics(server.base_url)).items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def alive(self) -> bool:
+        """Whether its processes run; cheap enough to ask four times a second under load."""
+        return all(server.process.alive for server in self._servers)
+
+    def death(self) -> Failure | None:
+        """Why the engine no longer serves, or None while it does."""
+        for server in self._servers:
+            if not server.process.alive:
+                code = server.process.returncode
+                return explain(startup.read_log(server.process.log), f"vllm serve ended with exit code {code}")
+            if not asyncio.run(control.is_healthy(server.base_url)):
+                return explain(startup.read_log(server.process.log), "vllm serve no longer answers /health")
+        return None
+
+    def stop(self) -> Gone:
+        """End every replica and prove that nothing is left: processes, port, shared memory, device memory."""
+        gone = _together([server.process.stop() for server in self._servers])
+        left = sum(server.device_memory_left_bytes() for server in self._servers)
+        return replace(gone, device_memory_left_bytes=left)
+
+
+class VllmLauncher:
+    """Starts real vLLM; implements `StartsEngines`."""
+
+    def __init__(self, logs: Path, tokens_to_time: Sequence[int], say: Callable[[str], None]) -> None:
+        """Logs are kept in the folder `logs`; `tokens_to_time` are the batch sizes whose all-reduce is timed."""
+        self._logs, self._tokens_to_time, self._say = logs, tokens_to_time, say
+        self._starts = 0
+
+    def start(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings) -> VllmEngine:
+        """Start an engine and return it once it serves.
+
+        Raises:
+            EngineError: it did not start; nothing of it is left, and its log is kept.
+        """
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._starts += 1
+        shape = ModelShape.from_config(json.loads((Path(settings.model) / "config.json").read_text()))
+        limit_s = startup.deadline_s(shape.parameters * shape.dtype_bytes, settings.eager) * plan.replicas
+        with ExitStack() as until_up:
+            servers = []
+            for replica in range(plan.replicas):
+                first = replica * plan.devices_per_replica
+                log = self._logs / f"{self._starts:02d}-{plan}-{replica}.log"
+                share = devices[first : first + plan.devices_per_replica]
+                server = VllmServer(plan, share, settings, log)
+                until_up.callback(server.process.stop)
+                servers.append(server)
+            for server in servers:
+                server.wait(limit_s, self._say)
+            engine = VllmEngine(plan, servers, self._tokens_to_time)
+            until_up.pop_all()
+        return engine
+
+
+def vllm_is_installed() -> bool:
+    """Whether this environment can start engines (Linux, and the module is there), without importing it."""
+    from importlib.util import find_spec
+
+    return sys.platform == "linux" and find_spec("vllm") is not None
+
+
+def _gpu_bytes(devices: Sequence[Device]) -> int:
+    return sum(gpus.used_bytes(device.uuid) or 0 for device in devices if device.uuid)
+
+
+def _time_all_reduces(server: VllmServer, tokens: Sequence[int]) -> list[AllReduceTime]:
+    times = []
+    for count in sorted(set(tokens)):
+        ranks = server.ask_ranks("lab_time_all_reduce", str(count))
+        slowest = max(ranks, key=lambda rank: float(rank["seconds"]))
+        times.append(AllReduceTime(count, int(slowest["bytes"]), float(slowest["seconds"]), str(slowest["path"])))
+    return times
+
+
+def _together(parts: Sequence[Gone]) -> Gone:
+    return Gone(
+        seconds=sum(part.seconds for part in parts),
+        killed=sum(part.killed for part in parts),
+        shared_memory_removed=tuple(name for part in parts for name in part.shared_memory_removed),
+        processes_left=tuple(pid for part in parts for pid in part.processes_left),
+        shared_memory_left=tuple(name for part in parts for name in part.shared_memory_left),
+        port_free=all(part.port_free for part in parts),
+    )

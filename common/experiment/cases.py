@@ -1,0 +1,66 @@
+"""What an experiment wants measured, and in which order of engine starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.core.arrivals import ClosedLoop
+from common.core.plan import ParallelPlan
+from common.core.workload import Workload
+from common.store.schema import Case
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of every request, and the vocabulary its prompt is drawn from."""
+
+    input_tokens: int
+    output_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Saturate:
+    """Find the concurrency where more load stops paying: double it until throughput gains less than `min_gain`."""
+
+    first: int
+    limit: int
+    min_gain: float = 0.03
+
+    def rungs(self) -> list[int]:
+        """Concurrencies to try, each twice the one before, the last at most `limit`."""
+        rungs = [min(self.first, self.limit)]
+        while rungs[-1] * 2 <= self.limit:
+            rungs.append(rungs[-1] * 2)
+        return rungs
+
+
+@dataclass(frozen=True)
+class CaseSpec:
+    """A case to be: `turns` requests for each of `load` slots, repeated inside every engine start."""
+
+    plan: ParallelPlan
+    curve: str
+    load: int | Saturate
+    lengths: Lengths
+    turns: int
+    repeats: int
+    flags: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Unique within a run, the same in the run that resumes it."""
+        return f"{self.plan}/{self.curve}" + (f"/c{self.load}" if isinstance(self.load, int) else "")
+
+    def at(self, concurrency: int) -> Case:
+        """The case, not yet measured, at a concurrency."""
+        lengths = self.lengths
+        workload = Workload(concurrency * self.turns, lengths.input_tokens, lengths.output_tokens, lengths.vocab_size)
+        return Case(self.id, self.plan, self.curve, workload, ClosedLoop(concurrency), flags=list(self.flags))
+
+
+def order_of_starts(plans: Sequence[ParallelPlan], starts: int) -> list[tuple[int, ParallelPlan]]:
+    """(start, plan) pairs: plans interleaved, every other round reversed, so that drift does not favour a plan."""
+    rounds = [(start, plans if start % 2 == 0 else plans[::-1]) for start in range(starts)]
+    return [(start, plan) for start, order in rounds for plan in order]

@@ -1,0 +1,56 @@
+"""How long a run will take and cost, before it begins. An estimate from a roofline, not a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
+from common.experiment.cases import CaseSpec, Saturate
+
+# Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
+ASSUMED = {"cpu": (32.0, 10e9, 60e9, 0.012), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
+OVERHEAD_S = 8.0  # imports, ceilings, reports
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take."""
+
+    cases: int
+    engine_starts: int
+    seconds: float
+
+    def usd(self, usd_per_hour: float | None) -> float | None:
+        """Dollars at a price of the whole machine."""
+        return None if usd_per_hour is None else usd_per_hour * self.seconds / 3600
+
+
+def estimate(specs: Sequence[CaseSpec], starts: int, shape: ModelShape, device_kind: str) -> Estimate:
+    """Starts and measured seconds of all cases."""
+    plans = {spec.plan for spec in specs}
+    start_s = sum(ASSUMED[device_kind][0] * (1 + 0.2 * (plan.devices - 1)) for plan in plans)
+    case_s = sum(case_seconds(spec, shape, device_kind) for spec in specs)
+    return Estimate(len(specs), len(plans) * starts, OVERHEAD_S + starts * (start_s + case_s))
+
+
+def case_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
+    """Seconds one case takes under one start, warm-up and search included."""
+    if isinstance(spec.load, int):
+        return _repeat_seconds(spec, spec.load, shape, device_kind) * (spec.repeats + 0.3)
+    assert isinstance(spec.load, Saturate)
+    climb = sum(1.3 * _repeat_seconds(spec, rung, shape, device_kind) for rung in spec.load.rungs())
+    return climb + spec.repeats * _repeat_seconds(spec, spec.load.limit, shape, device_kind)
+
+
+def _repeat_seconds(spec: CaseSpec, concurrency: int, shape: ModelShape, device_kind: str) -> float:
+    """Turns x (one prefill + output steps), each step bound by memory, arithmetic or overhead."""
+    plan: ParallelPlan = spec.plan
+    _, bandwidth, rate, step_overhead_s = ASSUMED[device_kind]
+    ranks = plan.tp * plan.pp
+    in_batch = -(-concurrency // (plan.replicas * plan.dp))
+    read_s = shape.parameters * shape.dtype_bytes / ranks / bandwidth
+    step_s = max(read_s, 2 * shape.parameters * in_batch / ranks / rate) + step_overhead_s
+    prefill_s = 2 * shape.parameters * in_batch * spec.lengths.input_tokens / ranks / rate
+    return spec.turns * (prefill_s + spec.lengths.output_tokens * step_s)

@@ -1,0 +1,155 @@
+"""One case under one running engine: warm up, repeat, keep everything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.core.arrivals import ClosedLoop
+from common.core.metrics import repeat_metrics
+from common.core.workload import Workload
+from common.engines.engine import Engine
+from common.engines.failures import EngineError, Failure
+from common.experiment.cases import CaseSpec, Saturate
+from common.experiment.events import Measuring, RepeatDone, Watcher
+from common.load.client import LoadResult, run_load
+from common.machine.monitor import Monitor
+from common.store.requests import save_requests
+from common.store.schema import Case, Check
+
+WARM_UP_TOKENS = 8
+FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
+REQUEST_TIMEOUT_S = 600.0
+AGREE_WITHIN = 0.10  # a first repeat further from the others' mean was not warmed up
+PREEMPTIONS = "vllm:num_preemptions_total"
+
+
+@dataclass
+class Measurer:
+    """Measures cases on one engine start; `requests_folder` receives the per-request files."""
+
+    engine: Engine
+    start: int
+    seed: int
+    requests_folder: Path
+    monitor: Monitor
+    watch: Watcher
+    ready_at: float = 0.0
+    warm: bool = False
+
+    def __post_init__(self) -> None:
+        self.ready_at = time.monotonic()
+
+    def measure(self, spec: CaseSpec, case: Case, ladder: list[Case]) -> None:
+        """Add this start's repeats to `case`; a saturating case finds its concurrency first, on `ladder`.
+
+        Raises:
+            EngineError: the engine died, or answered nothing.
+        """
+        if isinstance(spec.load, Saturate) and not case.repeats:
+            concurrency = self._climb(spec, spec.load, ladder)
+            found = spec.at(concurrency)
+            case.workload, case.arrivals = found.workload, found.arrivals
+        self._warm_up(case)
+        for repeat in range(spec.repeats):
+            self._repeat(case, repeat)
+        case.checks = [check for check in case.checks if check.name != "first repeat agrees"]
+        case.checks += _first_repeat_check(case)
+
+    def _climb(self, spec: CaseSpec, saturate: Saturate, ladder: list[Case]) -> int:
+        """The last rung that still paid: the next gained less than `min_gain`, or caused preemptions."""
+        best, best_rate = 0, 0.0
+        for concurrency in saturate.rungs():
+            rung = spec.at(concurrency)
+            rung.id, rung.curve = f"{spec.plan}/ladder/c{concurrency}", "ladder"
+            self._warm_up(rung)
+            measured = self._repeat(rung, 0)
+            ladder.append(rung)
+            rate = measured["output_throughput"]
+            if best and (rate < best_rate * (1 + saturate.min_gain) or measured.get("preemptions", 0) > 0):
+                break
+            best, best_rate = concurrency, rate
+        return best
+
+    def _warm_up(self, case: Case) -> None:
+        """Bring the engine to the case's batch size, unmeasured, with prompts that no repeat uses."""
+        assert isinstance(case.arrivals, ClosedLoop)
+        tokens = WARM_UP_TOKENS if self.warm else FIRST_WARM_UP_TOKENS
+        work = case.workload
+        prompts = Workload(
+            case.arrivals.concurrency, work.input_tokens, min(tokens, work.output_tokens), work.vocab_size
+        )
+        self._load(case, prompts.reseeded(self._seed(0) + 999_983), "warm-up")
+        self.warm = True
+
+    def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
+        before = self.engine.metrics()
+        age_s = time.monotonic() - self.ready_at
+        loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
+        measured = repeat_metrics(loaded.records, loaded.duration_s)
+        after = self.engine.metrics()
+        if PREEMPTIONS in after:
+            measured["preemptions"] = after[PREEMPTIONS] - before.get(PREEMPTIONS, 0.0)
+        measured |= {
+            "start": self.start,
+            "repeat": repeat,
+            "engine_age_s": age_s,
+            "benchmark_start_time_unix": loaded.begin_unix_s,
+            "client_cpu_s": loaded.client_cpu_s,
+            "loop_lag_p99_ms": 1e3 * loaded.loop_lag_p99_s,
+        }
+        case.repeats.append(measured)
+        case.monitor = self.monitor.summary(loaded.begin_ns, loaded.end_ns)
+        if measured["failed"] and "failed_requests" not in case.flags:
+            case.flags.append("failed_requests")
+        name = f"{case.id.replace('/', '-')}-start{self.start}-repeat{repeat}.parquet"
+        save_requests(loaded.records, self.requests_folder / name)
+        self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
+        return measured
+
+    def _load(self, case: Case, workload: Workload, label: str) -> LoadResult:
+        began = time.perf_counter()
+
+        def progress(done: int, chunks: int) -> None:
+            seconds = time.perf_counter() - began
+            self.watch(Measuring(case.id, label, done, workload.requests, chunks / seconds if seconds else 0.0))
+
+        loaded = run_load(
+            self.engine.endpoints,
+            workload.generate(),
+            case.arrivals,
+            seed=workload.seed,
+            timeout_s=REQUEST_TIMEOUT_S,
+            progress=progress,
+            should_stop=lambda: not self.engine.alive(),
+        )
+        self._raise_if_useless(loaded)
+        return loaded
+
+    def _raise_if_useless(self, loaded: LoadResult) -> None:
+        failed = [record for record in loaded.records if not record.ok]
+        if not failed:
+            return
+        if death := self.engine.death():
+            raise EngineError(death)
+        if len(failed) == len(loaded.records):
+            message = f"every request failed, the first with {failed[0].error_kind}: {failed[0].error}"
+            raise EngineError(Failure("all_requests_failed", message, "The engine's log may say more"))
+
+    def _seed(self, repeat: int) -> int:
+        """Prompts depend on start and repeat, not on plan or case: every plan does the same work."""
+        return self.seed + 1_000 * self.start + repeat
+
+
+def _first_repeat_check(case: Case) -> list[Check]:
+    rates = [
+        [repeat["output_throughput"] for repeat in case.repeats if repeat["start"] == start]
+        for start in sorted({repeat["start"] for repeat in case.repeats})
+    ]
+    shares = [series[0] / (sum(series[1:]) / len(series[1:])) - 1 for series in rates if len(series) > 1]
+    if not shares:
+        return []
+    worst = max(shares, key=abs)
+    detail = f"output throughput {worst:+.1%} from the mean of the later repeats (limit {AGREE_WITHIN:.0%})"
+    return [Check("first repeat agrees", abs(worst) <= AGREE_WITHIN, detail)]

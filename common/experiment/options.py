@@ -1,0 +1,115 @@
+"""The command line that every experiment shares, and how a wrong one is answered: one line, a remedy, exit 2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+Preset = Literal["smoke", "lab", "full"]
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+DEFAULT_TP = ("1", "2", "4")
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes, beside 0 (all cases ok or skipped) and 1 (a case failed)
+
+
+class InputError(ValueError):
+    """The run cannot begin; the message is one line and ends with the remedy."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of every experiment."""
+
+    model: str | None = None
+    """Model: a Hugging Face id, a folder, or a reference model (qwen2-126m, qwen2-9m, qwen3-moe-20m). By default
+    qwen2-126m on CPU, Qwen/Qwen2.5-7B-Instruct on 1-4 GPUs, Qwen/Qwen3-8B on 8."""
+    tp: tuple[str, ...] = DEFAULT_TP
+    """Tensor-parallel sizes to measure. Sizes that this machine has too few devices for become skipped rows."""
+    preset: Preset = "smoke"
+    """smoke: minutes, one engine start per plan. lab: three starts, plans interleaved, intervals between starts.
+    full: five starts and longer repeats."""
+    repeats: int | None = None
+    """Repeats of each case inside one engine start; the preset's number by default."""
+    seed: int = 0
+    """Seed of the workloads: the same seed sends the same prompts."""
+    results_dir: Path = RESULTS
+    """Where results go; made if missing."""
+    resume: bool = True
+    """Go on with an interrupted run of the same settings on the same machine; --no-resume starts afresh."""
+    dry_run: bool = False
+    """Print the cases, engine starts, minutes and dollars, and start nothing."""
+    cores_per_device: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """On CPUs: physical cores of one device; by default as many devices of 1, 2, 4 as fit."""
+    device_ids: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
+    """Devices to use, by index; by default the best-linked ones."""
+    engine_args: str = ""
+    """More arguments for every `vllm serve`, as one quoted string: --engine-args "--max-model-len 2048"."""
+    usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Price of the whole machine; adds dollars per million tokens."""
+
+    def tp_sizes(self) -> list[int]:
+        """The sizes as numbers, ascending, each once.
+
+        Raises:
+            InputError: none, not a whole number, or below 1.
+        """
+        if not self.tp:
+            raise InputError("--tp needs at least one size, as in --tp 1 2 4")
+        for text in self.tp:
+            if not re.fullmatch(r"\d+", text) or int(text) < 1:
+                raise InputError(f"--tp {text}: a tensor-parallel size is a whole number from 1, as in --tp 1 2 4")
+        return sorted({int(text) for text in self.tp})
+
+    def check(self) -> None:
+        """Check what no type can say.
+
+        Raises:
+            InputError: a number out of its range.
+        """
+        self.tp_sizes()
+        if self.repeats is not None and self.repeats < 1:
+            raise InputError(f"--repeats {self.repeats}: at least 1 is needed")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: a seed is 0 or more")
+        if self.usd_per_hour is not None and not 0 < self.usd_per_hour < 1e6:
+            raise InputError(f"--usd-per-hour {self.usd_per_hour}: the price of the whole machine, as in 7.60")
+
+
+Parsed = TypeVar("Parsed", bound=Options)
+
+
+def parse(kind: type[Parsed], description: str, arguments: list[str] | None = None) -> Parsed:
+    """Read the command line into a frozen dataclass; ends the process with exit 2 and one line where it is wrong."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            options = tyro.cli(kind, args=arguments, description=description)
+            options.check()
+    except InputError as error:
+        refuse(str(error))
+    except SystemExit as end:
+        if end.code:
+            refuse(_one_line(box.getvalue()))
+        raise
+    return options
+
+
+def refuse(message: str) -> None:
+    """Print one line and end the process with exit 2."""
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201  # this is the command line
+    raise SystemExit(BAD_INPUT)
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a frame, as one line: up to the reference to --help, which is added shorter."""
+    text = " ".join(line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:])
+    text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
+    text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
+    return f"{text}. See --help"

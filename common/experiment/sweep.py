@@ -1,0 +1,157 @@
+"""The one sweep: start each engine as seldom as possible, measure its cases, save after every one, lose nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from common.core.plan import ParallelPlan
+from common.engines.engine import Engine, StartsEngines
+from common.engines.failures import EngineError
+from common.engines.settings import EngineSettings
+from common.experiment.cases import CaseSpec, order_of_starts
+from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Watcher
+from common.experiment.measure import Measurer
+from common.machine.devices import Device, Machine
+from common.machine.monitor import Monitor
+from common.store import files
+from common.store.export import export_for_vllm_plots
+from common.store.schema import Case, CaseError, Result
+
+
+@dataclass
+class Sweep:
+    """Runs cases into a result. `summarise` fills a case's summary from its repeats before each save."""
+
+    launcher: StartsEngines
+    machine: Machine
+    settings: EngineSettings
+    result: Result
+    paths: files.ResultPaths
+    watch: Watcher
+    seed: int = 0
+    starts: int = 1
+    repeat_base_last: bool = False
+    _broken: set[ParallelPlan] = field(default_factory=set)
+
+    def run(self, specs: Sequence[CaseSpec]) -> None:
+        """Measure every case that the result does not hold yet.
+
+        Raises:
+            KeyboardInterrupt: passed on, once the engine is gone and the result saved as interrupted.
+        """
+        plans = list(dict.fromkeys(spec.plan for spec in specs))
+        order = order_of_starts(plans, self.starts)
+        if self.repeat_base_last and order:
+            order.append((self.starts, plans[0]))
+        try:
+            self.save()
+            with Monitor(self.machine) as monitor:
+                for start, plan in order:
+                    self._run_start(start, [spec for spec in specs if spec.plan == plan], monitor)
+        except KeyboardInterrupt:
+            with _undisturbed():
+                self.result.status = "interrupted"
+                self.save()
+            raise
+        self.result.status = "complete"
+        self.save()
+
+    def save(self) -> None:
+        """Save the result and its export."""
+        files.save(self.result, self.paths.json)
+        export_for_vllm_plots(self.result, self.paths.bench)
+
+    def _run_start(self, start: int, specs: Sequence[CaseSpec], monitor: Monitor) -> None:
+        """One engine start, and another one whenever the engine dies under a case."""
+        waiting = [spec for spec in specs if not self._is_done(spec, start)]
+        while waiting and waiting[0].plan not in self._broken:
+            with self._engine(start, waiting) as engine:
+                if engine is None:
+                    return
+                measurer = Measurer(engine, start, self.seed, self.paths.requests, monitor, self.watch)
+                while waiting:
+                    spec = waiting.pop(0)
+                    if not self._measure(spec, measurer):
+                        break
+
+    @contextlib.contextmanager
+    def _engine(self, start: int, specs: Sequence[CaseSpec]) -> Iterator[Engine | None]:
+        """An engine for the specs' plan, ended and proven gone; None, and failed cases, if it does not start."""
+        plan = specs[0].plan
+        self.watch(EngineStarting(plan, start))
+        try:
+            engine = self.launcher.start(plan, self._devices(plan), self.settings)
+        except EngineError as error:
+            self._broken.add(plan)
+            for spec in specs:
+                self._fail(self._case(spec), error)
+            yield None
+            return
+        self.watch(EngineReady(plan, engine.facts.startup_s))
+        try:
+            yield engine
+        finally:
+            with _undisturbed():
+                gone = engine.stop()
+                self.watch(EngineGone(plan, gone.clean))
+                if not gone.clean:
+                    self.result.warnings.append(f"{plan}: something of the engine is left: {asdict(gone)}")
+
+    def _measure(self, spec: CaseSpec, measurer: Measurer) -> bool:
+        """Measure and save one case; False when the engine is dead and a new one is needed."""
+        case = self._case(spec)
+        case.engine = asdict(measurer.engine.facts)
+        ladder: list[Case] = []
+        try:
+            measurer.measure(spec, case, ladder)
+            case.status, case.error = "ok", None
+        except EngineError as error:
+            self._fail(case, error)
+            return measurer.engine.death() is None
+        finally:
+            kept = [known for known in self.result.cases if known.id not in {rung.id for rung in ladder}]
+            self.result.cases[:] = [*kept, *ladder]
+        self.save()
+        self.watch(CaseDone(case))
+        return True
+
+    def _case(self, spec: CaseSpec) -> Case:
+        for case in self.result.cases:
+            if case.id == spec.id:
+                return case
+        case = spec.at(spec.load if isinstance(spec.load, int) else spec.load.first)
+        self.result.cases.append(case)
+        return case
+
+    def _is_done(self, spec: CaseSpec, start: int) -> bool:
+        for case in self.result.cases:
+            if case.id == spec.id:
+                measured = sum(repeat["start"] == start for repeat in case.repeats)
+                return case.status == "skipped" or (case.status == "ok" and measured >= spec.repeats)
+        return False
+
+    def _fail(self, case: Case, error: EngineError) -> None:
+        failure = error.failure
+        case.status, case.error = "failed", CaseError(failure.kind, failure.message, failure.remedy)
+        self.save()
+        self.watch(CaseDone(case))
+
+    def _devices(self, plan: ParallelPlan) -> list[Device]:
+        """The plan's devices; more ranks than devices share them in turn (`oversubscribed`)."""
+        offered = len(self.machine.devices)
+        if plan.devices <= offered:
+            return list(self.machine.pick(plan.devices))
+        return [self.machine.devices[rank % offered] for rank in range(plan.devices)]
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a second Ctrl-C wait for the seconds that cleaning up takes."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

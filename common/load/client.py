@@ -1,0 +1,238 @@
+"""The load client: sends a workload to endpoints and says, to the microsecond, what came back and when.
+
+What makes it right under load: connections are opened and requests are bytes before the clock starts, arrival is
+stamped before anything else, the next request leaves in the same callback, and all parsing waits for the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.record import RequestRecord
+from common.core.workload import Request
+from common.load.connection import Exchange, Target
+from common.load.dispatch import ClosedDispatch, Dispatch, OpenDispatch, open_lanes
+from common.load.loop_lag import LoopLag
+from common.load.payload import request_head, request_payload
+from common.load.response import parse_response
+
+PATROL_S = 0.25
+_SPARE_FILES = 128  # descriptors for everything that is not a connection
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model is served: `/v1/completions`, or `/v1/chat/completions`."""
+
+    host: str
+    port: int
+    model: str
+    path: str = "/v1/completions"
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What one run of the client did. Stamps are nanoseconds of `time.perf_counter_ns`.
+
+    `begin_ns` is the first send, `end_ns` the last byte (or failure) of the last request to end; where nothing could
+    be sent, `begin_ns` is when it was tried. `client_cpu_s` is this process' CPU time between the two.
+    """
+
+    records: list[RequestRecord]
+    begin_ns: int
+    end_ns: int
+    begin_unix_s: float
+    client_cpu_s: float
+    loop_lag_max_s: float
+    loop_lag_p99_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first send to the last end."""
+        return (self.end_ns - self.begin_ns) / 1e9
+
+
+def run_load(  # noqa: PLR0913 - the three that matter come first, each of the others has a default
+    endpoints: Sequence[Endpoint],
+    requests: Sequence[Request],
+    arrivals: Arrivals,
+    *,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> LoadResult:
+    """Send all requests and wait for the end of each; what goes wrong with one is in its record, not raised.
+
+    Args:
+        endpoints: replicas of one model; slot or request i goes to endpoint i modulo their number.
+        requests: sent in this order.
+        arrivals: closed loop (slots), or open loop (a schedule computed before the first send).
+        seed: of the open loop's schedule.
+        timeout_s: for each request, from its send; checked every 0.25 s.
+        progress: called at most four times a second with the requests that have ended and an estimate of the tokens
+            seen: the pieces of data received. It runs inside the event loop and must be quick.
+        should_stop: asked as often; once it says yes, whatever has not ended is recorded as `cancelled`.
+
+    Raises:
+        ValueError: no endpoints, no requests, or endpoints that differ in model or path.
+    """
+    _check(endpoints, requests)
+    exchanges = [
+        Exchange(
+            RequestRecord(request.index, request.request_class, request.output_tokens),
+            request_payload(request, endpoints[0].model, endpoints[0].path),
+        )
+        for request in requests
+    ]
+    watch = _Watch(timeout_s, progress, should_stop)
+    with _no_garbage_collection(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, (arrivals, seed), watch))
+        for exchange in exchanges:
+            parse_response(exchange.pieces, exchange.record)
+            exchange.pieces.clear()
+    return _result(exchanges, span)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What is looked after four times a second."""
+
+    timeout_s: float
+    progress: Progress | None
+    should_stop: Callable[[], bool] | None
+
+    def patrol(self, dispatch: Dispatch) -> None:
+        now_ns = time.perf_counter_ns()
+        for lane in list(dispatch.lanes):
+            lane.expire(now_ns, self.timeout_s)
+        if self.progress is not None:
+            in_flight = sum(len(lane.exchange.pieces) for lane in dispatch.lanes if lane.exchange is not None)
+            self.progress(dispatch.ledger.done, dispatch.ledger.pieces + in_flight)
+        if self.should_stop is not None and self.should_stop():
+            dispatch.stop()
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The measured time, as far as the event loop knows it."""
+
+    begin_ns: int
+    begin_unix_s: float
+    cpu_s: float
+    lag_max_s: float
+    lag_p99_s: float
+
+
+async def _run(
+    targets: Sequence[Target], exchanges: Sequence[Exchange], arrivals: tuple[Arrivals, int], watch: _Watch
+) -> _Span:
+    how, seed = arrivals
+    dispatch: Dispatch
+    if isinstance(how, ClosedLoop):
+        dispatch = ClosedDispatch(how, targets, exchanges)
+    else:
+        dispatch = OpenDispatch(how, targets, exchanges, seed)
+    try:
+        with _enough_files(len(dispatch.lanes)):
+            await open_lanes(dispatch.lanes)
+            begin_unix_s, begin_ns, cpu_s = time.time(), time.perf_counter_ns(), time.process_time()
+            lag = LoopLag()
+            await dispatch.start()
+            while not dispatch.ledger.complete.done():
+                await asyncio.wait((dispatch.ledger.complete,), timeout=PATROL_S)
+                watch.patrol(dispatch)
+            cpu_s = time.process_time() - cpu_s
+            return _Span(begin_ns, begin_unix_s, cpu_s, *lag.stop())
+    finally:
+        dispatch.stop()
+        await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
+
+
+def _result(exchanges: Sequence[Exchange], span: _Span) -> LoadResult:
+    sent = [exchange.record.sent_ns for exchange in exchanges if exchange.record.sent_ns is not None]
+    begin_ns = min(sent, default=span.begin_ns)
+    return LoadResult(
+        records=[exchange.record for exchange in exchanges],
+        begin_ns=begin_ns,
+        end_ns=max(exchange.end_ns for exchange in exchanges if exchange.end_ns is not None),
+        begin_unix_s=span.begin_unix_s + (begin_ns - span.begin_ns) / 1e9,
+        client_cpu_s=span.cpu_s,
+        loop_lag_max_s=span.lag_max_s,
+        loop_lag_p99_s=span.lag_p99_s,
+    )
+
+
+def _check(endpoints: Sequence[Endpoint], requests: Sequence[Request]) -> None:
+    if not endpoints or not requests:
+        raise ValueError("run_load needs an endpoint and a request")
+    if len({(endpoint.model, endpoint.path) for endpoint in endpoints}) > 1:
+        raise ValueError("endpoints must be replicas: one model, one path")
+
+
+def _target(endpoint: Endpoint) -> Target:
+    """Resolve the name once, so that no reconnect waits for it; a name that does not resolve has no address."""
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        found = []
+    return Target(
+        name=f"{endpoint.host}:{endpoint.port}",
+        addresses=tuple((str(address[0]), int(address[1])) for *_, address in found),
+        head=request_head(endpoint.host, endpoint.port, endpoint.path, endpoint.api_key),
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None  # asyncio's own
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A full collection among a million stamps would stop the clock's reader for a tenth of a second."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _enough_files(connections: int) -> Iterator[None]:
+    """Raise the limit on open files where it would cut the run short; many systems start at 256 or 1,024."""
+    if sys.platform == "win32":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,50 @@
+"""Requests as bytes, made before the clock starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from common.core.workload import Request
+
+CHAT_PATH = "/v1/chat/completions"
+_WORDS = (
+    *("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not"),
+    *("he", "his", "but", "at", "are", "this", "have", "from", "or", "had", "an", "they", "which", "one", "you", "we"),
+)
+
+
+def request_head(host: str, port: int, path: str, api_key: str | None) -> bytes:
+    """All of the head that does not depend on the request; `request_payload` continues it."""
+    authorization = "" if api_key is None else f"Authorization: Bearer {api_key}\r\n"
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {f'[{host}]' if ':' in host else host}:{port}\r\n{authorization}"
+        "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
+    ).encode()
+
+
+def request_payload(request: Request, model: str, path: str) -> bytes:
+    """The request's own bytes: the content length, the blank line and the JSON body."""
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": request.output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if path.endswith(CHAT_PATH):
+        body["messages"] = [{"role": "user", "content": chat_text(request.prompt_token_ids)}]
+    else:
+        body["prompt"] = request.prompt_token_ids
+    content = orjson.dumps(body)
+    return b"Content-Length: %d\r\n\r\n%b" % (len(content), content)
+
+
+def chat_text(token_ids: tuple[int, ...]) -> str:
+    """A prompt of about as many tokens in plain words: a chat takes text, and no tokenizer is at hand here.
+
+    The token count therefore differs from the request's; the server's `usage` says what it was.
+    """
+    return " ".join(_WORDS[token_id % len(_WORDS)] for token_id in token_ids)

@@ -1,0 +1,173 @@
+"""From stamped bytes to a record: HTTP framing, server-sent events and JSON, all after the run."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import httptools
+import orjson
+
+from common.core.record import RequestRecord
+from common.load.events import EventSplitter
+
+MESSAGE_LENGTH = 200
+_GENERATED = ("content", "reasoning", "reasoning_content")  # vLLM's and others' names for generated text in a delta
+
+
+def parse_response(pieces: Sequence[tuple[int, bytes]], record: RequestRecord) -> None:
+    """Fill the record from the pieces of its answer, `(perf_counter_ns, bytes)` in order of arrival.
+
+    A chunk counts when it carries generated text; its time is the stamp of the piece that completed its event, so
+    the record does not depend on where the stream was cut. Role-only and empty chunks are not tokens. Token counts
+    come from the server's `usage`.
+
+    A record that already has an error (timeout, reset, ...) keeps it unless the bytes say more: a complete answer
+    clears it, an error that the server or its framing states replaces it.
+    """
+    answer = _Answer(record)
+    for stamp_ns, data in pieces:
+        if not answer.feed(stamp_ns, data):
+            break
+    verdict = answer.verdict()
+    if verdict is None:
+        record.error_kind = record.error = None
+    elif record.error_kind is None or verdict[0] != "truncated" or answer.broken:
+        record.error_kind, record.error = verdict
+
+
+class _Answer:
+    """The state of one parse; the `on_` methods are httptools' callbacks."""
+
+    def __init__(self, record: RequestRecord) -> None:
+        self.broken: str | None = None  # why the framing makes no sense
+        self._record = record
+        self._parser = httptools.HttpResponseParser(self)
+        self._events = EventSplitter()
+        self._decoder: Any = None
+        self._status: int | None = None
+        self._stamp_ns = 0
+        self._body = bytearray()  # kept only until it shows that it is an event stream
+        self._is_stream = False
+        self._complete = False
+        self._done = False
+        self._server_error: str | None = None
+
+    def feed(self, stamp_ns: int, data: bytes) -> bool:
+        """Parse one piece; False when nothing after it matters."""
+        self._stamp_ns = stamp_ns
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as failure:
+            if not self._complete:
+                self.broken = str(failure.__context__ or failure)
+        return not self._complete and self.broken is None
+
+    def verdict(self) -> tuple[str, str] | None:
+        """The error that the bytes show, as kind and message; `None` for a complete answer."""
+        if self._status is not None and self._status != 200:
+            return f"http_{self._status}", _one_line(_message_in(bytes(self._body)))
+        if not self._done:
+            for event in self._events.rest():
+                self._take(event)
+        if self._server_error is not None:
+            return "server_error", _one_line(self._server_error)
+        if not self._done:
+            return "truncated", self._why_truncated()
+        if not self._record.chunk_ns:
+            return "no_content", "the answer ended without any generated text"
+        return None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools' callback."""
+        name = name.lower()
+        if name == b"content-type":
+            self._is_stream = value.lower().startswith(b"text/event-stream")
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            if value.lower() not in (b"gzip", b"deflate"):
+                raise ValueError(f"content-encoding {value.decode(errors='replace')} is not supported")
+            self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its first bytes
+
+    def on_headers_complete(self) -> None:
+        """httptools' callback."""
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        """httptools' callback for a part of the body, chunk framing removed."""
+        if self._decoder is not None:
+            body = self._decoder.decompress(body)
+        if not self._is_stream or self._status != 200:
+            self._body += body
+            return
+        for event in self._events.feed(body):
+            self._take(event)
+
+    def on_message_complete(self) -> None:
+        """httptools' callback."""
+        self._complete = True
+
+    def _take(self, event: bytes) -> None:
+        if self._done or self._server_error is not None:
+            return
+        if event == b"[DONE]":
+            self._done = True
+            return
+        try:
+            chunk = orjson.loads(event)
+        except orjson.JSONDecodeError as failure:
+            self._server_error = f"an event is not JSON: {failure}"
+            return
+        if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("object") == "error":
+            self._server_error = _message_in(event)
+            return
+        self._take_chunk(chunk)
+
+    def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
+        record = self._record
+        if usage := chunk.get("usage"):
+            record.prompt_tokens = usage.get("prompt_tokens")
+            record.output_tokens = usage.get("completion_tokens")
+        choices = chunk.get("choices") or ()
+        if any(_generated(choice) for choice in choices):
+            record.chunk_ns.append(self._stamp_ns)
+        for choice in choices:
+            record.finish_reason = choice.get("finish_reason") or record.finish_reason
+
+    def _why_truncated(self) -> str:
+        if self.broken:
+            return f"broken framing: {_one_line(self.broken)}"
+        if self._status is None:
+            return "no answer"
+        if self._body:
+            return f"not an event stream: {_one_line(_message_in(bytes(self._body)))}"
+        return f"the stream ended after {len(self._record.chunk_ns)} content chunks without [DONE]"
+
+
+def _generated(choice: Mapping[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return bool(choice.get("text")) or any(delta.get(name) for name in _GENERATED)
+
+
+def _message_in(body: bytes) -> str:
+    """The message of an error in OpenAI's, vLLM's or FastAPI's form; else the body itself."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode(errors="replace")
+    for message in _candidates(content):
+        if isinstance(message, str) and message:
+            return message
+    return body.decode(errors="replace")
+
+
+def _candidates(content: object) -> Iterator[object]:
+    if isinstance(content, dict):
+        error = content.get("error")
+        yield error.get("message") if isinstance(error, dict) else error
+        yield content.get("message")
+        yield content.get("detail")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MESSAGE_LENGTH]

@@ -1,0 +1,159 @@
+"""Result files on disk: named, locked while written, saved atomically, found again to resume."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.store.schema import RESULT, SCHEMA_VERSION, Result
+
+
+class StoreError(ValueError):
+    """A result cannot be read or written; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class ResultPaths:
+    """A result file and what stands beside it."""
+
+    json: Path
+
+    @property
+    def requests(self) -> Path:
+        """Folder of per-request parquet files."""
+        return self.json.with_suffix(".requests")
+
+    @property
+    def bench(self) -> Path:
+        """Folder of the export that `vllm bench sweep plot` reads."""
+        return self.json.with_suffix(".bench")
+
+    @property
+    def logs(self) -> Path:
+        """Folder of engine logs."""
+        return self.json.with_suffix(".logs")
+
+    @property
+    def lock(self) -> Path:
+        """Held while a run writes the file."""
+        return self.json.with_name(f".{self.json.stem}.lock")
+
+
+def new_paths(results: Path, experiment: str, machine: str, model: str) -> ResultPaths:
+    """`<results>/<experiment>/<UTC>-<machine>-<model>.json`, a name that no other run has.
+
+    Raises:
+        StoreError: the folder cannot be made or written, or its disk is full.
+    """
+    folder = results.expanduser().absolute() / experiment
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 65_536)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    stem = f"{moment}-{machine}-{_slug(model)}"
+    paths, count = ResultPaths(folder / f"{stem}.json"), 1
+    while paths.json.exists() or paths.lock.exists():
+        count += 1
+        paths = ResultPaths(folder / f"{stem}-{count}.json")
+    return paths
+
+
+def save(result: Result, path: Path) -> None:
+    """Replace the file in one step, so that a reader, or a crash, never sees half of it."""
+    encoded = RESULT.dump_json(result, indent=1)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
+        try:
+            file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load(path: Path) -> Result:
+    """Read and validate a result file.
+
+    Raises:
+        StoreError: missing, truncated, of another schema version, or not a result.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is truncated or not JSON; move it away, or start afresh with --no-resume") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this lab reads {SCHEMA_VERSION}; move it away, or start afresh"
+            " with --no-resume"
+        )
+    try:
+        return RESULT.validate_python(content, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path} is not a result file: {place}: {first['msg']}; move it away") from error
+
+
+@contextlib.contextmanager
+def hold(paths: ResultPaths) -> Iterator[None]:
+    """Hold a result's lock; the system releases it when the process ends, however it ends.
+
+    Raises:
+        StoreError: another run holds it.
+    """
+    import fcntl  # POSIX only, as are engines
+
+    with paths.lock.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{paths.json} is being written by another run; wait for it to end") from error
+        try:
+            yield
+        finally:
+            paths.lock.unlink(missing_ok=True)
+
+
+def find_interrupted(results: Path, experiment: str, resume_key: str) -> ResultPaths | None:
+    """The newest result that a run with this key left unfinished and that no living run holds.
+
+    Raises:
+        StoreError: a file in the experiment's folder cannot be read.
+    """
+    folder = results.expanduser().absolute() / experiment
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        result = load(path)
+        if result.status != "complete" and result.resume_key == resume_key and not _is_held(ResultPaths(path)):
+            return ResultPaths(path)
+    return None
+
+
+def _is_held(paths: ResultPaths) -> bool:
+    try:
+        with hold(paths):
+            return False
+    except StoreError:
+        return True
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "model"

@@ -1,0 +1,163 @@
+"""The guard, on small process trees that behave as badly as engines do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.engines.guarded import GuardedProcess, free_port, port_is_free
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="engines, and so guards, are Linux only")
+
+# A server with a worker in another session that ignores polite signals and maps shared memory: vLLM at its worst.
+STUBBORN = """
+import mmap, os, signal, socket, subprocess, sys, time
+if sys.argv[1] == "worker":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(sys.argv[3], "w+b") as file:
+        file.truncate(4096); shared = mmap.mmap(file.fileno(), 4096)
+        time.sleep(600)
+subprocess.Popen([sys.executable, __file__, "worker", *sys.argv[2:]], start_new_session=True)
+listener = socket.socket(); listener.bind(("127.0.0.1", int(sys.argv[2]))); listener.listen()
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path) -> Iterator[tuple[list[str], int, Path]]:
+    script = tmp_path / "stubborn.py"
+    script.write_text(STUBBORN)
+    shared = Path(f"/dev/shm/lab-test-{os.getpid()}-{time.monotonic_ns()}")
+    port = free_port()
+    yield [sys.executable, str(script), "main", str(port), str(shared)], port, shared
+    shared.unlink(missing_ok=True)
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    (scratch / "left-behind").write_text("x")
+    return {**os.environ, "TMPDIR": str(scratch)}
+
+
+def wait_for(condition: object, seconds: float = 10.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_stop_ends_the_tree_and_proves_it(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> None:
+    command, port, shared = stubborn
+    process = GuardedProcess(command, environment(tmp_path), tmp_path / "log", port)
+    wait_for(lambda: process.owns_port() and shared.exists())
+    assert process.alive
+    pids = process.pids()
+    assert len(pids) == 2
+    gone = process.stop()
+    assert gone.clean
+    assert gone.killed == 1, "the worker ignores SIGINT and SIGTERM"
+    assert gone.shared_memory_removed == (str(shared),)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert port_is_free(port)
+    assert not (tmp_path / "scratch").exists()
+    assert not process.alive
+
+
+def test_other_peoples_shared_memory_stays(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> None:
+    command, port, shared = stubborn
+    foreign = Path(f"{shared}-foreign")
+    foreign.write_text("not ours")
+    try:
+        with GuardedProcess(command, environment(tmp_path), tmp_path / "log", port):
+            wait_for(shared.exists)
+        assert foreign.read_text() == "not ours"
+    finally:
+        foreign.unlink()
+
+
+def test_a_mapped_file_that_was_there_before_stays(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> None:
+    command, port, shared = stubborn
+    shared.write_bytes(b"\0" * 4096)
+    with GuardedProcess(command, environment(tmp_path), tmp_path / "log", port) as process:
+        wait_for(process.owns_port)
+    assert shared.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_script_takes_its_engine_along(
+    tmp_path: Path, stubborn: tuple[list[str], int, Path], number: signal.Signals
+) -> None:
+    command, port, shared = stubborn
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import time
+        from pathlib import Path
+        from common.engines.guarded import GuardedProcess
+        process = GuardedProcess({command!r}, {environment(tmp_path)!r}, Path({str(tmp_path / "log")!r}), {port})
+        while not process.owns_port() or not Path({str(shared)!r}).exists():
+            time.sleep(0.02)
+        print(*process.pids(), process._guard.pid, flush=True)
+        time.sleep(600)
+        """)
+    )
+    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+    assert len(pids) == 3
+    owner.send_signal(number)
+    owner.wait()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    assert port_is_free(port)
+    assert not shared.exists()
+
+
+def test_a_killed_guard_takes_the_engine_along(tmp_path: Path) -> None:
+    port = free_port()
+    process = GuardedProcess(["sleep", "600"], environment(tmp_path), tmp_path / "log", port)
+    wait_for(process.pids)
+    pids = process.pids()
+    psutil.Process(process._guard.pid).kill()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    assert not process.alive
+    process.stop()
+
+
+def test_the_end_of_the_command_is_reported(tmp_path: Path) -> None:
+    with GuardedProcess(["sh", "-c", "exit 7"], environment(tmp_path), tmp_path / "log", free_port()) as process:
+        wait_for(lambda: not process.alive)
+        assert process.returncode == 7
+
+
+def test_survivors_of_a_dead_main_process_are_ended(tmp_path: Path) -> None:
+    command = ["sh", "-c", "setsid sleep 600 & kill -9 $$"]
+    with GuardedProcess(command, environment(tmp_path), tmp_path / "log", free_port()) as process:
+        wait_for(lambda: not process.alive)
+        assert process.returncode == -signal.SIGKILL
+        assert process.stop().clean
+        assert process.pids() == []
+
+
+def test_a_strangers_port_is_not_ours(tmp_path: Path) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with GuardedProcess(["sleep", "600"], environment(tmp_path), tmp_path / "log", port) as process:
+            wait_for(process.pids)
+            assert not process.owns_port()
+            assert not process.stop().clean, "the port is not free, and the proof says so"

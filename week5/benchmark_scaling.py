@@ -1,0 +1,128 @@
+"""Does splitting a model over more devices pay, and how much of each device is lost?
+
+Question.    How many times faster is tensor parallelism over n devices than the smallest plan that holds the model?
+Prediction.  Less than n: every layer waits for two all-reduces, small shards use a device worse than large ones, and
+             on CPU slices all devices share one memory. Write your guess down before you look.
+Method.      Real vLLM, one engine start per plan (lab: three), the same seeded requests for every plan, everything
+             that vLLM would choose by plan pinned. Three curves, because one alone misleads:
+               fixed      the same number of streams for every plan: what a user feels
+               saturated  each plan at its own best load: what a machine earns
+               weak       the same number of streams per device: what growing together does
+Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. An interval
+             that holds 1.00 resolves nothing. Below the table stands what explains the loss.
+
+Examples:
+  python benchmark_scaling.py                                   # sizes 1, 2, 4 as far as devices reach
+  python benchmark_scaling.py --tp 1 2 --preset lab             # three engine starts per plan
+  python benchmark_scaling.py --replicas                        # n independent replicas beside each TP=n
+  python benchmark_scaling.py --model Qwen/Qwen3-8B --tp 1 2 4 8 --usd-per-hour 12.40 --dry-run
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from common.core.plan import ParallelPlan
+from common.engines.models import Model
+from common.experiment import report
+from common.experiment.cases import CaseSpec, Lengths, Saturate
+from common.experiment.options import DEFAULT_TP, Options, parse
+from common.experiment.preflight import check_sizes, why_not
+from common.experiment.run import Experiment, Skipped, run
+from common.machine.devices import Machine
+
+METHOD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ScalingOptions(Options):
+    """Options of the scaling benchmark."""
+
+    concurrency: tuple[int, ...] = (1, 16)
+    """Streams of the fixed curve."""
+    input_tokens: int | None = None
+    """Prompt length; by default 64 on CPU, 512 on GPUs."""
+    output_tokens: int | None = None
+    """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
+    replicas: bool = False
+    """Measure n independent replicas (tp1xn) beside each TP=n, under the same total load."""
+    curves: tuple[str, ...] = ("fixed", "saturated", "weak")
+    """Which curves to measure."""
+    oversubscribe: bool = False
+    """Run plans that need more devices than there are, flagged and without efficiency."""
+    allow_shared: bool = False
+    """Go on although somebody else uses the devices' memory, flagged."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much a preset measures: turns per slot, repeats inside a start, and the steepest load it tries."""
+
+    turns: int
+    repeats: int
+    limit: int
+
+
+AMOUNTS = {"smoke": Amount(3, 3, 64), "lab": Amount(4, 3, 64), "full": Amount(8, 5, 256)}
+WEAK_STREAMS_PER_DEVICE = 8
+
+
+def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[CaseSpec], list[Skipped]]:
+    """Every curve for every plan, and which of them this machine cannot run."""
+    sizes = options.tp_sizes()
+    if options.tp == DEFAULT_TP:
+        sizes = [size for size in sizes if size in model.shape.legal_tp_sizes()]
+    check_sizes(model.shape, sizes)
+    plans = [ParallelPlan(tp=size) for size in sizes]
+    if options.replicas:
+        plans += [ParallelPlan(replicas=size) for size in sizes if size > 1]
+    specs: list[CaseSpec] = []
+    skipped: list[Skipped] = []
+    for plan in plans:
+        reason = why_not(plan, machine, options.oversubscribe)
+        for spec in cases_of_plan(plan, options, model, machine):
+            specs += [] if reason else [spec]
+            skipped += [Skipped(spec, reason)] if reason else []
+    return specs, skipped
+
+
+def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, machine: Machine) -> list[CaseSpec]:
+    """The curves of one plan, the most telling first."""
+    amount = AMOUNTS[options.preset]
+    repeats = options.repeats or amount.repeats
+    on_cpu = machine.kind == "cpu"
+    lengths = Lengths(
+        options.input_tokens or (64 if on_cpu else 512),
+        options.output_tokens or (32 if on_cpu else 128),
+        model.shape.vocab_size,
+    )
+    flags = []
+    if plan.devices > len(machine.devices):
+        flags.append("oversubscribed")
+    elif machine.host_shares_devices and plan.devices == len(machine.devices):
+        flags.append("host_shares_devices")
+
+    def spec(curve: str, load: int | Saturate, turns: int) -> CaseSpec:
+        return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags))
+
+    wanted = []
+    if "fixed" in options.curves:
+        wanted += [spec("fixed", streams, amount.turns) for streams in options.concurrency]
+    if "saturated" in options.curves:
+        wanted.append(spec("saturated", Saturate(16, amount.limit), 2))
+    if "weak" in options.curves:
+        wanted.append(spec("weak", WEAK_STREAMS_PER_DEVICE * plan.devices, amount.turns))
+    return wanted
+
+
+EXPERIMENT = Experiment("benchmark_scaling", METHOD_VERSION, cases, report.print_scaling, report.scaling_summary)
+
+
+def main() -> int:
+    """Parse, run, and return the exit code."""
+    return run(EXPERIMENT, parse(ScalingOptions, __doc__ or ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
