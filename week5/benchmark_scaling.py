@@ -64,7 +64,7 @@ class Amount:
     limit: int
 
 
-AMOUNTS = {"smoke": Amount(3, 3, 64), "lab": Amount(4, 3, 64), "full": Amount(8, 5, 256)}
+AMOUNTS = {"smoke": Amount(4, 3, 64), "lab": Amount(4, 3, 64), "full": Amount(8, 5, 256)}
 WEAK_STREAMS_PER_DEVICE = 8
 
 

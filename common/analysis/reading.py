@@ -27,7 +27,7 @@ def read_scaling(result: Result) -> list[str]:
             "The largest plan occupies every core: API server and client took part of its devices, so its gain is"
             " understated (host_shares_devices)."
         )
-    if result.environment.get("kind") == "cpu":
+    if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     for row in rows:
         if row.case.error is not None:

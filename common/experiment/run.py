@@ -22,7 +22,7 @@ from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.machine.ceilings import measure_ceilings
 from common.machine.devices import DeviceError, Machine, find_machine
-from common.machine.environment import describe_environment, machine_fingerprint, machine_name
+from common.machine.environment import describe_environment, machine_fingerprint, machine_name, scrubbed
 from common.store import files
 from common.store.schema import CaseError, Result
 
@@ -152,8 +152,9 @@ def _open(experiment: Experiment, options: Options, model: Model, machine: Machi
         result = files.load(found.json)
         return replace(result, status="running"), found
     paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
+    argv = [scrubbed(word) for word in sys.argv[1:]]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
-    return Result(experiment.name, experiment.method_version, paths.json.stem, key, sys.argv[1:], config, {}), paths
+    return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
 
 
 def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:

@@ -1,0 +1,49 @@
+# The lab's commands; `make help` lists them. All of them use the .venv of this folder and make it if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RESULT ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab look test test-fast lint notebooks report bench-sweep clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+setup:  ## make .venv with everything, engine included (GPU or CPU flavour, found by itself)
+	@$(PYTHON) deploy/install.py $(VENV)
+
+lab: setup  ## install, run the scaling benchmark (smoke), print its table and the result's path
+	@$(BIN)/python week5/benchmark_scaling.py --preset smoke
+
+look:  ## without vLLM: a real table and figures from the committed reference results
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/python -m common.analysis look
+
+test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint (about 12 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+test-fast:  ## the tests that start no vLLM (under 90 seconds)
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/python -m pytest -m "not vllm"
+
+lint:  ## ruff, mypy --strict, import-linter
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+notebooks:  ## open the notebooks in JupyterLab
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/jupyter lab notebooks
+
+report:  ## one HTML file of the scaling notebook and captioned figures (RESULT=file.json for your own run)
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/python -m common.analysis report $(if $(RESULT),--result $(RESULT))
+
+bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 6 minutes)
+	@$(BIN)/python -m tests.bench.sweep
+
+clean:  ## remove .venv and caches; results stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

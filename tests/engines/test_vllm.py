@@ -1,0 +1,159 @@
+"""Real vLLM on this machine's devices: what it says of itself, what it answers, and that it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+import pytest
+
+from common.core.arrivals import ClosedLoop, OpenLoop
+from common.core.metrics import repeat_metrics
+from common.core.plan import ParallelPlan
+from common.core.workload import Workload
+from common.engines.failures import EngineError
+from common.engines.models import find_model
+from common.engines.settings import EngineSettings
+from common.engines.vllm_engine import VllmEngine, VllmLauncher
+from common.load.client import run_load
+from common.machine.devices import find_machine
+from tests.conftest import start
+
+pytestmark = pytest.mark.vllm
+
+SHAPE = find_model("qwen2-9m", say=lambda _: None).shape
+WORK = Workload(requests=16, input_tokens=32, output_tokens=24, vocab_size=SHAPE.vocab_size, seed=7)
+
+
+def greedy_tokens(engine: VllmEngine, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The tokens of greedy answers, one request after another, so that batching plays no part."""
+
+    async def ask() -> list[list[int]]:
+        endpoint = engine.endpoints[0]
+        url = f"http://{endpoint.host}:{endpoint.port}/v1/completions"
+        answers = []
+        async with aiohttp.ClientSession() as session:
+            for prompt in prompts:
+                body: dict[str, Any] = {"model": endpoint.model, "prompt": list(prompt), "max_tokens": 32}
+                body |= {"temperature": 0, "ignore_eos": True, "return_token_ids": True}
+                async with session.post(url, json=body) as reply:
+                    answers.append((await reply.json())["choices"][0]["token_ids"])
+        return answers
+
+    return asyncio.run(ask())
+
+
+def test_facts_name_the_plan_and_halve_the_weights(tp1: VllmEngine, tp2: VllmEngine) -> None:
+    (whole,) = tp1.facts.weight_bytes_per_rank
+    assert whole == pytest.approx(SHAPE.parameters * 4, rel=0.005), "float32"
+    assert len(tp2.facts.weight_bytes_per_rank) == 2
+    for part in tp2.facts.weight_bytes_per_rank:
+        assert part == pytest.approx(whole / 2, rel=0.01), "norms stay whole on every rank"
+    assert tp1.facts.version is not None
+    assert tp1.facts.version.startswith("0.32")
+    # 1 GiB per rank; keys and values of 4 KV heads, split over two ranks
+    assert tp2.facts.kv_cache_tokens == pytest.approx(2 * (tp1.facts.kv_cache_tokens or 0), rel=0.01)
+    assert tp1.facts.settings["max_num_seqs"] == tp2.facts.settings["max_num_seqs"] == 64
+    assert tp1.facts.settings["enable_prefix_caching"] is False
+
+
+def test_startup_is_split_into_phases(tp1: VllmEngine) -> None:
+    phases = tp1.facts.startup_phases_s
+    assert list(phases) == ["imports", "ranks", "weights", "kv_cache_and_warm_up", "server"]
+    assert sum(phases.values()) == pytest.approx(tp1.facts.startup_s, abs=0.5)
+
+
+def test_all_reduce_is_timed_on_the_path_vllm_takes(tp1: VllmEngine, tp2: VllmEngine) -> None:
+    assert tp1.facts.all_reduce == []
+    small, large = tp2.facts.all_reduce
+    assert (small.tokens, large.tokens) == (1, 16)
+    assert large.bytes == 16 * SHAPE.hidden_size * 4
+    assert 0 < small.seconds < 0.1
+    assert small.path == "shm"
+
+
+def test_client_usage_and_server_counter_agree_exactly(tp1: VllmEngine) -> None:
+    counter = "vllm:generation_tokens_total"
+    before = tp1.metrics()[counter]
+    loaded = run_load(tp1.endpoints, WORK.generate(), ClosedLoop(8))
+    asked = WORK.requests * WORK.output_tokens
+    assert all(record.ok for record in loaded.records), [record.error for record in loaded.records]
+    assert sum(record.output_tokens or 0 for record in loaded.records) == asked
+    assert sum(len(record.chunk_ns) for record in loaded.records) == asked, "one chunk per token"
+    assert tp1.metrics()[counter] - before == asked
+    assert {record.prompt_tokens for record in loaded.records} == {WORK.input_tokens}
+
+
+def test_open_loop_sends_on_time(tp1: VllmEngine) -> None:
+    loaded = run_load(tp1.endpoints, WORK.generate(), OpenLoop(rate_per_s=20.0), seed=3)
+    assert all(record.ok for record in loaded.records)
+    metrics = repeat_metrics(loaded.records, loaded.duration_s)
+    assert metrics["median_lateness_ms"] < 5
+
+
+@pytest.mark.timeout(240)
+def test_greedy_tokens_are_identical_at_tp_1_2_and_4(tp1: VllmEngine, tp2: VllmEngine, tmp_path: Path) -> None:
+    prompts = [request.prompt_token_ids for request in WORK.generate()[:6]]
+    alone = greedy_tokens(tp1, prompts)
+    assert all(len(set(answer)) > 4 for answer in alone), "a model that repeats one token would prove nothing"
+    assert greedy_tokens(tp2, prompts) == alone
+    tp4 = start(ParallelPlan(tp=4), "qwen2-9m", tmp_path, "float32")
+    try:
+        assert greedy_tokens(tp4, prompts) == alone
+    finally:
+        assert tp4.stop().clean
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    model = find_model("qwen2-9m", say=lambda _: None)
+    settings = EngineSettings(str(model.folder), model.name, extra_args=("--max-model-len", "1000000"))
+    with pytest.raises(EngineError, match=r"max_model_len|1000000") as caught:
+        VllmLauncher(tmp_path, (), lambda _: None).start(ParallelPlan(), find_machine().devices[:1], settings)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.glob("*.log")), "the log is kept"
+
+
+@pytest.mark.timeout(400)
+def test_throughput_agrees_with_vllm_bench_serve(tp1: VllmEngine, tmp_path: Path) -> None:
+    """Three ABBA pairs with fresh seeds on the same server; the median ratio is within 5 %."""
+    ratios = []
+    for pair in range(3):
+        seeds = [100 * pair + number for number in range(1, 5)]
+        ours = [our_throughput(tp1, seeds[0])]
+        theirs = [their_throughput(tp1, seeds[1], tmp_path), their_throughput(tp1, seeds[2], tmp_path)]
+        ours.append(our_throughput(tp1, seeds[3]))
+        ratios.append(sum(ours) / sum(theirs))
+    assert median(ratios) == pytest.approx(1.0, abs=0.05), ratios
+
+
+BENCH = Workload(requests=192, input_tokens=64, output_tokens=64, vocab_size=SHAPE.vocab_size)
+STREAMS = 8
+
+
+def our_throughput(engine: VllmEngine, seed: int) -> float:
+    loaded = run_load(engine.endpoints, BENCH.reseeded(seed).generate(), ClosedLoop(STREAMS))
+    return repeat_metrics(loaded.records, loaded.duration_s)["output_throughput"]
+
+
+def their_throughput(engine: VllmEngine, seed: int, folder: Path) -> float:
+    endpoint = engine.endpoints[0]
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai"),
+        *("--host", endpoint.host, "--port", str(endpoint.port), "--endpoint", "/v1/completions"),
+        *("--model", str(find_model("qwen2-9m", say=lambda _: None).folder), "--served-model-name", endpoint.model),
+        *("--dataset-name", "random", "--random-input-len", str(BENCH.input_tokens)),
+        *("--random-output-len", str(BENCH.output_tokens), "--num-prompts", str(BENCH.requests)),
+        *("--max-concurrency", str(STREAMS), "--ignore-eos", "--seed", str(seed), "--disable-tqdm"),
+        *("--save-result", "--result-dir", str(folder), "--result-filename", f"{seed}.json"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    result = json.loads((folder / f"{seed}.json").read_text())
+    assert result["completed"] == BENCH.requests
+    return float(result["output_throughput"])

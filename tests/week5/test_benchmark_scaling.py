@@ -1,0 +1,166 @@
+"""The scaling benchmark as a user runs it: real vLLM, whole script, and everything that can go wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common.store import files
+from common.store.schema import Result
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "benchmark_scaling.py"
+SMALLEST = ["--model", "qwen2-9m", "--curves", "fixed", "--repeats", "2", "--input-tokens", "16"]
+
+
+@contextmanager
+def running(results: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The script as a process; whatever the test does, it is gone afterwards."""
+    command = [sys.executable, str(SCRIPT), *SMALLEST, "--results-dir", str(results), *arguments]
+    script = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd="/"
+    )
+    with script:
+        try:
+            yield script
+        finally:
+            script.kill()
+
+
+def finish(script: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    """Wait for the end; the last line on stdout as JSON, and stderr."""
+    out, err = script.communicate(timeout=240)
+    return json.loads(out.splitlines()[-1]), err
+
+
+def the_result(results: Path) -> Result:
+    (path,) = (results / "benchmark_scaling").glob("*.json")
+    return files.load(path)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def saved_cases(results: Path) -> list[str]:
+    found = list((results / "benchmark_scaling").glob("*.json"))
+    return [case.id for case in files.load(found[0]).cases if case.repeats] if found else []
+
+
+def listening(connections: Iterable[Any]) -> set[int]:
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+class Traces:
+    """What a script and its engine had: processes, ports, shared memory."""
+
+    def __init__(self, script: subprocess.Popen[str]) -> None:
+        tree = psutil.Process(script.pid).children(recursive=True)
+        self.processes = [process for process in tree if process.is_running()]
+        self.ports = {port for process in self.processes for port in listening(process.net_connections("tcp"))}
+        self.shared = {
+            Path(mapped.path)
+            for process in self.processes
+            for mapped in process.memory_maps()
+            if mapped.path.startswith("/dev/shm/") and "deleted" not in mapped.path
+        }
+        assert len(self.processes) >= 3, "guard, server, engine core"
+        assert self.ports
+        assert self.shared
+
+    def gone(self) -> bool:
+        alive = any(process.is_running() and process.status() != "zombie" for process in self.processes)
+        return not (
+            alive or self.ports & listening(psutil.net_connections("tcp")) or any(path.exists() for path in self.shared)
+        )
+
+
+def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path) -> None:
+    arguments = ("--tp", "1", "2", "4", "--concurrency", "2", "4", "8")
+    with running(tmp_path, *arguments) as script:
+        wait_for(lambda: bool(saved_cases(tmp_path)), 120)
+        traces = Traces(script)
+        os.kill(script.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    wait_for(traces.gone, 10)
+    assert time.monotonic() - killed_at < 10
+    before = the_result(tmp_path)
+    assert before.status == "running"
+    first = before.cases[1]
+    assert first.id == "tp1/fixed/c2"
+
+    with running(tmp_path, *arguments) as script:
+        last, err = finish(script)
+    assert script.returncode == 0, err
+    assert "going on with" in err
+    after = the_result(tmp_path)
+    assert after.status == last["status"] == "complete"
+    again = next(case for case in after.cases if case.id == first.id)
+    assert again.repeats == first.repeats, "the finished case was not measured again"
+    states = {case.id: case.status for case in after.cases}
+    assert states == {
+        f"tp{tp}/fixed/c{streams}": "skipped" if tp == 4 else "ok" for tp in (1, 2, 4) for streams in (2, 4, 8)
+    }
+    assert Path(last["result"]).is_absolute()
+    assert last["summary"]["tp2/fixed/c4"]["speedup"] > 0
+
+
+def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) -> None:
+    arguments = ("--tp", "2", "--concurrency", "2", "4", "--output-tokens", "400")
+    with running(tmp_path, *arguments) as script:
+        assert script.stderr is not None
+        seen = ""
+        for line in script.stderr:
+            seen += line
+            if "tp2/fixed/c2: repeat 1" in line:
+                break
+        workers = [
+            process
+            for process in psutil.Process(script.pid).children(recursive=True)
+            if "Worker" in " ".join(process.cmdline()) or "Worker" in process.name()
+        ]
+        assert len(workers) == 2, [process.cmdline() for process in workers]
+        workers[1].kill()
+        last, err = finish(script)
+    assert script.returncode == 1, err
+    result = the_result(tmp_path)
+    states = {case.id: case.status for case in result.cases}
+    assert states == {"tp2/fixed/c2": "failed", "tp2/fixed/c4": "ok"}
+    error = result.cases[0].error
+    assert error is not None
+    assert error.kind == "worker_died"
+    assert last["result"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_it_saves_and_leaves_nothing(tmp_path: Path, times: int) -> None:
+    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "400") as script:
+        if times == 1:
+            wait_for(lambda: bool(saved_cases(tmp_path)), 120)
+        else:
+            assert script.stderr is not None
+            next(line for line in script.stderr if "weights done" in line)
+        traces = Traces(script)
+        for _ in range(times):
+            script.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        last, err = finish(script)
+    assert script.returncode == 130, err
+    assert last["status"] == "interrupted"
+    wait_for(traces.gone, 10)
+    assert the_result(tmp_path).status == "interrupted"
