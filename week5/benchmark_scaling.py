@@ -22,17 +22,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
+from common.analysis.table import print_scaling
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment import report
 from common.experiment.cases import CaseSpec, Lengths, Saturate
-from common.experiment.options import DEFAULT_TP, Options, parse
+from common.experiment.options import DEFAULT_TP, InputError, Options, parse
 from common.experiment.preflight import check_sizes, why_not
 from common.experiment.run import Experiment, Skipped, run
 from common.machine.devices import Machine
 
 METHOD_VERSION = 1
+Curve = Literal["fixed", "saturated", "weak"]
+CURVES: tuple[Curve, ...] = ("fixed", "saturated", "weak")
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,35 @@ class ScalingOptions(Options):
 
     concurrency: tuple[int, ...] = (1, 16)
     """Streams of the fixed curve."""
+    turns: int | None = None
+    """Requests of each stream in one repeat; the preset's number by default."""
     input_tokens: int | None = None
-    """Prompt length; by default 64 on CPU, 512 on GPUs."""
+    """Prompt length; by default 32 on CPU, 512 on GPUs."""
     output_tokens: int | None = None
     """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n, under the same total load."""
-    curves: tuple[str, ...] = ("fixed", "saturated", "weak")
+    curves: tuple[Curve, ...] = CURVES
     """Which curves to measure."""
     oversubscribe: bool = False
     """Run plans that need more devices than there are, flagged and without efficiency."""
     allow_shared: bool = False
     """Go on although somebody else uses the devices' memory, flagged."""
+
+    def check(self) -> None:
+        """Check what no type can say.
+
+        Raises:
+            InputError: a number out of its range.
+        """
+        super().check()
+        counts = {"--turns": self.turns, "--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
+        counts |= {"--concurrency": min(self.concurrency, default=0)}
+        for flag, count in counts.items():
+            if count is not None and count < 1:
+                raise InputError(f"{flag} {count}: at least 1 is needed")
+        if not self.curves:
+            raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
 
 
 @dataclass(frozen=True)
@@ -64,8 +85,9 @@ class Amount:
     limit: int
 
 
-AMOUNTS = {"smoke": Amount(4, 3, 64), "lab": Amount(4, 3, 64), "full": Amount(8, 5, 256)}
+AMOUNTS = {"smoke": Amount(2, 3, 64), "lab": Amount(4, 3, 256), "full": Amount(8, 5, 256)}
 WEAK_STREAMS_PER_DEVICE = 8
+FEWEST_REQUESTS = 4
 
 
 def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[CaseSpec], list[Skipped]]:
@@ -93,7 +115,7 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
     repeats = options.repeats or amount.repeats
     on_cpu = machine.kind == "cpu"
     lengths = Lengths(
-        options.input_tokens or (64 if on_cpu else 512),
+        options.input_tokens or (32 if on_cpu else 512),
         options.output_tokens or (32 if on_cpu else 128),
         model.shape.vocab_size,
     )
@@ -103,20 +125,20 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
     elif machine.host_shares_devices and plan.devices == len(machine.devices):
         flags.append("host_shares_devices")
 
-    def spec(curve: str, load: int | Saturate, turns: int) -> CaseSpec:
+    def spec(curve: str, load: int | Saturate) -> CaseSpec:
+        fewest = -(-FEWEST_REQUESTS // load) if isinstance(load, int) else 1
+        turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.turns // 2)
         return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags))
 
-    wanted = []
-    if "fixed" in options.curves:
-        wanted += [spec("fixed", streams, amount.turns) for streams in options.concurrency]
-    if "saturated" in options.curves:
-        wanted.append(spec("saturated", Saturate(16, amount.limit), 2))
-    if "weak" in options.curves:
-        wanted.append(spec("weak", WEAK_STREAMS_PER_DEVICE * plan.devices, amount.turns))
-    return wanted
+    loads: dict[str, list[int | Saturate]] = {
+        "fixed": list(options.concurrency),
+        "saturated": [Saturate(16, amount.limit)],
+        "weak": [WEAK_STREAMS_PER_DEVICE * plan.devices],
+    }
+    return [spec(curve, load) for curve in CURVES if curve in options.curves for load in loads[curve]]
 
 
-EXPERIMENT = Experiment("benchmark_scaling", METHOD_VERSION, cases, report.print_scaling, report.scaling_summary)
+EXPERIMENT = Experiment("benchmark_scaling", METHOD_VERSION, cases, print_scaling, report.scaling_summary)
 
 
 def main() -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import UTC, datetime
+
+from common.analysis.load_curves import load_curves
 from common.analysis.scaling import ScalingRow, communication_share, sampling_unit, scaling_rows
 from common.core.stats import Estimate
-from common.store.schema import Result
+from common.store.schema import CaseError, Result
 
 CARRIES_OVER = (
     "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
@@ -14,31 +18,78 @@ CARRIES_OVER = (
 
 def read_scaling(result: Result) -> list[str]:
     """Sentences for under the scaling table."""
-    rows = scaling_rows(result)
-    gained = [row for row in rows if row.speedup is not None]
-    lines = [_gain(row) for row in gained]
-    lines += _why_not_more(gained, result)
-    if gained and sampling_unit(result) == "within-start":
+    return [*gains(result), *limits(result), *caveats(result), *left_out(result)]
+
+
+def machine(result: Result) -> str:
+    """What the devices are: `2 x AMD EPYC, 1 core`."""
+    boards = Counter(device["name"] for device in result.environment.get("devices", []))
+    return " + ".join(f"{count} x {name}" for name, count in boards.items()) or "unknown machine"
+
+
+def about(result: Result) -> str:
+    """Where and when a result was measured, in one line."""
+    version = result.environment.get("versions", {}).get("vllm", "of unknown version")
+    try:
+        day = f"{datetime.strptime(result.run_id[:16], '%Y%m%dT%H%M%SZ').replace(tzinfo=UTC):%Y-%m-%d}"
+    except ValueError:
+        day = "unknown date"
+    return f"{machine(result)} | {result.config.get('model', 'unknown model')} | vLLM {version} | {day}"
+
+
+def gains(result: Result) -> list[str]:
+    """The speed-up of every plan, in words."""
+    return [_gain(row) for row in scaling_rows(result) if row.speedup is not None]
+
+
+def limits(result: Result) -> list[str]:
+    """Why it is not more: communication, and what the machine itself allows."""
+    rows = [row for row in scaling_rows(result) if row.speedup is not None]
+    return [*_communication(rows, result), *_ceilings(result)] if rows else []
+
+
+def caveats(result: Result) -> list[str]:
+    """What the numbers do not show."""
+    lines = []
+    rows = [row for row in scaling_rows(result) if row.speedup is not None]
+    if rows and sampling_unit(result) == "within-start":
         lines.append(
             "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
         )
-    if any("host_shares_devices" in row.case.flags for row in gained):
+    lines += [
+        f"{curve.plan} still gained at {streams(curve.saturated.streams)}, the most tried: its limit was not seen."
+        for curve in load_curves(result)
+        if curve.saturated and curve.still_gaining
+    ]
+    if any("host_shares_devices" in row.case.flags for row in rows):
         lines.append(
             "The largest plan occupies every core: API server and client took part of its devices, so its gain is"
             " understated (host_shares_devices)."
         )
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
-    for row in rows:
-        if row.case.error is not None:
-            lines.append(f"{row.case.plan} {row.curve}: {row.case.status}: {row.case.error.message}.")
-    failed_checks = [
-        f"{case.id}: {check.name}: {check.detail}"
+    return lines
+
+
+def left_out(result: Result) -> list[str]:
+    """What is missing from the table or doubtful in it: cases that did not run, checks that failed, warnings."""
+    reasons: dict[tuple[str, str, CaseError], list[str]] = {}
+    for case in result.cases:
+        if case.error is not None:
+            reasons.setdefault((str(case.plan), case.status, case.error), []).append(case.curve)
+    lines = [
+        f"{plan} {status} ({', '.join(dict.fromkeys(curves))}): {error.message.rstrip('.')}. {error.remedy}".rstrip()
+        for (plan, status, error), curves in reasons.items()
+    ]
+    if result.status != "complete":
+        lines.append(f"The run is not complete ({result.status}): cases are missing.")
+    lines += [
+        f"Doubtful: {case.id}: {check.name}: {check.detail}"
         for case in result.cases
         for check in case.checks
         if check.passed is False
     ]
-    return list(dict.fromkeys([*lines, *failed_checks]))
+    return list(dict.fromkeys([*lines, *result.warnings]))
 
 
 def interval(estimate: Estimate, digits: int = 2) -> str:
@@ -48,38 +99,53 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
+def streams(count: float) -> str:
+    """`1 stream`, `16 streams`."""
+    return f"{count:g} stream{'' if count == 1 else 's'}"
+
+
 def _gain(row: ScalingRow) -> str:
     assert row.speedup is not None
     plan = row.case.plan
     what = f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
     load = {
-        "fixed": f"at {row.load} stream{'s' if row.load > 1 else ''}",
-        "weak": f"at {row.load} streams, as many per device",
+        "fixed": f"at {streams(row.load)}",
+        "weak": f"at {streams(row.load)}, as many per device",
     }
-    where = load.get(row.curve, f"saturated (at {row.load} streams)")
+    where = load.get(row.curve, f"saturated (at {streams(row.load)})")
     unresolved = ": not resolved from no gain" if row.unresolved else ""
     kept = f", efficiency {row.efficiency.value:.0%}" if row.efficiency else ""
     return f"{what} are {interval(row.speedup)}x {where}{kept}{unresolved}."
 
 
-def _why_not_more(rows: list[ScalingRow], result: Result) -> list[str]:
-    reasons = []
+def _communication(rows: list[ScalingRow], result: Result) -> list[str]:
     fixed = [row for row in rows if row.curve == "fixed" and row.case.plan.tp > 1]
-    if fixed:
-        row = max(fixed, key=lambda row: row.load)
-        share = communication_share(row.case, result)
-        if share is not None:
-            path = row.case.engine["all_reduce"][0]["path"]
-            reasons.append(
-                f"All-reduces explain at least {share:.1%} of a {row.case.plan} decoding step at {row.load} streams"
-                f" (timed alone, through {path})."
-            )
-    ceilings = result.environment.get("ceilings") or {}
-    memory, matrix = ceilings.get("memory_scaling"), ceilings.get("matrix_scaling")
-    if memory and matrix:
-        count = ceilings.get("devices")
-        reasons.append(
-            f"The machine itself: {count} slices together reach {memory / count:.0%} of {count} times one slice's"
-            f" memory bandwidth, and {matrix / count:.0%} of {count} times its matrix rate."
-        )
-    return reasons
+    if not fixed:
+        return []
+    row = max(fixed, key=lambda row: (row.load, row.case.plan.tp))
+    share = communication_share(row.case, result)
+    if share is None:
+        return []
+    path = row.case.engine["all_reduce"][0]["path"]
+    return [
+        f"All-reduces explain at least {share:.1%} of a {row.case.plan} decoding step at {streams(row.load)}"
+        f" (timed alone, through {path})."
+    ]
+
+
+def _ceilings(result: Result) -> list[str]:
+    found = result.environment.get("ceilings") or {}
+    memory, matrix = found.get("memory_scaling"), found.get("matrix_scaling")
+    if not memory or not matrix:
+        return []
+    count = found["devices"]
+    return [
+        f"The machine itself: {count} devices together have {memory:.2f}x{_range(found, 'memory')} one device's memory"
+        f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate."
+    ]
+
+
+def _range(ceilings: dict[str, list[float]], name: str) -> str:
+    """The rounds' own ratios: wide when neighbours disturbed the measurement."""
+    bounds = ceilings.get(f"{name}_scaling_range")
+    return f" (rounds {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""

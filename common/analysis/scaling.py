@@ -33,6 +33,13 @@ class ScalingRow:
     is_base: bool = False
 
     @property
+    def ideal(self) -> float | None:
+        """The speed-up at which no device is wasted: devices over the base's devices."""
+        if self.speedup is None or self.efficiency is None:
+            return None
+        return self.speedup.value / self.efficiency.value
+
+    @property
     def unresolved(self) -> bool:
         """Whether the interval does not tell a speed-up from none."""
         gained = self.speedup
@@ -42,9 +49,10 @@ class ScalingRow:
 
 
 def sampling_unit(result: Result) -> Unit:
-    """What counts as one sample: engine starts where there are several, else the repeats inside one start."""
-    starts = {repeat["start"] for case in result.cases for repeat in case.repeats}
-    return "between-starts" if len(starts) > 1 else "within-start"
+    """What counts as one sample: engine starts where every compared case has several, else repeats inside a start."""
+    compared = [case for case in result.cases if case.curve in CURVES and case.status == "ok" and case.repeats]
+    several = [len({repeat["start"] for repeat in case.repeats}) > 1 for case in compared]
+    return "between-starts" if several and all(several) else "within-start"
 
 
 def samples(case: Case, metric: str) -> list[float]:

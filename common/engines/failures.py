@@ -23,6 +23,10 @@ class EngineError(RuntimeError):
         self.failure = failure
 
 
+# "(Worker_TP1 pid=123) ERROR 11-21 01:53:36 [core.py:12] ", as vLLM's processes mark their lines
+_LOG_PREFIX = r"(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?"
+_ECHOES = ("Engine core initialization failed", "EngineDeadError", "Worker failed with error", "DeprecationWarning")
+
 # First match wins, so the specific stand before the general. {0} is the pattern's first group.
 _KNOWN = (
     (r"(Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\))",
@@ -50,9 +54,8 @@ _KNOWN = (
      "Something killed a rank: look for the kernel's out-of-memory killer (dmesg) and for who else was on the machine"),
     (r"(unrecognized arguments: [^\n]+)", "bad_engine_args", "vLLM does not know {0}", "Mend --engine-args"),
     (r"vllm serve: error: ([^\n]+)", "bad_engine_args", "vLLM refuses its arguments: {0}", "Mend --engine-args"),
-    (r"\b(?:\w*Error|\w*Exception): ([^\n]{1,300})\s*\Z", "engine_error", "vLLM said: {0}", "The log has the rest"),
-    (r"\n[^\n]*\b(?:ValueError|RuntimeError|AssertionError|ImportError|OSError|KeyError): ([^\n]{1,300})",
-     "engine_error", "vLLM said: {0}", "The log has the rest"),
+    (r"\bValue error, ([^\n]{1,300})", "bad_engine_args", "vLLM refuses its settings: {0}",
+     "Mend --engine-args, or choose another model"),
 )  # fmt: skip
 
 
@@ -62,4 +65,15 @@ def explain(log: str, otherwise: str) -> Failure:
         if match := re.search(pattern, log):
             found = next((group for group in match.groups() if group), "")
             return Failure(kind, message.format(found.strip()), remedy)
+    if root := _root_cause(log):
+        return Failure("engine_error", f"vLLM said: {root}", "The log has the rest")
     return Failure("engine_error", otherwise, "The log has the rest")
+
+
+def _root_cause(log: str) -> str | None:
+    """The end of the first traceback: later ones, in other processes, only say that an earlier one failed."""
+    for line in log.splitlines():
+        match = re.match(rf"{_LOG_PREFIX}(?:\w+\.)*(\w*(?:Error|Exception): .{{1,300}})", line)
+        if match and not any(echo in line for echo in _ECHOES):
+            return match.group(1).strip()
+    return None

@@ -45,7 +45,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, ask)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    with open(0, "rb", buffering=0, closefd=False) as script:  # noqa: PTH123  # unbuffered, for select() below
+    with open(0, "rb", buffering=0, closefd=False) as script:  # unbuffered, for select() below
         spec = json.loads(script.readline())
     engine = Tree(spec)
     _tell("started", pid=engine.pid)

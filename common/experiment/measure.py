@@ -48,8 +48,7 @@ class Measurer:
             EngineError: the engine died, or answered nothing.
         """
         if isinstance(spec.load, Saturate) and not case.repeats:
-            concurrency = self._climb(spec, spec.load, ladder)
-            found = spec.at(concurrency)
+            found = spec.at(self._climb(spec, spec.load, ladder))
             case.workload, case.arrivals = found.workload, found.arrivals
         self._warm_up(case)
         for repeat in range(spec.repeats):

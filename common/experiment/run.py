@@ -20,7 +20,7 @@ from common.experiment.events import CaseDone, Said
 from common.experiment.options import BAD_INPUT, INTERRUPTED, InputError, Options
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
-from common.machine.ceilings import measure_ceilings
+from common.machine.ceilings import Ceilings, measure_ceilings
 from common.machine.devices import DeviceError, Machine, find_machine
 from common.machine.environment import describe_environment, machine_fingerprint, machine_name, scrubbed
 from common.store import files
@@ -95,7 +95,7 @@ def _measure(
         try:
             if not result.environment:
                 view(Said("measuring the machine's own ceilings"))
-                result.environment = describe_environment(machine, measure_ceilings(machine))
+                result.environment = describe_environment(machine, _ceilings(machine, result))
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(specs), lambda line: view(Said(line))),
                 machine,
@@ -120,6 +120,14 @@ def _measure(
     return code
 
 
+def _ceilings(machine: Machine, result: Result) -> Ceilings | None:
+    try:
+        return measure_ceilings(machine)
+    except RuntimeError as error:
+        result.warnings.append(f"the machine's ceilings could not be measured: {error}")
+        return None
+
+
 def _settings(model: Model, machine: Machine, options: Options) -> EngineSettings:
     """Pinned for all plans: a GPU runs compiled with CUDA graphs, a CPU eager, which starts in half the time."""
     on_cpu = machine.kind == "cpu"
@@ -127,7 +135,6 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         model=str(model.folder),
         served_name=model.name,
         max_model_len=min(1024 if on_cpu else 4096, model.shape.max_position_embeddings),
-        max_num_seqs=64 if on_cpu else 256,
         max_num_batched_tokens=2048 if on_cpu else 8192,
         eager=on_cpu,
         extra_args=parse_engine_args(options.engine_args),

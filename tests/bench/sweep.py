@@ -115,7 +115,16 @@ def run_ours(folder: Path) -> Side:
     command = [
         *(sys.executable, str(ROOT / "week5" / "benchmark_scaling.py"), "--model", MODEL),
         *("--tp", *map(str, SIZES), "--curves", "fixed", "--concurrency", *map(str, STREAMS)),
-        *("--repeats", str(REPEATS), "--input-tokens", str(INPUT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)),
+        *(
+            "--repeats",
+            str(REPEATS),
+            "--turns",
+            str(TURNS),
+            "--input-tokens",
+            str(INPUT_TOKENS),
+            "--output-tokens",
+            str(OUTPUT_TOKENS),
+        ),
         *("--results-dir", str(folder), "--no-resume"),
     ]
     began = time.monotonic()

@@ -118,6 +118,7 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path)
     }
     assert Path(last["result"]).is_absolute()
     assert last["summary"]["tp2/fixed/c4"]["speedup"] > 0
+    assert last["summary"]["tp4/fixed/c4"] == {"status": "skipped"}
 
 
 def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""`python -m common.analysis look` and `python -m common.analysis report`: read a result without running anything."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from common.analysis.figures import save_figures
+from common.analysis.frames import RESULTS, chosen_result, load_results
+from common.analysis.table import print_scaling
+from common.store.files import StoreError
+
+BAD_INPUT = 2
+
+
+def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
+    """Print the scaling table and save the figures.
+
+    Args:
+        result: A result file; by default the newest committed one (or LAB_RESULT).
+        out: Folder for the figures.
+    """
+    found = load_results(result or chosen_result())[-1]
+    print_scaling(found)
+    _say(save_figures(found, out))
+
+
+def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:
+    """Execute the notebook and write one HTML file that loads nothing from outside, with the figures beside it.
+
+    Args:
+        result: A result file; by default the newest committed one (or LAB_RESULT).
+        out: Folder for the page and the figures.
+    """
+    from common.analysis.html import make_report  # needs nbconvert, which `look` does without
+
+    _say(make_report(result or chosen_result(), out))
+
+
+def main() -> int:
+    """Run a command; 2 when there is nothing to read."""
+    try:
+        tyro.extras.subcommand_cli_from_dict({"look": look, "report": report}, description=__doc__)
+    except StoreError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: {error.name} is missing; pip install -r requirements-look.txt\n")
+        return BAD_INPUT
+    return 0
+
+
+def _say(paths: list[Path]) -> None:
+    sys.stdout.write("".join(f"{path.absolute()}\n" for path in paths))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Result files found, loaded, and laid out as frames. What was not measured is NaN or None, never 0."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.analysis.scaling import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
+from common.core.arrivals import ClosedLoop
+from common.core.model_shape import ModelShape
+from common.core.stats import Estimate
+from common.store.files import StoreError, load
+from common.store.schema import Case, Result
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+CHOSEN = "LAB_RESULT"  # environment variable: the result, or folder of results, that notebooks read
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+\.json")  # tells results from what stands beside them
+
+
+def load_results(place: Path) -> list[Result]:
+    """A result file, or every result under a folder, oldest first.
+
+    Raises:
+        StoreError: nothing there, or a file that cannot be read.
+    """
+    if not place.is_dir():
+        return [load(place)]
+    found = _results_under(place)
+    if not found:
+        raise StoreError(f"no results under {place}; run a script of week5/ first")
+    return [load(path) for path in found]
+
+
+def newest(results: Path, experiment: str) -> Path:
+    """The newest result of an experiment under a folder, at any depth.
+
+    Raises:
+        StoreError: there is none.
+    """
+    found = [path for path in _results_under(results) if path.parent.name == experiment]
+    if not found:
+        raise StoreError(f"no result of {experiment} under {results}; run week5/{experiment}.py, or set {CHOSEN}")
+    return found[-1]
+
+
+def latest_reference(experiment: str = "benchmark_scaling") -> Path:
+    """The newest committed result of an experiment, on whichever machine.
+
+    Raises:
+        StoreError: there is none.
+    """
+    return newest(RESULTS / "reference", experiment)
+
+
+def chosen_result(experiment: str = "benchmark_scaling") -> Path:
+    """What a notebook reads: the file or folder in LAB_RESULT, else the newest committed result.
+
+    Raises:
+        StoreError: nothing is committed.
+    """
+    chosen = os.environ.get(CHOSEN)
+    if not chosen:
+        return latest_reference(experiment)
+    place = Path(chosen).expanduser()
+    return newest(place, experiment) if place.is_dir() else place
+
+
+def scaling_frame(result: Result) -> pd.DataFrame:
+    """One row per line of the scaling table; SI units but for `ttft_ms` and `tpot_ms`."""
+    return pd.DataFrame([_scaling_record(row, result) for row in scaling_rows(result)], columns=_SCALING_COLUMNS)
+
+
+def repeats_frame(result: Result) -> pd.DataFrame:
+    """One row per repeat of every case, rungs of the ladder included; metrics are named as in `vllm bench serve`."""
+    records = [_about(case) | repeat for case in result.cases for repeat in case.repeats]
+    return pd.DataFrame(records, columns=None if records else ["id", "curve", "plan", "devices", "streams"])
+
+
+def memory_frame(result: Result) -> pd.DataFrame:
+    """One row per plan that started: what its devices hold, and how long it took to start.
+
+    `expected_weight_bytes` is the model's weights over the plan's TP size.
+    """
+    started = {case.plan: case for case in result.cases if case.engine}
+    records = [_memory_record(started[plan], result) for plan in sorted(started, key=lambda plan: (plan.devices, plan))]
+    return pd.DataFrame(records, columns=_MEMORY_COLUMNS)
+
+
+def usd_per_million(row: ScalingRow, result: Result) -> float | None:
+    """Dollars per million output tokens at a row's throughput, at the whole machine's price; None without one."""
+    usd_per_hour = result.cost.get("usd_per_hour")
+    if usd_per_hour is None or row.throughput is None:
+        return None
+    return usd_per_hour / 3600 / row.throughput.value * 1e6
+
+
+_ESTIMATES = ("throughput", "speedup", "efficiency")
+_SCALING_COLUMNS = [
+    *("id", "curve", "plan", "devices", "streams", "status", "reason", "is_base"),
+    *(f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", "_high")),
+    *("ttft_ms", "tpot_ms", "serial_share", "unresolved", "samples", "sampling_unit", "communication_share"),
+    *("kv_cache_tokens", "weight_bytes_per_device", "usd_per_million_output_tokens", "flags"),
+]
+_MEMORY_COLUMNS = [
+    *("plan", "devices", "weight_bytes_per_device", "expected_weight_bytes", "memory_bytes_per_device"),
+    *("kv_cache_tokens", "startup_s"),
+]
+
+
+def _results_under(folder: Path) -> list[Path]:
+    """By name, which begins with the time."""
+    found = [path for path in folder.expanduser().rglob("*.json") if _RUN_ID.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def _about(case: Case) -> dict[str, Any]:
+    streams = case.arrivals.concurrency if isinstance(case.arrivals, ClosedLoop) else None
+    return {
+        "id": case.id,
+        "curve": case.curve,
+        "plan": str(case.plan),
+        "devices": case.plan.devices,
+        "streams": streams,
+    }
+
+
+def _scaling_record(row: ScalingRow, result: Result) -> dict[str, Any]:
+    case = row.case
+    record = _about(case) | {
+        "status": case.status,
+        "reason": case.error.message if case.error else None,
+        "is_base": row.is_base,
+        "ttft_ms": row.ttft_ms,
+        "tpot_ms": row.tpot_ms,
+        "serial_share": row.serial_share,
+        "unresolved": row.unresolved if row.speedup else None,
+        "samples": row.throughput.n if row.throughput else None,
+        "sampling_unit": sampling_unit(result),
+        "communication_share": communication_share(case, result),
+        "kv_cache_tokens": kv_cache_tokens(case),
+        "weight_bytes_per_device": _largest(case, "weight_bytes_per_rank"),
+        "usd_per_million_output_tokens": usd_per_million(row, result),
+        "flags": ", ".join(case.flags),
+    }
+    for name in _ESTIMATES:
+        estimate: Estimate | None = getattr(row, name)
+        for end, value in (("", "value"), ("_low", "low"), ("_high", "high")):
+            record[name + end] = getattr(estimate, value) if estimate else None
+    return record
+
+
+def _memory_record(case: Case, result: Result) -> dict[str, Any]:
+    plan = case.plan
+    return {
+        "plan": str(plan),
+        "devices": plan.devices,
+        "weight_bytes_per_device": _largest(case, "weight_bytes_per_rank"),
+        "expected_weight_bytes": _expected_weight_bytes(case, result),
+        "memory_bytes_per_device": _largest(case, "memory_bytes_per_rank"),
+        "kv_cache_tokens": kv_cache_tokens(case),
+        "startup_s": case.engine.get("startup_s"),
+    }
+
+
+def _largest(case: Case, name: str) -> float | None:
+    """Over the ranks: the fullest device is the one that runs out."""
+    return max(case.engine.get(name) or [], default=None)
+
+
+def _expected_weight_bytes(case: Case, result: Result) -> float | None:
+    """Weights over TP; pipeline stages and experts are not split evenly, so there nothing is expected."""
+    plan = case.plan
+    if "model_shape" not in result.config or plan.pp > 1 or plan.ep:
+        return None
+    shape = ModelShape(**result.config["model_shape"])
+    return shape.parameters * shape.dtype_bytes / plan.tp

@@ -1,0 +1,30 @@
+"""`python -m common.analysis` as a reader runs it; `report` is tested with the notebook."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.analysis.__main__ import main
+from common.store.files import save
+from tests.analysis.planted import full
+
+
+def test_look_prints_the_table_and_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"{full().run_id}.json"
+    save(full(), path)
+    monkeypatch.setattr(sys, "argv", ["look", "look", "--result", str(path), "--out", str(tmp_path / "figures")])
+    assert main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("saturated  tp2") for line in lines)
+    assert all(Path(line).stat().st_size > 10_000 for line in lines[-3:])
+
+
+def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
+    assert main() == 2
+    assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"

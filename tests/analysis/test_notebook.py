@@ -1,0 +1,84 @@
+"""The notebook keeps its shape, runs on any result, and becomes a page that loads nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from common.analysis import html
+from common.store.files import save
+from tests.analysis.planted import full
+
+MOST_CELLS, MOST_LINES = 12, 12
+ALLOWED_IMPORT = re.compile(r"from common\.analysis import [\w, ]+")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    result = full()
+    save(result, folder / f"{result.run_id}.json")
+    first, *figures = html.make_report(folder / f"{result.run_id}.json", folder / "out")
+    assert len(figures) == 3 and all(path.exists() for path in figures)
+    return first
+
+
+def code_cells() -> list[str]:
+    notebook = nbformat.read(html.NOTEBOOK, as_version=4)
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_cells_are_few_short_and_hold_no_plumbing() -> None:
+    cells = code_cells()
+    assert 0 < len(cells) <= MOST_CELLS
+    for source in cells:
+        assert len(source.splitlines()) <= MOST_LINES
+        assert not re.search(r"^\s*(def|class|import|%|!)", source, re.MULTILINE)
+        imports = [line for line in source.splitlines() if line.startswith("from ")]
+        assert all(ALLOWED_IMPORT.fullmatch(line) for line in imports)
+    assert sum("RESULTS =" in source for source in cells) == 1
+
+
+def test_committed_without_outputs_and_metadata() -> None:
+    notebook = nbformat.read(html.NOTEBOOK, as_version=4)
+    assert set(notebook.metadata) == {"kernelspec"}
+    for cell in notebook.cells:
+        assert not cell.metadata
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+class _Links(HTMLParser):
+    """Everything that a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def test_the_page_loads_nothing_from_outside(page: Path) -> None:
+    text = page.read_text()
+    links = _Links()
+    links.feed(text)
+    assert all(link.startswith(("data:", "#")) for link in links.fetched)
+    assert "script" not in links.tags and "link" not in links.tags
+    assert "@import" not in text and not re.search(r"url\(\s*['\"]?(?!data:)", text)
+
+
+def test_the_page_shows_figures_tables_and_numbers(page: Path) -> None:
+    text = page.read_text()
+    assert text.count('src="data:image/png') == 3
+    assert text.count("<table") == 2
+    for part in ("SYNTHETIC", "1.67 [1.60, 1.74]", "all-reduces explain at least 1.0%", "What this does not show"):
+        assert part in text
+    assert "Traceback" not in text
+    assert "chosen_result()" not in text  # the code stays in the notebook

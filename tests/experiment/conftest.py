@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.engines.reference_models import ensure_model
+from common.experiment import measure, preflight, run
+from tests.experiment.fakes import MACHINE, World, vllm_launcher
+from tests.experiment.script import Script, load_script
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(measure, "run_load", made.run_load)
+    return made
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the smallest reference model."""
+    root = tmp_path_factory.mktemp("cache")
+    ensure_model("qwen2-9m", root)
+    return root
+
+
+@pytest.fixture
+def script(
+    world: World, model_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Script:
+    """The scaling benchmark on two CPU slices, with `world` in vLLM's place."""
+    monkeypatch.setenv("LAB_CACHE_DIR", str(model_cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(run, "find_machine", lambda *_: MACHINE)
+    monkeypatch.setattr(run, "measure_ceilings", lambda _: None)
+    monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(world))
+    monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
+    return Script(load_script(), monkeypatch, capsys)

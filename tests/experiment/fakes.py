@@ -1,0 +1,162 @@
+"""A world behind the seam: engines that start, die or refuse as told, and load whose throughput is planted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.plan import ParallelPlan
+from common.core.record import RequestRecord
+from common.core.workload import Request
+from common.engines.engine import EngineFacts
+from common.engines.failures import EngineError, Failure
+from common.engines.guarded import Gone
+from common.engines.settings import EngineSettings
+from common.load.client import Endpoint, LoadResult
+from common.machine.devices import Device, Machine
+
+SLICES = tuple(Device(index, "cpu", "A CPU, 1 core", cores=(index,)) for index in range(2))
+MACHINE = Machine("cpu", SLICES, host_shares_devices=True)
+KILLED = Failure("worker_died", "Worker proc VllmWorker-1 died unexpectedly", "Look at dmesg")
+REFUSED = Failure("out_of_memory", "the device ran out of memory", "Use more devices")
+
+
+@dataclass
+class Load:
+    """One call of the load client."""
+
+    plan: str
+    concurrency: int
+    prompts: list[tuple[int, ...]]
+    output_tokens: int
+    engine: int  # how many engines had been started
+
+    @property
+    def is_warm_up(self) -> bool:
+        return len(self.prompts) == self.concurrency
+
+
+@dataclass
+class World:
+    """What happens, and what did happen."""
+
+    rate: Callable[[str, int], float] = lambda plan, concurrency: 50.0 * concurrency
+    preempts: Callable[[str, int], int] = lambda plan, concurrency: 0
+    refuses: set[str] = field(default_factory=set)
+    # number of a measured (not warm-up) load -> "die", "fail all", "fail some" or "interrupt"
+    incidents: dict[int, str] = field(default_factory=dict)
+    on_stop: Callable[[], None] = lambda: None
+    gone: Gone = field(default_factory=lambda: Gone(0.1, 0, (), (), (), True))
+    starts: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    settings: list[EngineSettings] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    engine: FakeEngine | None = None
+
+    @property
+    def measured(self) -> list[Load]:
+        return [load for load in self.loads if not load.is_warm_up]
+
+    def start(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings) -> FakeEngine:
+        if str(plan) in self.refuses:
+            self.refused.append(str(plan))
+            raise EngineError(REFUSED)
+        assert self.engine is None, "one engine at a time"
+        self.starts.append((str(plan), tuple(device.index for device in devices)))
+        self.settings.append(settings)
+        self.engine = FakeEngine(plan, self)
+        return self.engine
+
+    def run_load(
+        self,
+        endpoints: Sequence[Endpoint],
+        requests: Sequence[Request],
+        arrivals: Arrivals,
+        *,
+        seed: int = 0,
+        timeout_s: float = 600.0,
+        progress: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> LoadResult:
+        """Stands in for `common.load.client.run_load`: answers at once, with planted times."""
+        assert self.engine is not None
+        assert isinstance(arrivals, ClosedLoop)
+        plan, concurrency = endpoints[0].model, arrivals.concurrency
+        prompts = [request.prompt_token_ids for request in requests]
+        load = Load(plan, concurrency, prompts, requests[0].output_tokens, len(self.starts))
+        self.loads.append(load)
+        if progress is not None:
+            progress(len(requests) // 2, 10 * len(requests))
+        incident = None if load.is_warm_up else self.incidents.get(len(self.measured) - 1)
+        if incident == "interrupt":
+            raise KeyboardInterrupt
+        if incident == "die":
+            self.engine.dead = True
+        if not load.is_warm_up:
+            self.engine.preempted += self.preempts(plan, concurrency)
+        failing = {"die": len(requests) // 2, "fail all": 0, "fail some": len(requests) - 1}.get(incident or "")
+        duration_ns = round(sum(request.output_tokens for request in requests) / self.rate(plan, concurrency) * 1e9)
+        end_ns = time.perf_counter_ns()
+        begin_ns = end_ns - duration_ns
+        records = [
+            self._record(request, begin_ns, end_ns, failing is not None and request.index >= failing)
+            for request in requests
+        ]
+        return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, 0.002, 0.001)
+
+    def _record(self, request: Request, begin_ns: int, end_ns: int, fails: bool) -> RequestRecord:
+        record = RequestRecord(request.index, request.request_class, request.output_tokens, sent_ns=begin_ns)
+        if fails:
+            record.error_kind, record.error = "connection", "the connection was closed"
+            return record
+        tokens = request.output_tokens
+        step = (end_ns - begin_ns) // tokens
+        record.chunk_ns = [begin_ns + step * (1 + index) for index in range(tokens)]
+        record.prompt_tokens, record.output_tokens = len(request.prompt_token_ids), tokens
+        record.finish_reason = "length"
+        return record
+
+
+class FakeEngine:
+    """Implements `Engine`."""
+
+    def __init__(self, plan: ParallelPlan, world: World) -> None:
+        self.plan, self.world = plan, world
+        self.facts = EngineFacts("0.32.0", 1.5, {"weights": 0.5}, 65_536, [1] * plan.devices, [2] * plan.devices, {})
+        self.dead = False
+        self.preempted = 0
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        return [Endpoint("127.0.0.1", 1, str(self.plan))] * self.plan.replicas
+
+    def pids(self) -> list[int]:
+        return []
+
+    def metrics(self) -> dict[str, float]:
+        return {"vllm:num_preemptions_total": float(self.preempted)}
+
+    def alive(self) -> bool:
+        return not self.dead
+
+    def death(self) -> Failure | None:
+        return KILLED if self.dead else None
+
+    def stop(self) -> Gone:
+        self.world.on_stop()
+        self.world.stops.append(str(self.plan))
+        self.world.engine = None
+        return self.world.gone
+
+
+def vllm_launcher(world: World) -> Callable[..., World]:
+    """Stands in for the class `VllmLauncher`."""
+
+    def make(*_: Any) -> World:  # noqa: ANN401
+        return world
+
+    return make

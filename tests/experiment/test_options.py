@@ -1,0 +1,234 @@
+"""The command line: what is wrong is one line with a remedy and exit code 2, and --help teaches."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.experiment.options import RESULTS, InputError, Options, parse
+from tests.experiment.fakes import World
+from tests.experiment.script import SCRIPT, Script
+
+ROOT = SCRIPT.parents[1]
+SMALL = ("--model", "qwen2-9m", "--dry-run")
+
+
+def parsed(*arguments: str) -> Options:
+    return parse(Options, "", list(arguments))
+
+
+def test_the_defaults_are_the_designs() -> None:
+    options = parsed()
+    assert options.tp_sizes() == [1, 2, 4]
+    assert (options.preset, options.seed, options.resume, options.dry_run) == ("smoke", 0, True, False)
+    assert options.model is None
+    assert options.results_dir == RESULTS == ROOT / "results"
+
+
+def test_everything_can_be_said(tmp_path: Path) -> None:
+    options = parsed(
+        *("--model", "x/y", "--tp", "4", "1", "2", "2", "--preset", "full", "--repeats", "7", "--seed", "3"),
+        *("--results-dir", str(tmp_path), "--no-resume", "--dry-run", "--cores-per-device", "2"),
+        *("--device-ids", "0", "3", "--engine-args", "--max-model-len 2048", "--usd-per-hour", "7.6"),
+    )
+    assert options == Options(
+        "x/y", ("4", "1", "2", "2"), "full", 7, 3, tmp_path, False, True, 2, (0, 3), "--max-model-len 2048", 7.6
+    )
+    assert options.tp_sizes() == [1, 2, 4], "ascending, each once"
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed().seed = 1  # type: ignore[misc]
+
+
+def test_no_sizes_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="at least one size"):
+        Options(tp=()).tp_sizes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tp", "0"], "--tp 0"),
+        (["--tp", "-1"], "--tp -1"),
+        (["--tp", "abc"], "--tp abc"),
+        (["--tp", "1.5"], "--tp 1.5"),
+        (["--tp", ""], "--tp"),
+        (["--tp", "1", "two"], "--tp two"),
+        (["--tp", "²"], "--tp ²"),
+        (["--tp", "1e3"], "--tp 1e3"),
+        (["--tp"], "--tp needs at least one size"),
+        (["--preset", "huge"], "'smoke', 'lab', 'full'"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--seed", "x"], "--seed"),
+        (["--seed", "1.5"], "--seed"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--repeats", "-3"], "--repeats -3"),
+        (["--repeats", "many"], "--repeats"),
+        (["--usd-per-hour", "-1"], "--usd-per-hour -1"),
+        (["--usd-per-hour", "0"], "--usd-per-hour 0"),
+        (["--usd-per-hour", "nan"], "--usd-per-hour nan"),
+        (["--usd-per-hour", "inf"], "--usd-per-hour inf"),
+        (["--usd-per-hour", "cheap"], "--usd-per-hour"),
+        (["--device-ids", "a"], "--device-ids"),
+        (["--cores-per-device", "half"], "--cores-per-device"),
+        (["--resutls-dir", "x"], "--results-dir"),
+        (["--preste", "lab"], "--preset"),
+        (["--dryrun"], "--dry-run"),
+        (["--model"], "--model"),
+        (["stray"], "stray"),
+        (["--bogus-flag"], "--bogus-flag"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_a_wrong_option_is_one_line(
+    script: Script, world: World, monkeypatch: pytest.MonkeyPatch, columns: str, arguments: list[str], named: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    line = script(*arguments).refusal()
+    assert named in line
+    assert "│" not in line
+    assert "╭" not in line
+    assert world.starts == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tp", "3"], "legal sizes: 1, 2, 4, 8"),
+        (["--tp", "1", "16"], "legal sizes: 1, 2, 4, 8"),
+        (["--tp", "4"], "needs 4 devices"),
+        (["--engine-args", "--tensor-parallel-size 2"], "--tensor-parallel-size"),
+        (["--engine-args", "'half"], "--engine-args"),
+        (["--concurrency", "0"], "--concurrency"),
+        (["--concurrency", "-4"], "--concurrency"),
+        (["--concurrency"], "--concurrency"),
+        (["--input-tokens", "0"], "--input-tokens"),
+        (["--input-tokens", "-5"], "--input-tokens"),
+        (["--output-tokens", "0"], "--output-tokens"),
+        (["--curves", "nonsense"], "fixed"),
+        (["--curves"], "--curves"),
+        (["--input-tokens", "100000"], "--input-tokens"),
+    ],
+)
+def test_what_this_model_or_machine_cannot_do_is_one_line(
+    script: Script, world: World, arguments: list[str], named: str
+) -> None:
+    for dry in ((), ("--dry-run",)):
+        assert named in script("--model", "qwen2-9m", *arguments, *dry).refusal()
+    assert world.starts == []
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("qwen2-9", "did you mean qwen2-9m?"), ("nobody/nothing", "check the network"), ("/x/y", "/x/y")],
+)
+def test_a_model_that_is_not_there_is_one_line(script: Script, model: str, named: str) -> None:
+    assert named in script("--model", model, "--dry-run").refusal()
+
+
+def test_a_wrong_results_folder_is_one_line_before_anything_starts(
+    script: Script, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = script("--model", "qwen2-9m", "--results-dir", str(tmp_path / "file")).refusal()
+    assert "choose another with --results-dir" in line
+    assert world.starts == []
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema_version": 99}'])
+def test_an_unreadable_result_is_one_line_and_stays(script: Script, world: World, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "benchmark_scaling"
+    folder.mkdir()
+    (folder / "20260101T000000Z-m-x.json").write_text(content)
+    line = script("--model", "qwen2-9m", "--results-dir", str(tmp_path)).refusal()
+    assert "--no-resume" in line
+    assert world.starts == []
+    assert [path.read_text() for path in folder.glob("*.json")] == [content]
+
+
+def test_the_same_concurrency_twice_is_one_case(script: Script) -> None:
+    outcome = script(*SMALL, "--tp", "1", "--concurrency", "2", "2", "--curves", "fixed")
+    assert outcome.last["summary"]["cases"] == 1
+
+
+# --- --help and --dry-run, as a user starts them
+
+
+def run_script(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=60,
+    )
+
+
+def test_help_teaches_every_flag(script: Script) -> None:
+    said = run_script("--help", COLUMNS="80", NO_COLOR="1")
+    assert said.returncode == 0
+    kind = script.module.ScalingOptions
+    for name in (field.name for field in dataclasses.fields(kind)):
+        assert f"--{name.replace('_', '-')}" in said.stdout, name
+    for word in ("Question.", "Prediction.", "Method.", "Reading.", "Examples:"):
+        assert word in said.stdout, "the docstring is the protocol"
+    assert max(len(line) for line in said.stdout.splitlines()) <= 80
+    assert "\x1b" not in said.stdout
+
+
+def test_examples_of_the_help_are_commands_that_parse(script: Script) -> None:
+    text = script.module.__doc__
+    assert text is not None
+    lines = [line.partition("#")[0].split() for line in text.splitlines() if line.strip().startswith("python ")]
+    assert len(lines) >= 3
+    for _, name, *arguments in lines:
+        assert name == SCRIPT.name
+        assert parse(script.module.ScalingOptions, "", arguments)
+
+
+def test_a_dry_run_works_from_any_folder_and_starts_and_writes_nothing(tmp_path: Path, model_cache: Path) -> None:
+    results = tmp_path / "results"
+    said = run_script(
+        *SMALL,
+        "--tp",
+        "1",
+        "--results-dir",
+        str(results),
+        "--usd-per-hour",
+        "3.6",
+        cwd=tmp_path,
+        LAB_CACHE_DIR=str(model_cache),
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stderr == ""
+    assert not results.exists()
+    last = said.stdout.splitlines()[-1]
+    assert last.startswith('{"result": null, "status": "dry-run"')
+
+
+def test_a_dry_run_tells_cases_starts_minutes_and_dollars(script: Script, world: World) -> None:
+    outcome = script(*SMALL, "--preset", "lab", "--usd-per-hour", "3.6")
+    assert outcome.code == 0
+    summary = outcome.last["summary"]
+    assert summary["cases"] == 8, "two plans of four cases; tp4 has too few devices"
+    assert summary["engine_starts"] in (6, 7), "three for each plan, and the base once more"
+    assert summary["usd"] == pytest.approx(summary["minutes"] * 0.06, abs=0.01)
+    assert "tp4 needs 4 devices, this machine has 2" in outcome.out
+    assert f"${summary['usd']:.2f}" in outcome.out
+    assert world.starts == []
+
+
+def test_a_dry_run_counts_the_engine_starts_that_a_run_makes(script: Script, world: World, tmp_path: Path) -> None:
+    arguments = ("--model", "qwen2-9m", "--preset", "lab", "--curves", "fixed", "--results-dir", str(tmp_path))
+    promised = script(*arguments, "--dry-run").last["summary"]
+    assert script(*arguments).code == 0
+    assert promised["engine_starts"] == len(world.starts)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
+from common.engines.reference_models import REFERENCE_MODELS
+from common.experiment import preflight
+from common.experiment.options import InputError
+from common.machine import gpus, memory
+from common.machine.devices import Device, Machine
+from tests.experiment.fakes import MACHINE
+
+GIB = 1 << 30
+SHAPE = ModelShape.from_config(REFERENCE_MODELS["qwen2-126m"].config())
+GPUS = Machine("gpu", tuple(Device(i, "gpu", "A GPU", f"GPU-{i}") for i in range(2)), host_shares_devices=False)
+
+
+@pytest.fixture(autouse=True)
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing is wrong; tests break one thing."""
+    monkeypatch.setattr(preflight, "vllm_is_installed", lambda: True)
+    shared(monkeypatch, 8.0)
+    monkeypatch.setattr(memory, "open_files_limit", lambda: 1 << 20)
+    monkeypatch.setattr(gpus, "foreign_processes", lambda _: [])
+
+
+def shared(monkeypatch: pytest.MonkeyPatch, free_gib: float) -> None:
+    sizes = SimpleNamespace(size_bytes=16 * GIB, free_bytes=round(free_gib * GIB))
+    monkeypatch.setattr(memory, "shm_size_bytes", lambda: sizes)
+
+
+def refusal(machine: Machine = MACHINE, allow_shared: bool = False) -> str:
+    with pytest.raises(InputError) as caught:
+        preflight.check_machine(machine, 1, allow_shared)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_healthy_machine_says_nothing() -> None:
+    assert preflight.check_machine(MACHINE, 2, False) == []
+    assert preflight.check_machine(GPUS, 2, False) == []
+
+
+def test_without_vllm_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "vllm_is_installed", lambda: False)
+    message = refusal()
+    assert "make setup" in message
+    assert "make look" in message
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "outcome"), [(0.06, "refused"), (0.24, "refused"), (0.3, "warned"), (1.0, "fine")]
+)
+def test_shared_memory(monkeypatch: pytest.MonkeyPatch, free_gib: float, outcome: str) -> None:
+    shared(monkeypatch, free_gib)
+    if outcome == "refused":
+        message = refusal()
+        assert f"{free_gib:.2f} GiB free" in message
+        assert "--shm-size=1g" in message
+    else:
+        warnings = preflight.check_machine(MACHINE, 2, False)
+        assert bool(warnings) == (outcome == "warned")
+        assert all("--shm-size=1g" in warning for warning in warnings)
+
+
+def test_no_shared_memory_to_ask_about_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "shm_size_bytes", lambda: None)
+    assert preflight.check_machine(MACHINE, 2, False) == []
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(256, "refused"), (1_024, "warned"), (4_096, "fine"), (None, "fine")])
+def test_open_files(monkeypatch: pytest.MonkeyPatch, limit: int | None, outcome: str) -> None:
+    monkeypatch.setattr(memory, "open_files_limit", lambda: limit)
+    if outcome == "refused":
+        assert "ulimit -n 4096" in refusal()
+    else:
+        warnings = preflight.check_machine(MACHINE, 2, False)
+        assert bool(warnings) == (outcome == "warned")
+        assert all("ulimit -n 4096" in warning for warning in warnings)
+
+
+def busy(monkeypatch: pytest.MonkeyPatch, pid: int | None, name: str) -> None:
+    process = SimpleNamespace(pid=pid, name=name, used_bytes=3 * GIB)
+    monkeypatch.setattr(gpus, "foreign_processes", lambda uuids: [process] if "GPU-1" in uuids else [])
+
+
+def test_devices_in_use_name_who_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(monkeypatch, 4711, "python")
+    message = refusal(GPUS)
+    assert "python (pid 4711) 3.0 GiB" in message
+    assert "--device-ids" in message
+    assert "--allow-shared" in message
+
+
+def test_a_process_that_a_container_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(monkeypatch, None, "unknown process")
+    message = refusal(GPUS)
+    assert "unknown process 3.0 GiB" in message
+    assert "pid" not in message.split(":")[0]
+
+
+def test_allowed_sharing_goes_on_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(monkeypatch, 4711, "python")
+    (warning,) = preflight.check_machine(GPUS, 2, True)
+    assert "shared with python (pid 4711)" in warning
+
+
+def test_slices_have_no_foreign_processes_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(monkeypatch, 4711, "python")
+    assert preflight.check_machine(MACHINE, 2, False) == []
+
+
+# --- sizes and plans
+
+
+def test_sizes_that_divide_pass() -> None:
+    preflight.check_sizes(SHAPE, [1, 2, 4, 8, 16])
+
+
+@pytest.mark.parametrize("size", [3, 5, 32])
+def test_a_size_that_does_not_divide_names_the_legal_ones(size: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"--tp {size} .*16 attention heads, 4 KV heads.*legal sizes: 1, 2, 4, 8, 16$"
+    ):
+        preflight.check_sizes(SHAPE, [1, size])
+
+
+def test_a_plan_that_fits_has_no_reason_not_to_run() -> None:
+    assert preflight.why_not(ParallelPlan(tp=2), MACHINE, oversubscribe=False) is None
+
+
+@pytest.mark.parametrize("plan", [ParallelPlan(tp=4), ParallelPlan(tp=2, replicas=2), ParallelPlan(tp=1, pp=3)])
+def test_a_plan_that_needs_more_devices_says_how_many(plan: ParallelPlan) -> None:
+    error = preflight.why_not(plan, MACHINE, oversubscribe=False)
+    assert error is not None
+    assert error.kind == "too_few_devices"
+    assert error.message == f"{plan} needs {plan.devices} devices, this machine has 2"
+    assert "--oversubscribe" in error.remedy
+
+
+def test_slices_can_be_oversubscribed_and_gpus_cannot() -> None:
+    assert preflight.why_not(ParallelPlan(tp=4), MACHINE, oversubscribe=True) is None
+    error = preflight.why_not(ParallelPlan(tp=4), GPUS, oversubscribe=True)
+    assert error is not None
+    assert "--oversubscribe" not in error.remedy
