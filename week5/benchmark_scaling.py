@@ -78,14 +78,18 @@ class ScalingOptions(Options):
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a preset measures: turns per slot, repeats inside a start, and the steepest load it tries."""
+    """How much a preset measures: turns per slot, repeats inside a start, and where saturation is sought."""
 
     turns: int
     repeats: int
-    limit: int
+    saturate: Saturate
 
 
-AMOUNTS = {"smoke": Amount(2, 3, 64), "lab": Amount(4, 3, 256), "full": Amount(8, 5, 256)}
+AMOUNTS = {
+    "smoke": Amount(2, 3, Saturate(32, 64)),
+    "lab": Amount(4, 3, Saturate(16, 256)),
+    "full": Amount(8, 5, Saturate(16, 256)),
+}
 WEAK_STREAMS_PER_DEVICE = 8
 FEWEST_REQUESTS = 4
 
@@ -132,7 +136,7 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
 
     loads: dict[str, list[int | Saturate]] = {
         "fixed": list(options.concurrency),
-        "saturated": [Saturate(16, amount.limit)],
+        "saturated": [amount.saturate],
         "weak": [WEAK_STREAMS_PER_DEVICE * plan.devices],
     }
     return [spec(curve, load) for curve in CURVES if curve in options.curves for load in loads[curve]]

@@ -10,7 +10,8 @@ import difflib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _check_complete(folder: Path) -> None:
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         missing.append("weights (*.safetensors)")
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        missing.append("a tokenizer (tokenizer.json)")
+        missing.append("tokenizer (tokenizer.json)")
     if missing:
         raise ModelError(f"{folder} has no {' and no '.join(missing)}; point --model to a complete model folder")
 
@@ -116,27 +117,25 @@ def _from_hub(name: str, say: Callable[[str], None]) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
 
 
-class _hub_errors_explained:  # reads as a phrase at its place: with _hub_errors_explained(name)
-    """Turns what the hub's client raises into one line with the remedy."""
+@contextmanager
+def _hub_errors_explained(name: str) -> Iterator[None]:
+    """Turns what the hub's client raises into one line with the remedy.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Anything that is not about the model itself is a failed connection: the client's HTTP library, and with it the
+    exceptions for that, changes between its versions.
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        import requests
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-        if isinstance(error, GatedRepoError):
-            remedy = "accept its licence on the hub, then set HF_TOKEN (read access) in the environment"
-            raise ModelError(f"{self.name} is gated: {remedy}") from error
-        if isinstance(error, RepositoryNotFoundError):
-            remedy = "check the spelling; if it is private, set HF_TOKEN in the environment"
-            raise ModelError(f"the hub knows no model {self.name}: {remedy}") from error
-        if isinstance(error, (HfHubHTTPError, requests.RequestException, OSError)):
-            remedy = f"check the network, give a folder, or use a reference model ({', '.join(REFERENCE_MODELS)})"
-            raise ModelError(
-                f"{self.name} is not in the local cache and the hub cannot be reached: {remedy}"
-            ) from error
+    try:
+        yield
+    except ModelError:
+        raise
+    except GatedRepoError as error:
+        remedy = "accept its licence on the hub, then set HF_TOKEN (read access) in the environment"
+        raise ModelError(f"{name} is gated: {remedy}") from error
+    except RepositoryNotFoundError as error:
+        remedy = "check the spelling; if it is private, set HF_TOKEN in the environment"
+        raise ModelError(f"the hub knows no model {name}: {remedy}") from error
+    except Exception as error:
+        remedy = f"check the network, give a folder, or use a reference model ({', '.join(REFERENCE_MODELS)})"
+        raise ModelError(f"{name} is not in the local cache and the hub cannot be reached: {remedy}") from error

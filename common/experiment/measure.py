@@ -36,7 +36,7 @@ class Measurer:
     monitor: Monitor
     watch: Watcher
     ready_at: float = 0.0
-    warm: bool = False
+    warmed_to: int = 0  # the largest batch the engine has seen
 
     def __post_init__(self) -> None:
         self.ready_at = time.monotonic()
@@ -72,15 +72,17 @@ class Measurer:
         return best
 
     def _warm_up(self, case: Case) -> None:
-        """Bring the engine to the case's batch size, unmeasured, with prompts that no repeat uses."""
+        """Bring the engine to the case's batch size, unless it has been there, with prompts that no repeat uses."""
         assert isinstance(case.arrivals, ClosedLoop)
-        tokens = WARM_UP_TOKENS if self.warm else FIRST_WARM_UP_TOKENS
+        if case.arrivals.concurrency <= self.warmed_to:
+            return
+        tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
         work = case.workload
         prompts = Workload(
             case.arrivals.concurrency, work.input_tokens, min(tokens, work.output_tokens), work.vocab_size
         )
         self._load(case, prompts.reseeded(self._seed(0) + 999_983), "warm-up")
-        self.warm = True
+        self.warmed_to = case.arrivals.concurrency
 
     def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
         before = self.engine.metrics()

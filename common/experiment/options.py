@@ -90,7 +90,8 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            options = tyro.cli(kind, args=arguments, description=description)
+            words = sys.argv[1:] if arguments is None else arguments
+            options = tyro.cli(kind, args=_joined(words), description=description)
             options.check()
     except InputError as error:
         refuse(str(error))
@@ -107,9 +108,24 @@ def refuse(message: str) -> None:
     raise SystemExit(BAD_INPUT)
 
 
+def _joined(arguments: list[str]) -> list[str]:
+    """`--engine-args "--x 1"` as one word: a value that begins with dashes would pass for an option."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] == "--engine-args":
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def _one_line(box: str) -> str:
     """What tyro says in a frame, as one line: up to the reference to --help, which is added shorter."""
     text = " ".join(line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:])
+    if unknown := re.search(r"Unrecognized options: ([^\s,]+)", text):
+        near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
+        hint = f"; did you mean {near.group(1)}?" if near else "."
+        return f"unknown option {unknown.group(1)}{hint} See --help"
     text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
     return f"{text}. See --help"

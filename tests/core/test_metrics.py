@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -81,7 +82,7 @@ def vllm_says(records: list[RequestRecord], duration_s: float) -> dict[str, floa
         ttft, latency = stamps[0], stamps[-1]
         ttfts.append(ttft)
         e2els.append(latency)
-        itls += [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+        itls += [later - earlier for earlier, later in pairwise(stamps)]
         if r.output_tokens > 1:
             tpots.append((latency - ttft) / (r.output_tokens - 1))
     outputs = [r.output_tokens or 0 for r in ok]

@@ -40,7 +40,14 @@ def test_everything_but_the_plan_is_equal_across_plans() -> None:
 
 def test_what_the_design_pins_is_pinned_explicitly() -> None:
     found = options(SETTINGS.command(ParallelPlan(), 8000))
-    pinned = ["max-model-len", "max-num-seqs", "max-num-batched-tokens", "gpu-memory-utilization", "dtype", "generation-config"]
+    pinned = [
+        "max-model-len",
+        "max-num-seqs",
+        "max-num-batched-tokens",
+        "gpu-memory-utilization",
+        "dtype",
+        "generation-config",
+    ]
     assert {f"--{name}" for name in pinned} <= set(found)
     assert found["--generation-config"] == "vllm"
     assert "--no-enable-prefix-caching" in found
@@ -175,7 +182,7 @@ def test_engine_args_are_split_as_a_shell_would() -> None:
     ],
 )
 def test_what_the_lab_sets_may_not_be_set_twice(text: str) -> None:
-    with pytest.raises(ValueError, match="--engine-args may not set --?[a-z]"):
+    with pytest.raises(ValueError, match=r"--engine-args may not set --?[a-z]"):
         parse_engine_args(text)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -8,6 +10,12 @@ from common.engines.reference_models import ensure_model
 from common.experiment import measure, preflight, run
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving is tested in tests/store; here it happens hundreds of times."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
@@ -25,9 +33,18 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def script_module() -> ModuleType:
+    return load_script()
+
+
 @pytest.fixture
 def script(
-    world: World, model_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script_module: ModuleType,
+    world: World,
+    model_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Script:
     """The scaling benchmark on two CPU slices, with `world` in vLLM's place."""
     monkeypatch.setenv("LAB_CACHE_DIR", str(model_cache))
@@ -36,4 +53,4 @@ def script(
     monkeypatch.setattr(run, "measure_ceilings", lambda _: None)
     monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(world))
     monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
-    return Script(load_script(), monkeypatch, capsys)
+    return Script(script_module, monkeypatch, capsys)

@@ -103,7 +103,8 @@ def test_nothing_that_starts_is_exit_code_one(script: Script, world: World, resu
     world.refuses = {"tp1", "tp2"}
     outcome = script(*FIXED, "--results-dir", str(results))
     assert outcome.code == 1
-    assert outcome.last["summary"] == {}
+    assert {row["status"] for row in outcome.last["summary"].values()} == {"failed", "skipped"}
+    assert not any("speedup" in row for row in outcome.last["summary"].values())
 
 
 def test_ctrl_c_is_130_and_everything_is_saved(script: Script, world: World, results: Path) -> None:
@@ -140,10 +141,8 @@ def test_the_same_command_goes_on_where_it_was(script: Script, world: World, res
     again = the_result(results)
     assert again.status == "complete"
     assert again.run_id == first.run_id
-    by_id = {case.id: case for case in again.cases}
-    assert by_id["tp1/fixed/c1"].repeats == first.cases[-2].repeats or by_id["tp1/fixed/c1"].repeats in [
-        case.repeats for case in first.cases
-    ]
+    done = {case.id: case.repeats for case in first.cases}["tp1/fixed/c1"]
+    assert {case.id: case.repeats for case in again.cases}["tp1/fixed/c1"] == done
     assert len(world.measured) == 3 * 3, "three cases are left"
     assert len(again.cases) == 6
 
@@ -175,7 +174,7 @@ def test_a_finished_run_is_not_touched_by_the_next(script: Script, results: Path
         ("--no-resume",),
         ("--seed", "1"),
         ("--repeats", "2"),
-        ("--engine-args", "--max-num-seqs 8"),
+        ("--engine-args=--max-num-seqs 8",),
         ("--concurrency", "1"),
         ("--tp", "1"),
         ("--preset", "lab"),

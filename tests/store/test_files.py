@@ -68,7 +68,18 @@ def test_what_is_saved_is_what_is_loaded(path: Path) -> None:
 def test_a_result_is_readable_json_with_the_designs_top_level(path: Path) -> None:
     files.save(sample_result(), path)
     content = json.loads(path.read_text())
-    wanted = ["schema_version", "experiment", "method_version", "run_id", "argv", "config", "environment", "cases", "cost", "warnings"]
+    wanted = [
+        "schema_version",
+        "experiment",
+        "method_version",
+        "run_id",
+        "argv",
+        "config",
+        "environment",
+        "cases",
+        "cost",
+        "warnings",
+    ]
     assert set(wanted) <= set(content)
     assert content["cases"][0]["plan"] == {"tp": 2, "pp": 1, "dp": 1, "ep": False, "replicas": 1}
     assert "\n" in path.read_text(), "indented, so that a diff of two results reads"

@@ -1,0 +1,97 @@
+"""One case through the real client, against the golden server in an engine's place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from common.core.plan import ParallelPlan
+from common.engines.failures import EngineError
+from common.experiment.cases import CaseSpec, Lengths
+from common.experiment.events import Event, Measuring, RepeatDone
+from common.experiment.measure import Measurer
+from common.load.client import Endpoint
+from common.machine.monitor import Monitor
+from common.store.requests import load_requests
+from common.store.schema import Case
+from tests.experiment.fakes import MACHINE, FakeEngine, World
+from tests.load.conftest import GoldenServer, running_server
+
+__all__ = ["running_server"]
+
+SPEC = CaseSpec(ParallelPlan(), "fixed", 2, Lengths(8, 5, 10_240), turns=3, repeats=2)
+
+
+class GoldenEngine(FakeEngine):
+    """A fake engine whose endpoint really answers."""
+
+    def __init__(self, server: GoldenServer, mode: str) -> None:
+        super().__init__(ParallelPlan(), World())
+        self.served = server.endpoint(mode)
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        return [self.served]
+
+
+@pytest.fixture
+def monitor() -> Iterator[Monitor]:
+    with Monitor(MACHINE) as running:
+        yield running
+
+
+def measured(server: GoldenServer, mode: str, monitor: Monitor, folder: Path) -> tuple[Case, list[Event]]:
+    server.take_log()
+    events: list[Event] = []
+    measurer = Measurer(GoldenEngine(server, mode), 0, 0, folder, monitor, events.append)
+    case = SPEC.at(2)
+    measurer.measure(SPEC, case, [])
+    return case, events
+
+
+def test_a_case_is_what_the_server_did(running_server: GoldenServer, monitor: Monitor, tmp_path: Path) -> None:
+    case, events = measured(running_server, "golden:20:4", monitor, tmp_path)
+    log = running_server.take_log()["requests"]
+    # 2 warm-up requests (as many tokens as a request has), then 2 repeats of 2 slots x 3 turns
+    assert [entry["body"]["max_tokens"] for entry in log] == [5] * 14
+    assert all(entry["body"]["ignore_eos"] is True for entry in log)
+    assert all(entry["body"]["temperature"] == 0 for entry in log)
+    for repeat in case.repeats:
+        assert repeat["completed"] == 6
+        assert repeat["failed"] == 0
+        assert repeat["total_output_tokens"] == 30
+        assert repeat["token_count_mismatches"] == 0
+        # a slot's turn is 20 ms to the first token and 4 gaps of 4 ms: 3 turns take 108 ms at the least
+        assert repeat["median_ttft_ms"] >= 19.5
+        assert repeat["duration"] >= 0.107
+        assert repeat["output_throughput"] == pytest.approx(30 / repeat["duration"])
+        assert repeat["output_throughput"] <= 281
+    assert [(repeat["start"], repeat["repeat"]) for repeat in case.repeats] == [(0, 0), (0, 1)]
+    told = [event.output_throughput for event in events if isinstance(event, RepeatDone)]
+    assert told == [repeat["output_throughput"] for repeat in case.repeats]
+    assert any(isinstance(event, Measuring) for event in events)
+
+
+def test_saved_records_give_the_reported_latencies(
+    running_server: GoldenServer, monitor: Monitor, tmp_path: Path
+) -> None:
+    case, _ = measured(running_server, "golden:5:1", monitor, tmp_path)
+    for number, repeat in enumerate(case.repeats):
+        records = load_requests(tmp_path / f"tp1-fixed-c2-start0-repeat{number}.parquet")
+        ttfts = [(record.chunk_ns[0] - record.sent_ns) / 1e6 for record in records if record.sent_ns is not None]
+        assert len(ttfts) == 6
+        assert repeat["mean_ttft_ms"] == pytest.approx(sum(ttfts) / 6)
+
+
+def test_a_server_that_answers_nothing_useful_is_an_engine_error(
+    running_server: GoldenServer, monitor: Monitor, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(EngineError) as caught:
+        measured(running_server, "bad_request", monitor, tmp_path)
+    assert caught.value.failure.kind == "all_requests_failed"
+    assert "max_tokens is too large" in caught.value.failure.message
+    assert time.monotonic() - began < 5
