@@ -29,7 +29,7 @@ from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment import report
 from common.experiment.cases import CaseSpec, Lengths, Saturate
-from common.experiment.options import DEFAULT_TP, InputError, Options, parse
+from common.experiment.options import InputError, Options, parse
 from common.experiment.preflight import check_sizes, why_not
 from common.experiment.run import Experiment, Skipped, run
 from common.machine.devices import Machine
@@ -97,16 +97,15 @@ FEWEST_REQUESTS = 4
 def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[CaseSpec], list[Skipped]]:
     """Every curve for every plan, and which of them this machine cannot run."""
     sizes = options.tp_sizes()
-    if options.tp == DEFAULT_TP:
-        sizes = [size for size in sizes if size in model.shape.legal_tp_sizes()]
-    check_sizes(model.shape, sizes)
+    if options.tp is not None:
+        check_sizes(model.shape, sizes)
     plans = [ParallelPlan(tp=size) for size in sizes]
     if options.replicas:
         plans += [ParallelPlan(replicas=size) for size in sizes if size > 1]
     specs: list[CaseSpec] = []
     skipped: list[Skipped] = []
     for plan in plans:
-        reason = why_not(plan, machine, options.oversubscribe)
+        reason = why_not(plan, model.shape, machine, options.oversubscribe)
         for spec in cases_of_plan(plan, options, model, machine):
             specs += [] if reason else [spec]
             skipped += [Skipped(spec, reason)] if reason else []
@@ -135,7 +134,7 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
         return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags))
 
     loads: dict[str, list[int | Saturate]] = {
-        "fixed": list(options.concurrency),
+        "fixed": list(dict.fromkeys(options.concurrency)),
         "saturated": [amount.saturate],
         "weak": [WEAK_STREAMS_PER_DEVICE * plan.devices],
     }

@@ -24,19 +24,20 @@ class ClosedLoop:
 class OpenLoop:
     """Requests sent by the clock, whether or not earlier ones have ended.
 
-    Gaps are gamma-distributed with shape `burstiness`: 1 is Poisson, below 1 burstier, infinity constant, as in
-    `vllm bench serve`. With `final_rate_per_s` the rate ramps linearly from the first request to the last.
+    Gaps are gamma-distributed with shape `burstiness`: 1 is Poisson, below 1 burstier, as in `vllm bench serve`;
+    `None`, the limit of large values, is constant gaps. With `final_rate_per_s` the rate ramps linearly from the
+    first request to the last.
     """
 
     rate_per_s: float
-    burstiness: float = 1.0
+    burstiness: float | None = 1.0
     final_rate_per_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("rate_per_s", "burstiness", "final_rate_per_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, not {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
 
     def schedule_s(self, requests: int, seed: int) -> npt.NDArray[np.float64]:
         """Intended send times in seconds from the start, shape (requests,), ascending.
@@ -45,7 +46,7 @@ class OpenLoop:
         pattern and not in load (`vllm/benchmarks/serve.py:get_request`).
         """
         rates = np.linspace(self.rate_per_s, self.final_rate_per_s or self.rate_per_s, requests)
-        if math.isinf(self.burstiness):
+        if self.burstiness is None:
             gaps = 1.0 / rates
         else:
             gaps = np.random.default_rng(seed).gamma(self.burstiness, 1.0 / (rates * self.burstiness))

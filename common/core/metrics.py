@@ -28,6 +28,9 @@ def repeat_metrics(
         "completed": len(done),
         "failed": len(records) - len(done),
     }
+    if duration_s > 0 and slo_ms:
+        good = sum(_meets(record, slo_ms) for record in done)
+        metrics |= {"request_goodput": good / duration_s, "good_fraction": good / len(records)}
     if duration_s <= 0 or not done:
         return metrics
     input_tokens = sum(record.prompt_tokens or 0 for record in done)
@@ -46,10 +49,6 @@ def repeat_metrics(
     if chunks:
         metrics["tokens_per_chunk"] = output_tokens / chunks
     metrics["token_count_mismatches"] = sum(record.output_tokens != record.requested_tokens for record in done)
-    if slo_ms:
-        good = sum(_meets(record, slo_ms) for record in done)
-        metrics["request_goodput"] = good / duration_s
-        metrics["good_fraction"] = good / len(records)
     return metrics
 
 

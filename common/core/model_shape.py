@@ -33,6 +33,8 @@ class ModelShape:
         Raises:
             ValueError: a needed field is missing; the message names it.
         """
+        if not isinstance(config, Mapping):
+            raise ValueError("config.json is not a JSON object")
         config = {**config, **config.get("text_config", {})}  # vision-language models nest the language part
 
         def need(*names: str) -> int:

@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Every process of the engine."""
 
     def metrics(self) -> dict[str, float]:
-        """The servers' own counters and gauges now, summed over replicas."""
+        """The servers' own counters and gauges now, summed over replicas; EngineError when there is no answer."""
 
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""

@@ -11,15 +11,16 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.core.model_shape import ModelShape
 from common.engines.reference_models import REFERENCE_MODELS, ensure_model
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tokenizer_config.json")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+HUB_TIMEOUT_S = 10.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -75,6 +76,12 @@ def _open(name: str, folder: Path) -> Model:
 
 
 def _check_complete(folder: Path) -> None:
+    if missing := _missing(folder):
+        raise ModelError(f"{folder} has no {' and no '.join(missing)}; point --model to a complete model folder")
+
+
+def _missing(folder: Path) -> list[str]:
+    """What a model folder lacks: configuration, weights (every shard of them), tokenizer."""
     missing = []
     if not (folder / "config.json").is_file():
         missing.append("config.json")
@@ -82,14 +89,19 @@ def _check_complete(folder: Path) -> None:
         missing.append("weights (*.safetensors)")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append("tokenizer (tokenizer.json)")
-    if missing:
-        raise ModelError(f"{folder} has no {' and no '.join(missing)}; point --model to a complete model folder")
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    return missing
 
 
 def _config_from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
+    if isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+        return Path(cached).parent
     with _hub_errors_explained(name):
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)  # fails at once where a download would retry for a while
         return Path(hf_hub_download(name, "config.json")).parent
 
 
@@ -98,12 +110,13 @@ def _from_hub(name: str, say: Callable[[str], None]) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except LocalEntryNotFoundError:
-        say(f"{name} is not in the local cache: asking the hub")
+    with suppress(LocalEntryNotFoundError):
+        cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if not _missing(cached):  # an earlier dry run, or a broken download, leaves half a model
+            return cached
+    say(f"{name} is not in the local cache: asking the hub")
     with _hub_errors_explained(name):
-        files = HfApi().model_info(name, files_metadata=True).siblings or []
+        files = HfApi().model_info(name, files_metadata=True, timeout=HUB_TIMEOUT_S).siblings or []
         size = sum(file.size or 0 for file in files if file.rfilename.endswith((".safetensors", ".json")))
         cache = Path(constants.HF_HOME)
         cache.mkdir(parents=True, exist_ok=True)

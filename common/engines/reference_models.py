@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+ABANDONED_S = 3600.0
 LAYOUT_VERSION = 1  # raise it when the bytes of a model change, so that caches of the old one are left alone
 
 
@@ -126,7 +128,7 @@ REFERENCE_MODELS = {
     for model in (
         ReferenceModel("qwen2-126m", 1024, 4096, 8, 16, 4, 64, init_std=0.05),
         ReferenceModel("qwen2-9m", 256, 1024, 8, 8, 4, 32, init_std=0.2),
-        ReferenceModel("qwen3-moe-20m", 256, 512, 4, 8, 4, 32, init_std=0.2, num_experts=8, num_experts_per_tok=2),
+        ReferenceModel("qwen3-moe-16m", 256, 512, 4, 8, 4, 32, init_std=0.2, num_experts=8, num_experts_per_tok=2),
     )
 }
 
@@ -157,6 +159,9 @@ def ensure_model(name: str, root: Path | None = None, say: Callable[[str], None]
         return folder
     say(f"making the reference model {name} in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.parent.glob(f".{name}-*"):
+        if time.time() - abandoned.stat().st_mtime > ABANDONED_S:  # its maker was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
     # Made beside its final place and moved in one step: a killed or second maker never leaves half a model.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         _write_model(model, Path(scratch))

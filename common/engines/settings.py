@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 from common.core.plan import ParallelPlan
 from common.machine.devices import Device
 
-GIB = 1 << 30
+# Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
+SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dic
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """An engine that is offline needs no token, and one in its environment could end up in a log."""
-    marks = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
-    return {name: value for name, value in environment.items() if not any(mark in name.upper() for mark in marks)}
+    return {name: value for name, value in environment.items() if not SECRET.search(name.upper())}
 
 
 def parse_engine_args(text: str) -> tuple[str, ...]:
@@ -100,10 +101,13 @@ def parse_engine_args(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: unbalanced quotes, or an option that the plan or the lab itself sets.
     """
-    words = tuple(shlex.split(text))
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"--engine-args {text!r}: {str(error).lower()}; quote it as one string") from error
     owned = {"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"}
-    owned |= {"--host", "--port", "--served-model-name", "--worker-extension-cls", "--model"}
+    owned |= {"--host", "--port", "--served-model-name", "--worker-extension-cls", "--model", "--api-key"}
     for word in words:
-        if word.partition("=")[0] in owned:
+        if word.partition("=")[0].replace("_", "-") in owned:  # vLLM takes either
             raise ValueError(f"--engine-args may not set {word}: the plan and the lab do; use --tp for the size")
     return words

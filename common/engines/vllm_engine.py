@@ -18,7 +18,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.engines import startup
 from common.engines.engine import AllReduceTime, EngineFacts
-from common.engines.failures import Failure, explain
+from common.engines.failures import EngineError, Failure, explain
 from common.engines.guarded import Gone, GuardedProcess, free_port
 from common.engines.settings import EngineSettings
 from common.load import control
@@ -123,11 +123,18 @@ class VllmEngine:
         return [pid for server in self._servers for pid in server.process.pids()]
 
     def metrics(self) -> dict[str, float]:
-        """The servers' own counters and gauges now, summed over replicas."""
+        """The servers' own counters and gauges now, summed over replicas.
+
+        Raises:
+            EngineError: a server does not answer.
+        """
         total: dict[str, float] = {}
-        for server in self._servers:
-            for name, value in asyncio.run(control.scrape_metrics(server.base_url)).items():
-                total[name] = total.get(name, 0.0) + value
+        try:
+            for server in self._servers:
+                for name, value in asyncio.run(control.scrape_metrics(server.base_url)).items():
+                    total[name] = total.get(name, 0.0) + value
+        except control.ControlError as error:
+            raise EngineError(self.death() or _no_answer(error)) from error
         return total
 
     def alive(self) -> bool:
@@ -178,9 +185,12 @@ class VllmLauncher:
                 server = VllmServer(plan, share, settings, log)
                 until_up.callback(server.process.stop)
                 servers.append(server)
-            for server in servers:
-                server.wait(limit_s, self._say)
-            engine = VllmEngine(plan, servers, self._tokens_to_time)
+            try:
+                for server in servers:
+                    server.wait(limit_s, self._say)
+                engine = VllmEngine(plan, servers, self._tokens_to_time)
+            except control.ControlError as error:
+                raise EngineError(_no_answer(error)) from error
             until_up.pop_all()
         return engine
 
@@ -190,6 +200,10 @@ def vllm_is_installed() -> bool:
     from importlib.util import find_spec
 
     return sys.platform == "linux" and find_spec("vllm") is not None
+
+
+def _no_answer(error: control.ControlError) -> Failure:
+    return Failure("no_answer", str(error), "The engine's log may say more")
 
 
 def _gpu_bytes(devices: Sequence[Device]) -> int:

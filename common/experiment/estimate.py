@@ -27,12 +27,18 @@ class Estimate:
         return None if usd_per_hour is None else usd_per_hour * self.seconds / 3600
 
 
-def estimate(specs: Sequence[CaseSpec], starts: int, shape: ModelShape, device_kind: str) -> Estimate:
-    """Starts and measured seconds of all cases."""
-    plans = {spec.plan for spec in specs}
-    start_s = sum(ASSUMED[device_kind][0] * (1 + 0.2 * (plan.devices - 1)) for plan in plans)
-    case_s = sum(case_seconds(spec, shape, device_kind) for spec in specs)
-    return Estimate(len(specs), len(plans) * starts, OVERHEAD_S + starts * (start_s + case_s))
+def estimate(
+    specs: Sequence[CaseSpec], starts: int, shape: ModelShape, device_kind: str, repeat_base_last: bool = False
+) -> Estimate:
+    """Starts and seconds of all cases; the first plan is the base, started once more where it is repeated last."""
+    seconds: dict[ParallelPlan, float] = {}
+    for spec in specs:
+        one_start_s = ASSUMED[device_kind][0] * (1 + 0.2 * (spec.plan.devices - 1))
+        seconds.setdefault(spec.plan, one_start_s)
+        seconds[spec.plan] += case_seconds(spec, shape, device_kind)
+    base_again = int(repeat_base_last)
+    total = starts * sum(seconds.values()) + base_again * seconds[specs[0].plan]
+    return Estimate(len(specs), len(seconds) * starts + base_again, OVERHEAD_S + total)
 
 
 def case_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -14,7 +15,7 @@ import tyro
 
 Preset = Literal["smoke", "lab", "full"]
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-DEFAULT_TP = ("1", "2", "4")
+DEFAULT_TP = (1, 2, 4)
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes, beside 0 (all cases ok or skipped) and 1 (a case failed)
 
@@ -28,10 +29,11 @@ class Options:
     """The options of every experiment."""
 
     model: str | None = None
-    """Model: a Hugging Face id, a folder, or a reference model (qwen2-126m, qwen2-9m, qwen3-moe-20m). By default
+    """Model: a Hugging Face id, a folder, or a reference model (qwen2-126m, qwen2-9m, qwen3-moe-16m). By default
     qwen2-126m on CPU, Qwen/Qwen2.5-7B-Instruct on 1-4 GPUs, Qwen/Qwen3-8B on 8."""
-    tp: tuple[str, ...] = DEFAULT_TP
-    """Tensor-parallel sizes to measure. Sizes that this machine has too few devices for become skipped rows."""
+    tp: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
+    """Tensor-parallel sizes to measure; by default 1 2 4. Those that need more devices than there are become skipped
+    rows."""
     preset: Preset = "smoke"
     """smoke: minutes, one engine start per plan. lab: three starts, plans interleaved, intervals between starts.
     full: five starts and longer repeats."""
@@ -60,6 +62,8 @@ class Options:
         Raises:
             InputError: none, not a whole number, or below 1.
         """
+        if self.tp is None:
+            return list(DEFAULT_TP)
         if not self.tp:
             raise InputError("--tp needs at least one size, as in --tp 1 2 4")
         for text in self.tp:
@@ -91,7 +95,7 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     try:
         with contextlib.redirect_stderr(box):
             words = sys.argv[1:] if arguments is None else arguments
-            options = tyro.cli(kind, args=_joined(words), description=description)
+            options = tyro.cli(kind, args=_joined(words), description=_unwrapped(description))
             options.check()
     except InputError as error:
         refuse(str(error))
@@ -106,6 +110,11 @@ def refuse(message: str) -> None:
     """Print one line and end the process with exit 2."""
     print(f"error: {message}", file=sys.stderr)  # noqa: T201  # this is the command line
     raise SystemExit(BAD_INPUT)
+
+
+def _unwrapped(description: str) -> str:
+    """tyro joins lines that begin with a letter; a docstring that is a protocol wants its own line breaks."""
+    return textwrap.indent(description, " ")
 
 
 def _joined(arguments: list[str]) -> list[str]:
@@ -127,5 +136,6 @@ def _one_line(box: str) -> str:
         hint = f"; did you mean {near.group(1)}?" if near else "."
         return f"unknown option {unknown.group(1)}{hint} See --help"
     text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
+    text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
     return f"{text}. See --help"

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import vllm_is_installed
+from common.experiment.cases import CaseSpec
 from common.experiment.options import InputError
 from common.machine import gpus, memory
 from common.machine.devices import Machine
@@ -32,8 +34,31 @@ def check_sizes(shape: ModelShape, asked: Sequence[int]) -> None:
         )
 
 
-def why_not(plan: ParallelPlan, machine: Machine, oversubscribe: bool) -> CaseError | None:
-    """Why a plan cannot run on this machine, or None."""
+def check_lengths(specs: Sequence[CaseSpec], settings: EngineSettings) -> None:
+    """Check that every request fits the engine's context.
+
+    Raises:
+        InputError: one does not.
+    """
+    if any(word.partition("=")[0].replace("_", "-") == "--max-model-len" for word in settings.extra_args):
+        return  # the user has set another limit, which vLLM itself checks
+    for spec in specs:
+        length = spec.lengths.input_tokens + spec.lengths.output_tokens
+        if length > settings.max_model_len:
+            raise InputError(
+                f"--input-tokens {spec.lengths.input_tokens} and --output-tokens {spec.lengths.output_tokens} are more"
+                f" than the engine's {settings.max_model_len}: ask for fewer, or"
+                f' --engine-args "--max-model-len {length}"'
+            )
+
+
+def why_not(plan: ParallelPlan, shape: ModelShape, machine: Machine, oversubscribe: bool) -> CaseError | None:
+    """Why a plan cannot run this model on this machine, or None."""
+    if plan.tp not in (legal := shape.legal_tp_sizes()):
+        sizes = ", ".join(map(str, legal))
+        return CaseError(
+            "heads_not_divisible", f"tp{plan.tp} does not divide the model's heads", f"Legal sizes: {sizes}"
+        )
     have = len(machine.devices)
     if plan.devices <= have or (oversubscribe and machine.kind == "cpu"):
         return None

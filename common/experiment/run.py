@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -55,38 +56,59 @@ def run(experiment: Experiment, options: Options) -> int:
     0: all cases ok or skipped; 1: a case failed; 2: bad input or nothing can run; 130: interrupted.
     """
     try:
-        machine = find_machine(options.cores_per_device, options.device_ids)
-        name = options.model or default_model(machine.kind, len(machine.devices))
-        model = find_model(name, say_plainly, download=not options.dry_run)
-        specs, skipped = experiment.cases(options, model, machine)
-        if not specs:
-            raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
-        settings = _settings(model, machine, options)
-        planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind)
-        if options.dry_run:
-            return _dry_run(specs, skipped, planned, options)
-        devices_needed = max(spec.plan.devices for spec in specs)
-        warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
-        result, paths = _open(experiment, options, model, machine)
+        with contextlib.ExitStack() as held:
+            prepared = _prepare(experiment, options, held)
+            return prepared if isinstance(prepared, int) else _measure(experiment, options, prepared)
     except (InputError, ModelError, DeviceError, files.StoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before anything was measured", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may begin: everything is checked, and the result is ours to write."""
+
+    machine: Machine
+    settings: EngineSettings
+    specs: Sequence[CaseSpec]
+    planned: Estimate
+    result: Result
+    paths: files.ResultPaths
+
+
+def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
+    """Check everything that can be wrong before anything starts; an exit code where that was all there was to do.
+
+    Raises:
+        ValueError: one line, with the remedy (`InputError`, `ModelError`, `DeviceError`, `StoreError`).
+    """
+    machine = find_machine(options.cores_per_device, options.device_ids)
+    name = options.model or default_model(machine.kind, len(machine.devices))
+    model = find_model(name, say_plainly, download=not options.dry_run)
+    specs, skipped = experiment.cases(options, model, machine)
+    if not specs:
+        raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
+    settings = _settings(model, machine, options)
+    preflight.check_lengths(specs, settings)
+    planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
+    if options.dry_run:
+        return _dry_run(specs, skipped, planned, options)
+    devices_needed = max(spec.plan.devices for spec in specs)
+    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
+    result, paths = _open(experiment, options, model, machine)
+    held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
-    with files.hold(paths):
-        return _measure(experiment, options, (result, paths, machine, settings), specs, planned)
+    return Prepared(machine, settings, specs, planned, result, paths)
 
 
-def _measure(
-    experiment: Experiment,
-    options: Options,
-    opened: tuple[Result, files.ResultPaths, Machine, EngineSettings],
-    specs: Sequence[CaseSpec],
-    planned: Estimate,
-) -> int:
-    result, paths, machine, settings = opened
+def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
+    machine, result, paths = prepared.machine, prepared.result, prepared.paths
     code = 0
-    with View(planned.seconds, options.usd_per_hour) as view:
+    with View(prepared.planned.seconds, options.usd_per_hour) as view:
         for warning in result.warnings:
             view(Said(f"note: {warning}"))
         for case in result.cases:
@@ -97,19 +119,19 @@ def _measure(
                 view(Said("measuring the machine's own ceilings"))
                 result.environment = describe_environment(machine, _ceilings(machine, result))
             sweep = Sweep(
-                VllmLauncher(paths.logs, _batch_sizes(specs), lambda line: view(Said(line))),
+                VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
-                settings,
+                prepared.settings,
                 result,
                 paths,
                 view,
                 seed=options.seed,
                 starts=STARTS[options.preset],
-                repeat_base_last=options.preset != "smoke",
+                repeat_base_last=_repeats_base(options),
             )
-            sweep.run(specs)
+            sweep.run(prepared.specs)
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code, result.status = INTERRUPTED, "interrupted"
     _summarise(result, options.usd_per_hour)
     files.save(result, paths.json)
     experiment.print_result(result)
@@ -118,6 +140,11 @@ def _measure(
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))
     return code
+
+
+def _repeats_base(options: Options) -> bool:
+    """Whether the base is started once more at the end, which shows drift."""
+    return options.preset != "smoke"
 
 
 def _ceilings(machine: Machine, result: Result) -> Ceilings | None:

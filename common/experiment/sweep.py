@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ from common.machine.monitor import Monitor
 from common.store import files
 from common.store.export import export_for_vllm_plots
 from common.store.schema import Case, CaseError, Result
+
+FAILED_IN_START = "failed_in_start_"
 
 
 @dataclass
@@ -87,11 +90,11 @@ class Sweep:
         except EngineError as error:
             self._broken.add(plan)
             for spec in specs:
-                self._fail(self._case(spec), error)
+                self._keep(self._failed(self._case(spec, start), start, error))
             yield None
             return
-        self.watch(EngineReady(plan, engine.facts.startup_s))
         try:
+            self.watch(EngineReady(plan, engine.facts.startup_s))
             yield engine
         finally:
             with _undisturbed():
@@ -101,43 +104,58 @@ class Sweep:
                     self.result.warnings.append(f"{plan}: something of the engine is left: {asdict(gone)}")
 
     def _measure(self, spec: CaseSpec, measurer: Measurer) -> bool:
-        """Measure and save one case; False when the engine is dead and a new one is needed."""
-        case = self._case(spec)
+        """Measure and save one case; False when the engine is dead and a new one is needed.
+
+        The case becomes part of the result only now: what an interruption leaves unfinished is measured again.
+        """
+        case = self._case(spec, measurer.start)
         case.engine = asdict(measurer.engine.facts)
         ladder: list[Case] = []
         try:
             measurer.measure(spec, case, ladder)
-            case.status, case.error = "ok", None
         except EngineError as error:
-            self._fail(case, error)
+            self._keep(*ladder, self._failed(case, measurer.start, error))
             return measurer.engine.death() is None
-        finally:
-            kept = [known for known in self.result.cases if known.id not in {rung.id for rung in ladder}]
-            self.result.cases[:] = [*kept, *ladder]
-        self.save()
-        self.watch(CaseDone(case))
+        self._keep(*ladder, case)
         return True
 
-    def _case(self, spec: CaseSpec) -> Case:
-        for case in self.result.cases:
-            if case.id == spec.id:
+    def _case(self, spec: CaseSpec, start: int) -> Case:
+        """A copy of the case as it stands, without what this start had measured or how it had failed."""
+        for known in self.result.cases:
+            if known.id == spec.id:
+                case = copy.deepcopy(known)
+                case.repeats = [repeat for repeat in case.repeats if repeat["start"] != start]
+                case.flags = [flag for flag in case.flags if flag != _failed_flag(start)]
+                if not any(flag.startswith(FAILED_IN_START) for flag in case.flags):
+                    case.status, case.error = "ok", None
                 return case
-        case = spec.at(spec.load if isinstance(spec.load, int) else spec.load.first)
-        self.result.cases.append(case)
-        return case
+        return spec.at(spec.load if isinstance(spec.load, int) else spec.load.first)
 
     def _is_done(self, spec: CaseSpec, start: int) -> bool:
         for case in self.result.cases:
             if case.id == spec.id:
                 measured = sum(repeat["start"] == start for repeat in case.repeats)
-                return case.status == "skipped" or (case.status == "ok" and measured >= spec.repeats)
+                failed = _failed_flag(start) in case.flags
+                return case.status == "skipped" or (not failed and measured >= spec.repeats)
         return False
 
-    def _fail(self, case: Case, error: EngineError) -> None:
+    def _failed(self, case: Case, start: int, error: EngineError) -> Case:
+        """Mark a case as failed; it stays so even if a later start goes well."""
         failure = error.failure
         case.status, case.error = "failed", CaseError(failure.kind, failure.message, failure.remedy)
+        case.flags.append(_failed_flag(start))
+        return case
+
+    def _keep(self, *cases: Case) -> None:
+        """Put cases into the result, each in the place of its former self, and save."""
+        for case in cases:
+            places = [place for place, known in enumerate(self.result.cases) if known.id == case.id]
+            if places:
+                self.result.cases[places[0]] = case
+            else:
+                self.result.cases.append(case)
         self.save()
-        self.watch(CaseDone(case))
+        self.watch(CaseDone(cases[-1]))
 
     def _devices(self, plan: ParallelPlan) -> list[Device]:
         """The plan's devices; more ranks than devices share them in turn (`oversubscribed`)."""
@@ -145,6 +163,10 @@ class Sweep:
         if plan.devices <= offered:
             return list(self.machine.pick(plan.devices))
         return [self.machine.devices[rank % offered] for rank in range(plan.devices)]
+
+
+def _failed_flag(start: int) -> str:
+    return f"{FAILED_IN_START}{start}"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -65,16 +66,28 @@ def new_paths(results: Path, experiment: str, machine: str, model: str) -> Resul
         raise StoreError(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     stem = f"{moment}-{machine}-{_slug(model)}"
-    paths, count = ResultPaths(folder / f"{stem}.json"), 1
-    while paths.json.exists() or paths.lock.exists():
-        count += 1
-        paths = ResultPaths(folder / f"{stem}-{count}.json")
-    return paths
+    for count in itertools.count(1):
+        paths = ResultPaths(folder / (f"{stem}.json" if count == 1 else f"{stem}-{count}.json"))
+        if not paths.json.exists():
+            with contextlib.suppress(FileExistsError):
+                paths.lock.touch(exist_ok=False)  # two runs that begin in the same second get two names
+                return paths
+    raise AssertionError("unreachable")
 
 
 def save(result: Result, path: Path) -> None:
-    """Replace the file in one step, so that a reader, or a crash, never sees half of it."""
-    encoded = RESULT.dump_json(result, indent=1)
+    """Replace the file in one step, so that a reader, or a crash, never sees half of it.
+
+    Raises:
+        StoreError: the disk is full or gone; what was saved before is still there.
+    """
+    try:
+        _replace(path, RESULT.dump_json(result, indent=1))
+    except OSError as error:
+        raise StoreError(f"cannot save {path}: {error.strerror}; make room, then run the same command again") from error
+
+
+def _replace(path: Path, encoded: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
         try:
             file.write(encoded)
@@ -140,7 +153,7 @@ def find_interrupted(results: Path, experiment: str, resume_key: str) -> ResultP
         StoreError: a file in the experiment's folder cannot be read.
     """
     folder = results.expanduser().absolute() / experiment
-    for path in sorted(folder.glob("*.json"), reverse=True):
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem, reverse=True):
         result = load(path)
         if result.status != "complete" and result.resume_key == resume_key and not _is_held(ResultPaths(path)):
             return ResultPaths(path)

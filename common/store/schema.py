@@ -71,7 +71,7 @@ class Case:
 class Result:
     """One run of an experiment."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     experiment: str
     method_version: int

@@ -53,7 +53,7 @@ def bits(folder: Path, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
 
 
 def test_the_models_of_the_issue_are_there() -> None:
-    large, small, mixture = (REFERENCE_MODELS[name] for name in ("qwen2-126m", NAME, "qwen3-moe-20m"))
+    large, small, mixture = (REFERENCE_MODELS[name] for name in ("qwen2-126m", NAME, "qwen3-moe-16m"))
     assert (large.hidden_size, large.intermediate_size, large.num_hidden_layers) == (1024, 4096, 8)
     assert (large.num_attention_heads, large.num_key_value_heads) == (16, 4)
     assert mixture.is_moe

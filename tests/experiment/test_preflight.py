@@ -129,20 +129,27 @@ def test_a_size_that_does_not_divide_names_the_legal_ones(size: int) -> None:
 
 
 def test_a_plan_that_fits_has_no_reason_not_to_run() -> None:
-    assert preflight.why_not(ParallelPlan(tp=2), MACHINE, oversubscribe=False) is None
+    assert preflight.why_not(ParallelPlan(tp=2), SHAPE, MACHINE, oversubscribe=False) is None
 
 
 @pytest.mark.parametrize("plan", [ParallelPlan(tp=4), ParallelPlan(tp=2, replicas=2), ParallelPlan(tp=1, pp=3)])
 def test_a_plan_that_needs_more_devices_says_how_many(plan: ParallelPlan) -> None:
-    error = preflight.why_not(plan, MACHINE, oversubscribe=False)
+    error = preflight.why_not(plan, SHAPE, MACHINE, oversubscribe=False)
     assert error is not None
     assert error.kind == "too_few_devices"
     assert error.message == f"{plan} needs {plan.devices} devices, this machine has 2"
     assert "--oversubscribe" in error.remedy
 
 
+def test_a_size_that_does_not_divide_the_model_is_a_reason_too() -> None:
+    error = preflight.why_not(ParallelPlan(tp=3), SHAPE, MACHINE, oversubscribe=True)
+    assert error is not None
+    assert error.kind == "heads_not_divisible"
+    assert error.remedy == "Legal sizes: 1, 2, 4, 8, 16"
+
+
 def test_slices_can_be_oversubscribed_and_gpus_cannot() -> None:
-    assert preflight.why_not(ParallelPlan(tp=4), MACHINE, oversubscribe=True) is None
-    error = preflight.why_not(ParallelPlan(tp=4), GPUS, oversubscribe=True)
+    assert preflight.why_not(ParallelPlan(tp=4), SHAPE, MACHINE, oversubscribe=True) is None
+    error = preflight.why_not(ParallelPlan(tp=4), SHAPE, GPUS, oversubscribe=True)
     assert error is not None
     assert "--oversubscribe" not in error.remedy

@@ -12,11 +12,11 @@ import pytest
 
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
+from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
 from common.experiment.cases import CaseSpec, Lengths, Saturate, order_of_starts
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Event, RepeatDone
 from common.experiment.sweep import Sweep
-from common.load.control import ControlError
 from common.store import files
 from common.store.files import ResultPaths
 from common.store.requests import load_requests
@@ -388,11 +388,14 @@ def test_a_server_that_stops_answering_between_repeats_is_a_failed_row(
 ) -> None:
     """The engine died after the last answer: the next thing that notices is the question for its counters."""
 
+    first: list[FakeEngine] = []
+
     def metrics(engine: FakeEngine) -> dict[str, float]:
-        if len(trial.world.measured) == 1:
+        first.append(engine)
+        if engine is first[0] and len(trial.world.measured) == 1:
             engine.dead = True
         if engine.dead:
-            raise ControlError("http://127.0.0.1:1/metrics did not answer: connection refused")
+            raise EngineError(Failure("no_answer", "/metrics did not answer: connection refused", ""))
         return {}
 
     monkeypatch.setattr(FakeEngine, "metrics", metrics)

@@ -49,6 +49,8 @@ class Stream:
         self.entry = entry
 
     def chunk(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError  # the client has gone
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def event(self, content: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import stat
@@ -87,11 +86,11 @@ def test_a_result_is_readable_json_with_the_designs_top_level(path: Path) -> Non
 
 
 def test_a_constant_open_loop_comes_back(path: Path) -> None:
-    """Burstiness infinity is legal (constant gaps); JSON has no infinity."""
+    """Constant gaps are `None`, since JSON has no infinity."""
     result = sample_result()
-    result.cases[0].arrivals = OpenLoop(2.0, math.inf)
+    result.cases[0].arrivals = OpenLoop(2.0, None)
     files.save(result, path)
-    assert files.load(path).cases[0].arrivals == OpenLoop(2.0, math.inf)
+    assert files.load(path).cases[0].arrivals == OpenLoop(2.0, None)
 
 
 def test_a_crash_before_the_replacement_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +228,7 @@ def test_a_new_name_says_what_it_is(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{8}T\d{6}Z-2x1core-amd-epyc-qwen-qwen2\.5-7b-instruct\.json", paths.json.name)
     assert paths.json.parent == tmp_path / "made" / "for it" / EXPERIMENT
     assert paths.json.is_absolute()
-    assert list(paths.json.parent.iterdir()) == [], "nothing is left of the probe"
+    assert list(paths.json.parent.iterdir()) == [paths.lock], "the name is reserved, nothing is left of the probe"
     beside = {paths.requests.name, paths.bench.name, paths.logs.name}
     assert beside == {f"{paths.json.name[:-5]}{end}" for end in (".requests", ".bench", ".logs")}
 
