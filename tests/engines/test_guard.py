@@ -77,23 +77,18 @@ def test_stop_ends_the_tree_and_proves_it(tmp_path: Path, stubborn: tuple[list[s
 
 
 def test_other_peoples_shared_memory_stays(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> None:
+    """A file that was there before, though our worker maps it, and one that somebody makes meanwhile."""
     command, port, shared = stubborn
+    shared.write_bytes(b"\0" * 4096)
     foreign = Path(f"{shared}-foreign")
-    foreign.write_text("not ours")
     try:
-        with GuardedProcess(command, environment(tmp_path), tmp_path / "log", port):
-            wait_for(shared.exists)
+        with GuardedProcess(command, environment(tmp_path), tmp_path / "log", port) as process:
+            wait_for(process.owns_port)
+            foreign.write_text("not ours")
+        assert shared.exists()
         assert foreign.read_text() == "not ours"
     finally:
         foreign.unlink()
-
-
-def test_a_mapped_file_that_was_there_before_stays(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> None:
-    command, port, shared = stubborn
-    shared.write_bytes(b"\0" * 4096)
-    with GuardedProcess(command, environment(tmp_path), tmp_path / "log", port) as process:
-        wait_for(process.owns_port)
-    assert shared.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -208,6 +208,8 @@ async def silent(stream: Stream) -> bool:
 
 async def slow_loris(stream: Stream) -> bool:
     for byte in HEAD.encode():
+        if stream.writer.is_closing():
+            return False
         stream.writer.write(bytes([byte]))
         await asyncio.sleep(0.1)
     return True

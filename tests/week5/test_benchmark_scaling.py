@@ -121,7 +121,7 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path)
 
 
 def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) -> None:
-    arguments = ("--tp", "2", "--concurrency", "2", "4", "--output-tokens", "400")
+    arguments = ("--tp", "2", "--concurrency", "2", "4", "--output-tokens", "200")
     with running(tmp_path, *arguments) as script:
         assert script.stderr is not None
         seen = ""
@@ -149,7 +149,7 @@ def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) ->
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_interrupted_it_saves_and_leaves_nothing(tmp_path: Path, times: int) -> None:
-    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "400") as script:
+    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "200") as script:
         if times == 1:
             wait_for(lambda: bool(saved_cases(tmp_path)), 120)
         else:
