@@ -10,7 +10,7 @@ from common.core.plan import ParallelPlan
 from common.experiment.cases import CaseSpec, Saturate
 
 # Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
-ASSUMED = {"cpu": (32.0, 10e9, 60e9, 0.012), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
+ASSUMED = {"cpu": (28.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
 OVERHEAD_S = 8.0  # imports, ceilings, reports
 
 

@@ -17,7 +17,7 @@ Preset = Literal["smoke", "lab", "full"]
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DEFAULT_TP = (1, 2, 4)
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes, beside 0 (all cases ok or skipped) and 1 (a case failed)
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
 
 class InputError(ValueError):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from common.analysis.scaling import samples
 from common.core.stats import geometric_mean
 from common.engines.models import Model, ModelError, default_model, find_model
 from common.engines.settings import EngineSettings, parse_engine_args
@@ -18,7 +19,7 @@ from common.experiment import preflight, report
 from common.experiment.cases import CaseSpec, Saturate
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said
-from common.experiment.options import BAD_INPUT, INTERRUPTED, InputError, Options
+from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, InputError, Options
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.machine.ceilings import Ceilings, measure_ceilings
@@ -55,16 +56,22 @@ def run(experiment: Experiment, options: Options) -> int:
 
     0: all cases ok or skipped; 1: a case failed; 2: bad input or nothing can run; 130: interrupted.
     """
-    try:
-        with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        try:
             prepared = _prepare(experiment, options, held)
-            return prepared if isinstance(prepared, int) else _measure(experiment, options, prepared)
-    except (InputError, ModelError, DeviceError, files.StoreError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+        except (InputError, ModelError, DeviceError, files.StoreError, ValueError) as error:
+            say_plainly(f"error: {error}")
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            say_plainly("interrupted before anything was measured")
+            return INTERRUPTED
+        if isinstance(prepared, int):
+            return prepared
+        try:
+            return _measure(experiment, options, prepared)
+        except files.StoreError as error:  # the disk is full: what was saved before still is
+            say_plainly(f"error: {error}")
+            return FAILED
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
     files.save(result, paths.json)
     experiment.print_result(result)
     if any(case.status == "failed" for case in result.cases):
-        code = code or 1
+        code = code or FAILED
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))
     return code
@@ -179,7 +186,8 @@ def _open(experiment: Experiment, options: Options, model: Model, machine: Machi
         "engine_settings": settings,
         "results_dir": str(options.results_dir),
     }
-    keyed = [experiment.method_version, {**config, "results_dir": None}, machine_fingerprint(machine)]
+    same = {**config, "results_dir": None, "folder": str(model.folder)}
+    keyed = [experiment.method_version, same, machine_fingerprint(machine)]
     key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
     if options.resume and (found := files.find_interrupted(options.results_dir, experiment.name, key)):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
@@ -210,7 +218,7 @@ def _batch_sizes(specs: Sequence[CaseSpec]) -> list[int]:
 def _summarise(result: Result, usd_per_hour: float | None) -> None:
     """Fill every case's summary from its repeats, and the run's cost where a price is known."""
     for case in result.cases:
-        rates = [repeat["output_throughput"] for repeat in case.repeats if repeat.get("output_throughput")]
+        rates = samples(case, "output_throughput")
         if not rates:
             continue
         throughput = geometric_mean("output_throughput", "tok/s", rates)

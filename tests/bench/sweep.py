@@ -76,7 +76,7 @@ def run_theirs(folder: Path) -> Side:
         *("--random-output-len", str(OUTPUT_TOKENS), "--ignore-eos", "--disable-tqdm"),
     ]
     command = [
-        *(*VLLM, "bench", "sweep", "serve", "--serve-cmd", f"bash {serve_script(folder, port)}"),
+        *(*VLLM, "bench", "sweep", "serve", "--serve-cmd", serve_command(folder, port)),
         *("--bench-cmd", " ".join(bench), "--num-runs", str(REPEATS), "-o", str(folder / "out")),
         *("--serve-params", str(folder / "serve.json"), "--bench-params", str(folder / "bench.json")),
     ]
@@ -92,22 +92,24 @@ def run_theirs(folder: Path) -> Side:
     return Side(wall_s, rates_of(folder / "out"), folder)
 
 
-def serve_script(folder: Path, port: int) -> Path:
+def serve_command(folder: Path, port: int) -> str:
     """A `vllm serve` with the lab's settings, whose core binding follows the size that the sweep appends."""
     settings = EngineSettings(str(ensure_model(MODEL)), MODEL)
     command = settings.command(ParallelPlan(), port)
     at = command.index("--tensor-parallel-size")
     command = command[:at] + command[at + 2 :]
     cores = [",".join(map(str, device.cores)) for device in find_machine().devices]
-    script = folder / "serve.sh"
+    script = folder / "vllm"  # the sweep resets caches only of a server that is called so
     script.write_text(
-        "export VLLM_CPU_KVCACHE_SPACE=1\n"
+        "#!/bin/sh\n"
+        "export VLLM_CPU_KVCACHE_SPACE=1 VLLM_SERVER_DEV_MODE=1\n"
         f"case \"$*\" in *'size 2'*) export VLLM_CPU_OMP_THREADS_BIND='{'|'.join(cores[:2])}';;"
         f" *) export VLLM_CPU_OMP_THREADS_BIND='{cores[0]}';; esac\n"
         f'exec {" ".join(command)} "$@"\n'
     )
+    script.chmod(0o755)
     # The sweep reads host and port from the command it starts, which is this script.
-    return Path(f"{script} --host 127.0.0.1 --port {port}")
+    return f"{script} --host 127.0.0.1 --port {port}"
 
 
 def run_ours(folder: Path) -> Side:

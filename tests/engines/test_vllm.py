@@ -76,8 +76,7 @@ def their_throughput(engine: VllmEngine, seed: int, folder: Path) -> float:
 
 @pytest.mark.timeout(400)
 def test_throughput_agrees_with_vllm_bench_serve(tp1: VllmEngine, tmp_path: Path) -> None:
-    """Three ABBA pairs with fresh seeds on the same server, before another one shares the cores; the median ratio is within
-    5 %."""
+    """Three ABBA pairs with fresh seeds on one server: the median ratio is within 5 %. First, while it is alone."""
     ratios = []
     for pair in range(3):
         seeds = [100 * pair + number for number in range(1, 5)]
