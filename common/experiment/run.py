@@ -194,7 +194,7 @@ def _open(experiment: Experiment, options: Options, model: Model, machine: Machi
         result = files.load(found.json)
         return replace(result, status="running"), found
     paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
-    argv = [scrubbed(word) for word in sys.argv[1:]]
+    argv = [scrubbed(word) for word in sys.argv[1:] if word != str(options.results_dir)]  # whose folders are yours
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
     return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
 
