@@ -41,8 +41,9 @@ report:  ## one HTML file of the scaling notebook and captioned figures (RESULT=
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis report $(if $(RESULT),--result $(RESULT))
 
-bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 6 minutes)
+bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 11 minutes)
 	@$(BIN)/python -m tests.bench.sweep
+	@$(BIN)/python -m tests.bench.serve
 
 clean:  ## remove .venv and caches; results stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -97,7 +97,8 @@ class View:
         left_s = max(0.0, self._planned_s - elapsed_s)
         footer = f"{elapsed_s / 60:.1f} min so far, about {left_s / 60:.1f} left"
         if self._usd_per_hour is not None:
-            footer += f"; ${self._usd_per_hour * elapsed_s / 3600:.2f} so far"
+            usd_so_far, usd_left = (self._usd_per_hour * seconds / 3600 for seconds in (elapsed_s, left_s))
+            footer += f"; ${usd_so_far:.2f} so far, about ${usd_left:.2f} left"
         return f"{footer}; {_memory()}"
 
 
