@@ -72,6 +72,8 @@ class ScalingOptions(Options):
         for flag, count in counts.items():
             if count is not None and count < 1:
                 raise InputError(f"{flag} {count}: at least 1 is needed")
+        if max(self.concurrency) > MOST_STREAMS:
+            raise InputError(f"--concurrency {max(self.concurrency)}: at most {MOST_STREAMS} streams can be driven")
         if not self.curves:
             raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
 
@@ -92,6 +94,7 @@ AMOUNTS = {
 }
 WEAK_STREAMS_PER_DEVICE = 8
 FEWEST_REQUESTS = 4
+MOST_STREAMS = 16_384
 
 
 def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[CaseSpec], list[Skipped]]:
@@ -123,9 +126,9 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
         model.shape.vocab_size,
     )
     flags = []
-    if plan.devices > len(machine.devices):
+    if plan.devices > len(machine.devices) and options.oversubscribe:
         flags.append("oversubscribed")
-    elif machine.host_shares_devices and plan.devices == len(machine.devices):
+    if machine.host_shares_devices and plan.devices == len(machine.devices):
         flags.append("host_shares_devices")
 
     def spec(curve: str, load: int | Saturate) -> CaseSpec:

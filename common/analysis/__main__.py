@@ -43,7 +43,7 @@ def main() -> int:
     """Run a command; 2 when there is nothing to read."""
     try:
         tyro.extras.subcommand_cli_from_dict({"look": look, "report": report}, description=__doc__)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
     except ModuleNotFoundError as error:

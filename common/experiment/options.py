@@ -7,7 +7,7 @@ import io
 import re
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -67,7 +67,7 @@ class Options:
         if not self.tp:
             raise InputError("--tp needs at least one size, as in --tp 1 2 4")
         for text in self.tp:
-            if not re.fullmatch(r"\d+", text) or int(text) < 1:
+            if not re.fullmatch(r"\d{1,4}", text) or int(text) < 1:
                 raise InputError(f"--tp {text}: a tensor-parallel size is a whole number from 1, as in --tp 1 2 4")
         return sorted({int(text) for text in self.tp})
 
@@ -95,7 +95,7 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     try:
         with contextlib.redirect_stderr(box):
             words = sys.argv[1:] if arguments is None else arguments
-            options = tyro.cli(kind, args=_joined(words), description=_unwrapped(description))
+            options = tyro.cli(kind, args=_joined(words, kind), description=_unwrapped(description))
             options.check()
     except InputError as error:
         refuse(str(error))
@@ -117,11 +117,15 @@ def _unwrapped(description: str) -> str:
     return textwrap.indent(description, " ")
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """`--engine-args "--x 1"` as one word: a value that begins with dashes would pass for an option."""
+def _joined(arguments: list[str], kind: type[Options]) -> list[str]:
+    """`--engine-args "--x 1"` as one word: a value that begins with dashes would pass for an option.
+
+    One of our own options after it is no value: a forgotten value must not turn a dry run into a real one.
+    """
+    own = {f"--{field.name.replace('_', '-')}" for field in fields(kind)} | {"--no-resume", "--help"}
     words: list[str] = []
     for word in arguments:
-        if words and words[-1] == "--engine-args":
+        if words and words[-1] == "--engine-args" and word.partition("=")[0] not in own:
             words[-1] += f"={word}"
         else:
             words.append(word)

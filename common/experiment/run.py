@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from common.analysis.reading import streams
 from common.analysis.scaling import samples
 from common.core.stats import geometric_mean
 from common.engines.models import Model, ModelError, default_model, find_model
@@ -171,6 +172,7 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         max_model_len=min(1024 if on_cpu else 4096, model.shape.max_position_embeddings),
         max_num_batched_tokens=2048 if on_cpu else 8192,
         eager=on_cpu,
+        async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
         extra_args=parse_engine_args(options.engine_args),
     )
 
@@ -194,7 +196,9 @@ def _open(experiment: Experiment, options: Options, model: Model, machine: Machi
         result = files.load(found.json)
         return replace(result, status="running"), found
     paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
-    argv = [scrubbed(word) for word in sys.argv[1:] if word != str(options.results_dir)]  # whose folders are yours
+    argv = [scrubbed(word) for word in sys.argv[1:]]
+    if "--results-dir" in argv:  # your folders are nobody else's business
+        del argv[argv.index("--results-dir") : argv.index("--results-dir") + 2]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
     return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
 
@@ -237,9 +241,7 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
 
 def _dry_run(specs: Sequence[CaseSpec], skipped: Sequence[Skipped], planned: Estimate, options: Options) -> int:
     for spec in specs:
-        load = (
-            f"{spec.load} streams" if isinstance(spec.load, int) else f"{spec.load.rungs()} streams, until it saturates"
-        )
+        load = streams(spec.load) if isinstance(spec.load, int) else f"{spec.load.rungs()} streams, until it saturates"
         lengths = f"{spec.lengths.input_tokens} in / {spec.lengths.output_tokens} out"
         sys.stdout.write(f"{spec.id:24} {load}, {lengths}, {spec.repeats} repeats\n")
     for skip in skipped:
