@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -90,7 +91,8 @@ class View:
         for case_id, (mark, shown) in list(self._rows.items())[-12:]:
             table.add_row(case_id, mark, Text(shown, overflow="ellipsis", no_wrap=True))
         activity = Text(self._activity, overflow="ellipsis", no_wrap=True)
-        return Group(table, Text(self._engine), activity, ProgressBar(1.0, self._share, width=40), Text(self._footer()))
+        bar = Padding(ProgressBar(1.0, self._share, width=40), 0)  # alone, a bar does not end its line
+        return Group(table, Text(self._engine), activity, bar, Text(self._footer()), Text(_memory()))
 
     def _footer(self) -> str:
         elapsed_s = time.monotonic() - self._began
@@ -99,7 +101,7 @@ class View:
         if self._usd_per_hour is not None:
             usd_so_far, usd_left = (self._usd_per_hour * seconds / 3600 for seconds in (elapsed_s, left_s))
             footer += f"; ${usd_so_far:.2f} so far, about ${usd_left:.2f} left"
-        return f"{footer}; {_memory()}"
+        return footer
 
 
 def _memory() -> str:
