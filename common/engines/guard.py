@@ -207,17 +207,20 @@ def _shared_memory_files() -> Iterator[str]:
 
 
 def _shared_memory_of(pid: int) -> Iterator[str]:
+    """Files in /dev/shm that a process has mapped or open, found by inode.
+
+    Not by name: a POSIX semaphore is mapped under a temporary name before it gets its own.
+    """
+    inodes: set[int] = set()
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:  # noqa: PTH123  # read line by line, often
-        for line in maps:
-            _, found, name = line.rstrip("\n").partition(SHARED_MEMORY)
-            if found and not name.endswith(" (deleted)"):
-                yield SHARED_MEMORY + name
+        inodes.update(int(line.split(maxsplit=5)[4]) for line in maps if SHARED_MEMORY in line)
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                target = str(Path(entry.path).readlink())
-                if target.startswith(SHARED_MEMORY) and not target.endswith(" (deleted)"):
-                    yield target
+                if str(Path(entry.path).readlink()).startswith(SHARED_MEMORY):
+                    inodes.add(entry.stat().st_ino)
+    with contextlib.suppress(OSError):
+        yield from (entry.path for entry in os.scandir(SHARED_MEMORY) if inodes and entry.inode() in inodes)
 
 
 if __name__ == "__main__":
