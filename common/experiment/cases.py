@@ -53,6 +53,10 @@ class CaseSpec:
         """Unique within a run, the same in the run that resumes it."""
         return f"{self.plan}/{self.curve}" + (f"/c{self.load}" if isinstance(self.load, int) else "")
 
+    def unmeasured(self) -> Case:
+        """The case before anything is known of it; a saturating one stands at the first load it will try."""
+        return self.at(self.load if isinstance(self.load, int) else self.load.first)
+
     def at(self, concurrency: int) -> Case:
         """The case, not yet measured, at a concurrency."""
         lengths = self.lengths

@@ -106,7 +106,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         return _dry_run(specs, skipped, planned, options)
     devices_needed = max(spec.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
-    result, paths = _open(experiment, options, model, machine)
+    result, paths = _open(experiment, options, model, machine, settings)
     held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
@@ -177,15 +177,16 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
     )
 
 
-def _open(experiment: Experiment, options: Options, model: Model, machine: Machine) -> tuple[Result, files.ResultPaths]:
+def _open(
+    experiment: Experiment, options: Options, model: Model, machine: Machine, settings: EngineSettings
+) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
-    settings = asdict(_settings(model, machine, options)) | {"model": None}
     work = {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
     config = {
         **work,
         "model": model.name,
         "model_shape": asdict(model.shape),
-        "engine_settings": settings,
+        "engine_settings": asdict(settings) | {"model": None},
         "results_dir": str(options.results_dir),
     }
     same = {**config, "results_dir": None, "folder": str(model.folder)}
@@ -207,7 +208,7 @@ def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:
     known = {case.id for case in result.cases}
     for skip in skipped:
         if skip.spec.id not in known:
-            case = skip.spec.at(skip.spec.load if isinstance(skip.spec.load, int) else skip.spec.load.first)
+            case = skip.spec.unmeasured()
             case.status, case.error = "skipped", skip.reason
             result.cases.append(case)
 

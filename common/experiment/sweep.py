@@ -129,7 +129,7 @@ class Sweep:
                 if not any(flag.startswith(FAILED_IN_START) for flag in case.flags):
                     case.status, case.error = "ok", None
                 return case
-        return spec.at(spec.load if isinstance(spec.load, int) else spec.load.first)
+        return spec.unmeasured()
 
     def _is_done(self, spec: CaseSpec, start: int) -> bool:
         for case in self.result.cases:
