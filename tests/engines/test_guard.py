@@ -19,11 +19,13 @@ from common.engines.guarded import GuardedProcess, free_port, port_is_free
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="engines, and so guards, are Linux only")
 
-# A server with a worker in another session that ignores polite signals and maps shared memory: vLLM at its worst.
+# A server with a worker in another session that ignores polite signals, maps shared memory and holds a named
+# semaphore: vLLM at its worst.
 STUBBORN = """
-import mmap, os, signal, socket, subprocess, sys, time
+import _multiprocessing, mmap, os, signal, socket, subprocess, sys, time
 if sys.argv[1] == "worker":
     signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)
+    semaphore = _multiprocessing.SemLock(1, 1, 1, "/" + os.path.basename(sys.argv[3]), False)
     with open(sys.argv[3], "w+b") as file:
         file.truncate(4096); shared = mmap.mmap(file.fileno(), 4096)
         time.sleep(600)
@@ -42,6 +44,12 @@ def stubborn(tmp_path: Path) -> Iterator[tuple[list[str], int, Path]]:
     port = free_port()
     yield [sys.executable, str(script), "main", str(port), str(shared)], port, shared
     shared.unlink(missing_ok=True)
+    semaphore_of(shared).unlink(missing_ok=True)
+
+
+def semaphore_of(shared: Path) -> Path:
+    """Where glibc keeps the worker's semaphore."""
+    return shared.with_name(f"sem.{shared.name}")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -69,7 +77,7 @@ def test_stop_ends_the_tree_and_proves_it(tmp_path: Path, stubborn: tuple[list[s
     gone = process.stop()
     assert gone.clean
     assert gone.killed == 1, "the worker ignores SIGINT and SIGTERM"
-    assert gone.shared_memory_removed == (str(shared),)
+    assert gone.shared_memory_removed == (str(shared), str(semaphore_of(shared)))
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert port_is_free(port)
     assert not (tmp_path / "scratch").exists()
@@ -119,6 +127,7 @@ def test_a_killed_script_takes_its_engine_along(
     wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     assert port_is_free(port)
     assert not shared.exists()
+    assert not semaphore_of(shared).exists()
 
 
 def test_a_killed_guard_takes_the_engine_along(tmp_path: Path) -> None:

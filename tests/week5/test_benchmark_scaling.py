@@ -73,12 +73,14 @@ class Traces:
         tree = psutil.Process(script.pid).children(recursive=True)
         self.processes = [process for process in tree if process.is_running()]
         self.ports = {port for process in self.processes for port in listening(process.net_connections("tcp"))}
-        self.shared = {
-            Path(mapped.path)
+        # By inode: a semaphore is mapped under a temporary name, shown as deleted, before it gets its own.
+        mapped = {
+            int(line.split()[4])
             for process in self.processes
-            for mapped in process.memory_maps()
-            if mapped.path.startswith("/dev/shm/") and "deleted" not in mapped.path
+            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+            if "/dev/shm/" in line
         }
+        self.shared = {path for path in Path("/dev/shm").iterdir() if path.stat().st_ino in mapped}
         assert len(self.processes) >= 3, "guard, server, engine core"
         assert self.ports
         assert self.shared
