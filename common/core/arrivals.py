@@ -54,4 +54,15 @@ class OpenLoop:
         return np.asarray(times * (np.sum(1.0 / rates) / times[-1]), dtype=np.float64)
 
 
-Arrivals = ClosedLoop | OpenLoop
+@dataclass(frozen=True)
+class Replay:
+    """Requests sent at the times of a recording, `time_scale` times as slow: 0.5 is twice the load."""
+
+    time_scale: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.time_scale < math.inf:
+            raise ValueError(f"time_scale must be positive and finite, not {self.time_scale}")
+
+
+Arrivals = ClosedLoop | OpenLoop | Replay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,12 +11,16 @@ FIRST_PLAIN_TOKEN_ID = 1_000  # below it vocabularies keep special tokens and ba
 
 @dataclass(frozen=True)
 class Request:
-    """One request: prompt token ids, and exactly how many tokens to generate."""
+    """One request: its prompt as token ids or as text, and exactly how many tokens to generate.
+
+    `at_s` is when a recorded request came, in seconds after the recording's first.
+    """
 
     index: int
-    prompt_token_ids: tuple[int, ...]
+    prompt: tuple[int, ...] | str = field(repr=False)
     output_tokens: int
     request_class: str = "default"
+    at_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,18 @@ class Workload:
     def reseeded(self, offset: int) -> Workload:
         """The same sizes with other prompts: a repeat must not find its own prompts in a cache."""
         return replace(self, seed=self.seed + offset)
+
+
+@dataclass(frozen=True)
+class RecordedWorkload:
+    """What a result says of requests that were read from a file: never a prompt, never a path.
+
+    Token counts are means per request, as in `Workload`, rounded.
+    """
+
+    form: str  # sharegpt, jsonl or trace
+    sha256: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    seed: int = 0

@@ -78,6 +78,7 @@ class Measurer:
             return
         tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
         work = case.workload
+        assert isinstance(work, Workload)
         prompts = Workload(
             case.arrivals.concurrency, work.input_tokens, min(tokens, work.output_tokens), work.vocab_size
         )
@@ -87,6 +88,7 @@ class Measurer:
     def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
         before = self.engine.metrics()
         age_s = time.monotonic() - self.ready_at
+        assert isinstance(case.workload, Workload)
         loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
         measured = repeat_metrics(loaded.records, loaded.duration_s)
         after = self.engine.metrics()

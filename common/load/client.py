@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.core.arrivals import Arrivals, ClosedLoop
+import numpy as np
+
+from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop, Replay
 from common.core.record import RequestRecord
 from common.core.workload import Request
 from common.load.connection import Exchange, Target
-from common.load.dispatch import ClosedDispatch, Dispatch, OpenDispatch, open_lanes
+from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import LoopLag
 from common.load.payload import request_head, request_payload
 from common.load.response import parse_response
@@ -79,7 +81,7 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         endpoints: replicas of one model; slot or request i goes to endpoint i modulo their number.
         requests: sent in this order.
         arrivals: closed loop (slots), or open loop (a schedule computed before the first send).
-        seed: of the open loop's schedule.
+        seed: of the open loop's schedule; a replay takes its times from the requests.
         timeout_s: for each request, from its send; checked every 0.25 s.
         progress: called at most four times a second with the requests that have ended and an estimate of the tokens
             seen: the pieces of data received. It runs inside the event loop and must be quick.
@@ -98,7 +100,8 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
     ]
     watch = _Watch(timeout_s, progress, should_stop)
     with _no_garbage_collection(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, (arrivals, seed), watch))
+        how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
+        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, how, watch))
         for exchange in exchanges:
             parse_response(exchange.pieces, exchange.record)
             exchange.pieces.clear()
@@ -136,14 +139,13 @@ class _Span:
 
 
 async def _run(
-    targets: Sequence[Target], exchanges: Sequence[Exchange], arrivals: tuple[Arrivals, int], watch: _Watch
+    targets: Sequence[Target], exchanges: Sequence[Exchange], how: ClosedLoop | Array, watch: _Watch
 ) -> _Span:
-    how, seed = arrivals
     dispatch: Dispatch
     if isinstance(how, ClosedLoop):
         dispatch = ClosedDispatch(how, targets, exchanges)
     else:
-        dispatch = OpenDispatch(how, targets, exchanges, seed)
+        dispatch = OpenDispatch(how, targets, exchanges)
     try:
         with _enough_files(len(dispatch.lanes)):
             await open_lanes(dispatch.lanes)
@@ -172,6 +174,20 @@ def _result(exchanges: Sequence[Exchange], span: _Span) -> LoadResult:
         loop_lag_max_s=span.lag_max_s,
         loop_lag_p99_s=span.lag_p99_s,
     )
+
+
+def schedule_s(arrivals: OpenLoop | Replay, requests: Sequence[Request], seed: int) -> Array:
+    """Intended send times in seconds from the start, shape (requests,), ascending.
+
+    Raises:
+        ValueError: a replay of requests without times, or with times that go back.
+    """
+    if isinstance(arrivals, OpenLoop):
+        return arrivals.schedule_s(len(requests), seed)
+    times = [request.at_s for request in requests if request.at_s is not None]
+    if len(times) < len(requests) or times != sorted(times):
+        raise ValueError("a replay needs the time of every request, in ascending order")
+    return (np.asarray(times, dtype=np.float64) - times[0]) * arrivals.time_scale
 
 
 def _check(endpoints: Sequence[Endpoint], requests: Sequence[Request]) -> None:

@@ -7,14 +7,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from common.core.arrivals import ClosedLoop, OpenLoop
+import numpy as np
+import numpy.typing as npt
+
+from common.core.arrivals import ClosedLoop
 from common.load.connection import Exchange, Target
 from common.load.lane import Lane
 
 _OPENING_AT_ONCE = 64  # a server's listen backlog is finite
 _SENDS_AT_ONCE = 32  # then look at what has arrived: a long burst of sends would make the first stamps late
-_POOL_SECONDS = 2.0  # of arrivals at the highest rate for which connections are opened in advance
+_POOL_SECONDS = 2.0  # connections are opened in advance for the busiest such time of the schedule
 _POOL_LIMITS = (8, 512)
+
+Array = npt.NDArray[np.float64]
 
 
 class Ledger:
@@ -86,16 +91,16 @@ class ClosedDispatch:
 class OpenDispatch:
     """Request i is sent to target i modulo their number at its own time, on a free connection or a new one."""
 
-    def __init__(self, arrivals: OpenLoop, targets: Sequence[Target], exchanges: Sequence[Exchange], seed: int) -> None:
+    def __init__(self, schedule_s: Array, targets: Sequence[Target], exchanges: Sequence[Exchange]) -> None:
+        """`schedule_s` holds the intended send times in seconds from the start, shape (requests,), ascending."""
         self.ledger = Ledger(len(exchanges))
         self._loop = asyncio.get_running_loop()
-        self._schedule_ns = (arrivals.schedule_s(len(exchanges), seed) * 1e9).astype(int).tolist()
+        self._schedule_ns = (schedule_s * 1e9).astype(int).tolist()
         self._queue = deque(exchanges)
         self._targets = targets
         self._turn = 0
         fewest, most = _POOL_LIMITS
-        wanted = round(_POOL_SECONDS * max(arrivals.rate_per_s, arrivals.final_rate_per_s or 0))
-        lanes = min(len(exchanges), max(fewest, min(most, wanted)))
+        lanes = min(len(exchanges), max(fewest, min(most, _busiest(schedule_s, _POOL_SECONDS))))
         self.lanes = [Lane(targets[i % len(targets)], self._ended) for i in range(lanes)]
         self._free: dict[str, list[Lane]] = {target.name: [] for target in targets}
         for lane in self.lanes:
@@ -148,6 +153,12 @@ class OpenDispatch:
 
 
 Dispatch = ClosedDispatch | OpenDispatch
+
+
+def _busiest(schedule_s: Array, window_s: float) -> int:
+    """The most arrivals in any window of this length that begins with one."""
+    until = np.searchsorted(schedule_s, schedule_s + window_s)
+    return int((until - np.arange(len(schedule_s))).max())
 
 
 async def open_lanes(lanes: Sequence[Lane]) -> None:

@@ -35,9 +35,10 @@ def request_payload(request: Request, model: str, path: str) -> bytes:
         "stream_options": {"include_usage": True},
     }
     if path.endswith(CHAT_PATH):
-        body["messages"] = [{"role": "user", "content": chat_text(request.prompt_token_ids)}]
+        text = request.prompt if isinstance(request.prompt, str) else chat_text(request.prompt)
+        body["messages"] = [{"role": "user", "content": text}]
     else:
-        body["prompt"] = request.prompt_token_ids
+        body["prompt"] = request.prompt
     content = orjson.dumps(body)
     return b"Content-Length: %d\r\n\r\n%b" % (len(content), content)
 

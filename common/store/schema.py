@@ -16,9 +16,10 @@ from pydantic import ConfigDict, TypeAdapter
 from common.core.arrivals import Arrivals
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
-from common.core.workload import Workload
+from common.core.verdict import Verdict
+from common.core.workload import RecordedWorkload, Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "skipped"]
 RunStatus = Literal["running", "interrupted", "complete"]
@@ -54,7 +55,7 @@ class Case:
     id: str
     plan: ParallelPlan
     curve: str
-    workload: Workload
+    workload: Workload | RecordedWorkload
     arrivals: Arrivals
     status: Status = "ok"
     flags: list[str] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Case:
     engine: dict[str, Any] = field(default_factory=dict)
     monitor: dict[str, float] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
+    client: Verdict | None = None
 
 
 @dataclass

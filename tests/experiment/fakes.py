@@ -30,7 +30,7 @@ class Load:
 
     plan: str
     concurrency: int
-    prompts: list[tuple[int, ...]]
+    prompts: list[tuple[int, ...] | str]
     output_tokens: int
     engine: int  # how many engines had been started
 
@@ -86,7 +86,7 @@ class World:
         assert self.engine is not None
         assert isinstance(arrivals, ClosedLoop)
         plan, concurrency = endpoints[0].model, arrivals.concurrency
-        prompts = [request.prompt_token_ids for request in requests]
+        prompts = [request.prompt for request in requests]
         load = Load(plan, concurrency, prompts, requests[0].output_tokens, len(self.starts))
         self.loads.append(load)
         if progress is not None:
@@ -116,7 +116,7 @@ class World:
         tokens = request.output_tokens
         step = (end_ns - begin_ns) // tokens
         record.chunk_ns = [begin_ns + step * (1 + index) for index in range(tokens)]
-        record.prompt_tokens, record.output_tokens = len(request.prompt_token_ids), tokens
+        record.prompt_tokens, record.output_tokens = len(request.prompt), tokens
         record.finish_reason = "length"
         return record
 
