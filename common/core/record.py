@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class RequestRecord:
     """Stamps are nanoseconds of `time.perf_counter_ns`; `None` means that it never happened.
 
-    `chunk_ns` holds the arrival of each chunk with generated content. `output_tokens` is what the server's `usage`
-    says, `requested_tokens` what was asked for.
+    `chunk_ns` holds the arrival of each chunk with generated content, `ended_ns` the last byte or the failure.
+    `output_tokens` is what the server's `usage` says, `requested_tokens` what was asked for, `recounted_tokens` what a
+    tokenizer counts in the text.
     """
 
     index: int
@@ -19,8 +20,10 @@ class RequestRecord:
     intended_ns: int | None = None
     sent_ns: int | None = None
     chunk_ns: list[int] = field(default_factory=list)
+    ended_ns: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    recounted_tokens: int | None = None
     finish_reason: str | None = None
     error_kind: str | None = None
     error: str | None = None

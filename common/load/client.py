@@ -25,6 +25,7 @@ from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, 
 from common.load.loop_lag import LoopLag
 from common.load.payload import request_head, request_payload
 from common.load.response import parse_response
+from common.load.spill import PIECES_AT_ONCE, Spill
 
 PATROL_S = 0.25
 _SPARE_FILES = 128  # descriptors for everything that is not a connection
@@ -99,11 +100,11 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         for request in requests
     ]
     watch = _Watch(timeout_s, progress, should_stop)
-    with _no_garbage_collection(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with _no_garbage_collection(), Spill() as spill, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
-        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, how, watch))
+        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, how, watch, spill))
         for exchange in exchanges:
-            parse_response(exchange.pieces, exchange.record)
+            parse_response(spill.pieces(exchange), exchange.record)
             exchange.pieces.clear()
     return _result(exchanges, span)
 
@@ -120,8 +121,10 @@ class _Watch:
         now_ns = time.perf_counter_ns()
         for lane in list(dispatch.lanes):
             lane.expire(now_ns, self.timeout_s)
+            if lane.exchange is not None and len(lane.exchange.pieces) > PIECES_AT_ONCE:
+                dispatch.ledger.spill(lane.exchange)
         if self.progress is not None:
-            in_flight = sum(len(lane.exchange.pieces) for lane in dispatch.lanes if lane.exchange is not None)
+            in_flight = sum(lane.exchange.received for lane in dispatch.lanes if lane.exchange is not None)
             self.progress(dispatch.ledger.done, dispatch.ledger.pieces + in_flight)
         if self.should_stop is not None and self.should_stop():
             dispatch.stop()
@@ -139,13 +142,13 @@ class _Span:
 
 
 async def _run(
-    targets: Sequence[Target], exchanges: Sequence[Exchange], how: ClosedLoop | Array, watch: _Watch
+    targets: Sequence[Target], exchanges: Sequence[Exchange], how: ClosedLoop | Array, watch: _Watch, spill: Spill
 ) -> _Span:
     dispatch: Dispatch
     if isinstance(how, ClosedLoop):
-        dispatch = ClosedDispatch(how, targets, exchanges)
+        dispatch = ClosedDispatch(how, targets, exchanges, spill)
     else:
-        dispatch = OpenDispatch(how, targets, exchanges)
+        dispatch = OpenDispatch(how, targets, exchanges, spill)
     try:
         with _enough_files(len(dispatch.lanes)):
             await open_lanes(dispatch.lanes)
@@ -159,6 +162,7 @@ async def _run(
             return _Span(begin_ns, begin_unix_s, cpu_s, *lag.stop())
     finally:
         dispatch.stop()
+        spill.stop()
         await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
 
 
@@ -168,7 +172,7 @@ def _result(exchanges: Sequence[Exchange], span: _Span) -> LoadResult:
     return LoadResult(
         records=[exchange.record for exchange in exchanges],
         begin_ns=begin_ns,
-        end_ns=max(exchange.end_ns for exchange in exchanges if exchange.end_ns is not None),
+        end_ns=max(exchange.record.ended_ns for exchange in exchanges if exchange.record.ended_ns is not None),
         begin_unix_s=span.begin_unix_s + (begin_ns - span.begin_ns) / 1e9,
         client_cpu_s=span.cpu_s,
         loop_lag_max_s=span.lag_max_s,

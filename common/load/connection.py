@@ -23,14 +23,28 @@ class Target:
     head: bytes = field(repr=False)  # holds the API key
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where pieces of an answer lie in the spill file: their stamps, then their sizes, then their bytes."""
+
+    offset: int
+    bytes: int
+    pieces: int
+
+
 @dataclass(slots=True)
 class Exchange:
-    """One request on its way: its ready-made bytes, the stamped pieces of its answer, and when it ended."""
+    """One request on its way: its ready-made bytes and the stamped pieces of its answer, on disk and in memory."""
 
     record: RequestRecord
     payload: bytes
     pieces: list[tuple[int, bytes]] = field(default_factory=list)
-    end_ns: int | None = None
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def received(self) -> int:
+        """How many pieces have arrived."""
+        return len(self.pieces) + sum(segment.pieces for segment in self.segments)
 
 
 class Connection(asyncio.Protocol):
@@ -73,7 +87,7 @@ class Connection(asyncio.Protocol):
             return  # nobody asked for these bytes
         exchange.pieces.append((now_ns, data))
         if self._end.reached_by(data):
-            exchange.end_ns = now_ns
+            exchange.record.ended_ns = now_ns
             self._exchange = None
             self.answers += 1
             self._on_answer()

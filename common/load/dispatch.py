@@ -13,6 +13,7 @@ import numpy.typing as npt
 from common.core.arrivals import ClosedLoop
 from common.load.connection import Exchange, Target
 from common.load.lane import Lane
+from common.load.spill import Spill
 
 _OPENING_AT_ONCE = 64  # a server's listen backlog is finite
 _SENDS_AT_ONCE = 32  # then look at what has arrived: a long burst of sends would make the first stamps late
@@ -25,16 +26,18 @@ Array = npt.NDArray[np.float64]
 class Ledger:
     """What has ended so far, and the moment when everything has."""
 
-    def __init__(self, exchanges: int) -> None:
+    def __init__(self, exchanges: int, spill: Spill) -> None:
         self.done = 0
         self.pieces = 0
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._exchanges = exchanges
+        self.spill = spill.take
 
     def enter(self, exchange: Exchange) -> None:
-        """Count an exchange that has ended."""
+        """Count an exchange that has ended, and let its answer go to disk."""
         self.done += 1
-        self.pieces += len(exchange.pieces)
+        self.pieces += exchange.received
+        self.spill(exchange)
         if self.done == self._exchanges and not self.complete.done():
             self.complete.set_result(None)
 
@@ -43,7 +46,7 @@ class Ledger:
         while exchanges:
             exchange = exchanges.popleft()
             exchange.record.error_kind, exchange.record.error = error_kind, error
-            exchange.end_ns = time.perf_counter_ns()
+            exchange.record.ended_ns = time.perf_counter_ns()
             self.enter(exchange)
 
 
@@ -54,8 +57,10 @@ class ClosedDispatch:
     slot is left the rest are refused too.
     """
 
-    def __init__(self, arrivals: ClosedLoop, targets: Sequence[Target], exchanges: Sequence[Exchange]) -> None:
-        self.ledger = Ledger(len(exchanges))
+    def __init__(
+        self, arrivals: ClosedLoop, targets: Sequence[Target], exchanges: Sequence[Exchange], spill: Spill
+    ) -> None:
+        self.ledger = Ledger(len(exchanges), spill)
         slots = min(arrivals.concurrency, len(exchanges))
         self.lanes = [Lane(targets[slot % len(targets)], self._ended) for slot in range(slots)]
         self._queue = deque(exchanges)
@@ -91,9 +96,11 @@ class ClosedDispatch:
 class OpenDispatch:
     """Request i is sent to target i modulo their number at its own time, on a free connection or a new one."""
 
-    def __init__(self, schedule_s: Array, targets: Sequence[Target], exchanges: Sequence[Exchange]) -> None:
+    def __init__(
+        self, schedule_s: Array, targets: Sequence[Target], exchanges: Sequence[Exchange], spill: Spill
+    ) -> None:
         """`schedule_s` holds the intended send times in seconds from the start, shape (requests,), ascending."""
-        self.ledger = Ledger(len(exchanges))
+        self.ledger = Ledger(len(exchanges), spill)
         self._loop = asyncio.get_running_loop()
         self._schedule_ns = (schedule_s * 1e9).astype(int).tolist()
         self._queue = deque(exchanges)

@@ -107,11 +107,11 @@ class Lane:
         assert self.exchange is not None
         exchange, self.exchange = self.exchange, None
         if error_kind is not None:
-            exchange.end_ns = time.perf_counter_ns()
+            exchange.record.ended_ns = time.perf_counter_ns()
             exchange.record.error_kind, exchange.record.error = error_kind, error
         self._on_end(self, exchange)
 
 
 def _was_never_read(exchange: Exchange) -> bool:
     sent_ns = exchange.record.sent_ns
-    return not exchange.pieces and sent_ns is not None and time.perf_counter_ns() - sent_ns < KEEP_ALIVE_RACE_NS
+    return not exchange.received and sent_ns is not None and time.perf_counter_ns() - sent_ns < KEEP_ALIVE_RACE_NS

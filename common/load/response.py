@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import httptools
@@ -16,7 +16,7 @@ MESSAGE_LENGTH = 200
 _GENERATED = ("content", "reasoning", "reasoning_content")  # vLLM's and others' names for generated text in a delta
 
 
-def parse_response(pieces: Sequence[tuple[int, bytes]], record: RequestRecord) -> None:
+def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord) -> None:
     """Fill the record from the pieces of its answer, `(perf_counter_ns, bytes)` in order of arrival.
 
     A chunk counts when it carries generated text; its time is the stamp of the piece that completed its event, so

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow
@@ -19,8 +18,10 @@ COLUMNS = pyarrow.schema(
         ("intended_ns", pyarrow.int64()),
         ("sent_ns", pyarrow.int64()),
         ("chunk_ns", pyarrow.list_(pyarrow.int64())),
+        ("ended_ns", pyarrow.int64()),
         ("prompt_tokens", pyarrow.int64()),
         ("output_tokens", pyarrow.int64()),
+        ("recounted_tokens", pyarrow.int64()),
         ("finish_reason", pyarrow.string()),
         ("error_kind", pyarrow.string()),
         ("error", pyarrow.string()),
@@ -31,7 +32,8 @@ COLUMNS = pyarrow.schema(
 def save_requests(records: Sequence[RequestRecord], path: Path) -> None:
     """Write one repeat's records; stamps are nanoseconds of one monotonic clock."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.Table.from_pylist([asdict(record) for record in records], schema=COLUMNS)
+    columns = {name: [getattr(record, name) for record in records] for name in COLUMNS.names}
+    table = pyarrow.Table.from_pydict(columns, schema=COLUMNS)
     pyarrow.parquet.write_table(table, path, compression="zstd")
 
 
