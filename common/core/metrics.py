@@ -44,7 +44,7 @@ def repeat_metrics(
     }
     latencies = _latencies_ms(done)
     for name, values in latencies.items():
-        metrics |= _distribution(name, values)
+        metrics |= distribution(name, values)
     chunks = sum(len(record.chunk_ns) for record in done)
     if chunks:
         metrics["tokens_per_chunk"] = output_tokens / chunks
@@ -66,7 +66,7 @@ def _latencies_ms(done: Sequence[RequestRecord]) -> dict[str, list[float]]:
     }
 
 
-def _distribution(name: str, values_ms: Sequence[float]) -> dict[str, float]:
+def distribution(name: str, values_ms: Sequence[float]) -> dict[str, float]:
     """Mean, median, population standard deviation (as vLLM reports it) and percentiles of raw samples."""
     if not values_ms:
         return {}

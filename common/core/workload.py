@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -49,6 +50,19 @@ class Workload:
     def reseeded(self, offset: int) -> Workload:
         """The same sizes with other prompts: a repeat must not find its own prompts in a cache."""
         return replace(self, seed=self.seed + offset)
+
+
+def staggered(requests: Sequence[Request], slots: int, seed: int) -> list[Request]:
+    """The same requests, the first of every slot cut to a share of its output tokens: 1/slots, 2/slots, ... 1.
+
+    Slots that begin together with answers of one length would march in step for ever: all prompts at once, then all
+    tokens. Which slot gets which share depends on the seed.
+    """
+    shares = (np.random.default_rng(seed).permutation(slots) + 1) / slots
+    return [
+        replace(request, output_tokens=max(1, round(float(share) * request.output_tokens)))
+        for request, share in zip(requests, shares, strict=False)
+    ] + list(requests[slots:])
 
 
 @dataclass(frozen=True)
