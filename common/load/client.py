@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from common.load.connection import Exchange, Target
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import LoopLag
 from common.load.payload import request_head, request_payload
-from common.load.response import parse_response
+from common.load.response import Recount, parse_response
 from common.load.spill import PIECES_AT_ONCE, Spill
 
 PATROL_S = 0.25
@@ -59,6 +59,7 @@ class LoadResult:
     client_cpu_s: float
     loop_lag_max_s: float
     loop_lag_p99_s: float
+    flags: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -75,6 +76,7 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
     timeout_s: float = 600.0,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    recount: Recount | None = None,
 ) -> LoadResult:
     """Send all requests and wait for the end of each; what goes wrong with one is in its record, not raised.
 
@@ -87,24 +89,51 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         progress: called at most four times a second with the requests that have ended and an estimate of the tokens
             seen: the pieces of data received. It runs inside the event loop and must be quick.
         should_stop: asked as often; once it says yes, whatever has not ended is recorded as `cancelled`.
+        recount: counts the tokens of a text, for `recounted_tokens`; called after the run.
+
+    A server that rejects `ignore_eos` gets all requests once more without it; the result is then flagged
+    `ignore_eos_rejected`, and answers may be shorter than asked for.
 
     Raises:
         ValueError: no endpoints, no requests, or endpoints that differ in model or path.
     """
     _check(endpoints, requests)
-    exchanges = [
+    watch = _Watch(timeout_s, progress, should_stop)
+    how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
+    targets = [_target(endpoint) for endpoint in endpoints]
+    result = _send_all(targets, _exchanges(requests, endpoints[0], ignore_eos=True), how, watch, recount)
+    if any(map(_rejects_ignore_eos, result.records)):
+        result = _send_all(targets, _exchanges(requests, endpoints[0], ignore_eos=False), how, watch, recount)
+        return replace(result, flags=("ignore_eos_rejected",))
+    return result
+
+
+def _exchanges(requests: Sequence[Request], endpoint: Endpoint, ignore_eos: bool) -> list[Exchange]:
+    return [
         Exchange(
             RequestRecord(request.index, request.request_class, request.output_tokens),
-            request_payload(request, endpoints[0].model, endpoints[0].path),
+            request_payload(request, endpoint.model, endpoint.path, ignore_eos),
         )
         for request in requests
     ]
-    watch = _Watch(timeout_s, progress, should_stop)
+
+
+def _rejects_ignore_eos(record: RequestRecord) -> bool:
+    return record.error_kind in ("http_400", "http_422") and "ignore_eos" in (record.error or "")
+
+
+def _send_all(
+    targets: Sequence[Target],
+    exchanges: Sequence[Exchange],
+    how: ClosedLoop | Array,
+    watch: _Watch,
+    recount: Recount | None,
+) -> LoadResult:
+    """Run the event loop over all exchanges, then parse them."""
     with _no_garbage_collection(), Spill() as spill, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
-        span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, how, watch, spill))
+        span = runner.run(_run(targets, exchanges, how, watch, spill))
         for exchange in exchanges:
-            parse_response(spill.pieces(exchange), exchange.record)
+            parse_response(spill.pieces(exchange), exchange.record, recount)
             exchange.pieces.clear()
     return _result(exchanges, span)
 

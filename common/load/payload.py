@@ -24,16 +24,20 @@ def request_head(host: str, port: int, path: str, api_key: str | None) -> bytes:
     ).encode()
 
 
-def request_payload(request: Request, model: str, path: str) -> bytes:
-    """The request's own bytes: the content length, the blank line and the JSON body."""
+def request_payload(request: Request, model: str, path: str, ignore_eos: bool = True) -> bytes:
+    """The request's own bytes: the content length, the blank line and the JSON body.
+
+    `ignore_eos`, vLLM's own, makes every plan generate the same number of tokens.
+    """
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": request.output_tokens,
         "temperature": 0,
-        "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if ignore_eos:
+        body["ignore_eos"] = True
     if path.endswith(CHAT_PATH):
         text = request.prompt if isinstance(request.prompt, str) else chat_text(request.prompt)
         body["messages"] = [{"role": "user", "content": text}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httptools
@@ -16,17 +16,22 @@ MESSAGE_LENGTH = 200
 _GENERATED = ("content", "reasoning", "reasoning_content")  # vLLM's and others' names for generated text in a delta
 
 
-def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord) -> None:
+Recount = Callable[[str], int]
+
+
+def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord, recount: Recount | None = None) -> None:
     """Fill the record from the pieces of its answer, `(perf_counter_ns, bytes)` in order of arrival.
 
     A chunk counts when it carries generated text; its time is the stamp of the piece that completed its event, so
     the record does not depend on where the stream was cut. Role-only and empty chunks are not tokens. Token counts
     come from the server's `usage`.
 
+    `recount` says how many tokens the generated text has by itself; the text is then forgotten.
+
     A record that already has an error (timeout, reset, ...) keeps it unless the bytes say more: a complete answer
     clears it, an error that the server or its framing states replaces it.
     """
-    answer = _Answer(record)
+    answer = _Answer(record, keep_text=recount is not None)
     for stamp_ns, data in pieces:
         if not answer.feed(stamp_ns, data):
             break
@@ -35,13 +40,17 @@ def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord) -
         record.error_kind = record.error = None
     elif record.error_kind is None or verdict[0] != "truncated" or answer.broken:
         record.error_kind, record.error = verdict
+    if recount is not None and record.chunk_ns:
+        record.recounted_tokens = recount("".join(answer.text))
 
 
 class _Answer:
     """The state of one parse; the `on_` methods are httptools' callbacks."""
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: RequestRecord, keep_text: bool) -> None:
         self.broken: str | None = None  # why the framing makes no sense
+        self.text: list[str] = []
+        self._keep_text = keep_text
         self._record = record
         self._parser = httptools.HttpResponseParser(self)
         self._events = EventSplitter()
@@ -77,6 +86,15 @@ class _Answer:
             return "truncated", self._why_truncated()
         if not self._record.chunk_ns:
             return "no_content", "the answer ended without any generated text"
+        return self._wrong_usage()
+
+    def _wrong_usage(self) -> tuple[str, str] | None:
+        """Without a token count that can be true an answer is worth nothing here: a chunk is one token or more."""
+        tokens, chunks = self._record.output_tokens, len(self._record.chunk_ns)
+        if tokens is None:
+            return "no_usage", "the answer has no token count (stream_options.include_usage was asked for)"
+        if tokens < chunks:
+            return "wrong_usage", f"usage says {tokens} output tokens and {chunks} chunks with text came"
         return None
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -126,11 +144,13 @@ class _Answer:
     def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
         record = self._record
         if usage := chunk.get("usage"):
-            record.prompt_tokens = usage.get("prompt_tokens")
-            record.output_tokens = usage.get("completion_tokens")
+            record.prompt_tokens = _count(usage, "prompt_tokens")
+            record.output_tokens = _count(usage, "completion_tokens")
         choices = chunk.get("choices") or ()
-        if any(_generated(choice) for choice in choices):
+        if text := "".join(map(_generated, choices)):
             record.chunk_ns.append(self._stamp_ns)
+            if self._keep_text:
+                self.text.append(text)
         for choice in choices:
             record.finish_reason = choice.get("finish_reason") or record.finish_reason
 
@@ -144,9 +164,17 @@ class _Answer:
         return f"the stream ended after {len(self._record.chunk_ns)} content chunks without [DONE]"
 
 
-def _generated(choice: Mapping[str, Any]) -> bool:
+def _generated(choice: Mapping[str, Any]) -> str:
+    """What a choice adds to the answer; empty for a role, a finish reason or nothing."""
+    if text := choice.get("text"):
+        return str(text)
     delta = choice.get("delta") or {}
-    return bool(choice.get("text")) or any(delta.get(name) for name in _GENERATED)
+    return "".join(str(delta[name]) for name in _GENERATED if delta.get(name))
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int | None:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def _message_in(body: bytes) -> str:

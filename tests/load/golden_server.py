@@ -201,6 +201,26 @@ def refuse(stream: Stream, status: str, body: str) -> bool:
     return True
 
 
+async def no_usage(stream: Stream) -> bool:
+    stream.usage_event = lambda: {"choices": [], "usage": None}  # type: ignore[method-assign]
+    return await golden(stream)
+
+
+async def wrong_usage(stream: Stream) -> bool:
+    start(stream)
+    await stream.send_tokens(stream.tokens)
+    stream.tokens -= 1
+    stream.finish()
+    return True
+
+
+async def picky(stream: Stream) -> bool:
+    """Knows no ignore_eos, as servers that are not vLLM."""
+    if "ignore_eos" in stream.entry["body"]:
+        return refuse(stream, "400 Bad Request", json.dumps({"error": {"message": "unknown field: ignore_eos"}}))
+    return await golden(stream)
+
+
 async def silent(stream: Stream) -> bool:
     await asyncio.sleep(3600)
     return True
@@ -215,9 +235,10 @@ async def slow_loris(stream: Stream) -> bool:
     return True
 
 
-_GOOD = (golden, closes, says_close, some_empty, pairs, unicode, gzipped)
+_GOOD = (golden, closes, says_close, some_empty, pairs, unicode, gzipped, picky)
 _BAD = (resets, cut_short, no_done, broken_chunk, error_event, empty, bad_request, server_error, silent, slow_loris)
-MODES: dict[str, Callable[[Stream], Awaitable[bool]]] = {mode.__name__: mode for mode in (*_GOOD, *_BAD)}
+_WRONG = (no_usage, wrong_usage)
+MODES: dict[str, Callable[[Stream], Awaitable[bool]]] = {mode.__name__: mode for mode in (*_GOOD, *_BAD, *_WRONG)}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -179,7 +179,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(golden: GoldenServer) ->
         [golden.endpoint("golden:10:40")],
         make_requests(20, tokens=10),
         ClosedLoop(2),
-        should_stop=lambda: time.perf_counter() - begin > 0.6,
+        should_stop=lambda: time.perf_counter() - begin > 0.4,
     )
     kinds = [record.error_kind for record in result.records]
     assert kinds[:2] == [None, None] and kinds[2:] == ["cancelled"] * 18

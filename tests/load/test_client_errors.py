@@ -36,6 +36,8 @@ def run_mode(golden: GoldenServer, mode: str, count: int = 6, timeout_s: float =
         ("empty", "no_content", "without any generated text", 0),
         ("bad_request", "http_400", "max_tokens is too large", 0),
         ("server_error", "http_500", "it broke it broke", 0),
+        ("no_usage", "no_usage", "no token count", 4),
+        ("wrong_usage", "wrong_usage", "usage says 3 output tokens and 4 chunks", 4),
     ],
 )
 def test_each_misbehaviour_has_its_kind(golden: GoldenServer, mode: str, kind: str, message: str, chunks: int) -> None:
@@ -88,6 +90,14 @@ def test_a_server_that_closes_between_requests_is_no_error(golden: GoldenServer,
     assert log["connections"] >= 6
     waits = [(record.sent_ns or 0) - (record.intended_ns or 0) for record in records]
     assert min(waits) >= 0 and max(waits) > 0, "the time of a reconnect is not hidden"
+
+
+def test_a_server_without_ignore_eos_is_asked_again_without_it(golden: GoldenServer) -> None:
+    result = run_load([golden.endpoint("picky")], make_requests(6), ClosedLoop(2))
+    assert [record.error for record in result.records] == [None] * 6
+    assert result.flags == ("ignore_eos_rejected",)
+    assert ["ignore_eos" in entry["body"] for entry in golden.take_log()["requests"]] == [True] * 6 + [False] * 6
+    assert run_load([golden.endpoint()], make_requests(2), ClosedLoop(2)).flags == ()
 
 
 def test_empty_chunks_are_not_tokens(golden: GoldenServer) -> None:

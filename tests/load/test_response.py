@@ -142,7 +142,9 @@ def test_chat_chunks_with_content_or_reasoning_count_and_the_role_does_not(name:
     def chat(delta: dict[str, Any]) -> bytes:
         return event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
-    parsed = parse(chat({"role": "assistant", "content": ""}), chat({name: "x"}), chat({}), chat({name: "y"}), DONE)
+    parsed = parse(
+        chat({"role": "assistant", "content": ""}), chat({name: "x"}), chat({}), chat({name: "y"}), event(USAGE), DONE
+    )
     assert parsed.ok and parsed.chunk_ns == [2, 4]
 
 
@@ -155,11 +157,33 @@ def test_usage_may_come_with_every_chunk_and_the_last_counts() -> None:
     with_usage = completion("a") | {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
     assert parse(event(with_usage), event(USAGE), DONE).output_tokens == 9
     assert parse(event(with_usage), DONE).output_tokens == 1
-    assert parse(event(completion("a")), DONE).output_tokens is None
+    assert parse(event(completion("a")), DONE).error_kind == "no_usage"
+
+
+@pytest.mark.parametrize("tokens", [None, -1, "9", 9.5, 1])
+def test_a_count_that_cannot_be_true_is_an_error(tokens: object) -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": tokens}}
+    parsed = parse(event(completion("a")), event(completion("b")), event(usage), DONE)
+    assert parsed.error_kind == ("wrong_usage" if tokens == 1 else "no_usage")
+
+
+def test_the_text_is_counted_and_forgotten() -> None:
+    parsed = record()
+    answer = event(completion("né")) + event(completion("")) + event(completion("😀 x")) + event(USAGE) + DONE
+    seen: list[str] = []
+
+    def count(text: str) -> int:
+        seen.append(text)
+        return 7
+
+    parse_response([(1, HEAD + b"\r\n" + answer)], parsed, count)
+    assert seen == ["né😀 x"]
+    assert (parsed.recounted_tokens, parsed.output_tokens) == (7, 9)
+    assert "😀" not in repr(parsed)
 
 
 def test_done_without_a_blank_line_is_an_end() -> None:
-    assert parse(event(completion("a")), b"data: [DONE]").ok
+    assert parse(event(completion("a")), event(USAGE), b"data: [DONE]").ok
 
 
 @pytest.mark.parametrize(
@@ -188,7 +212,7 @@ def test_answers_that_are_no_event_stream() -> None:
 
 def test_an_earlier_error_stays_unless_the_bytes_say_more() -> None:
     assert parse(event(completion("a")), before="timeout").error_kind == "timeout"
-    assert parse(event(completion("a")), DONE, before="timeout").error_kind is None
+    assert parse(event(completion("a")), event(USAGE), DONE, before="timeout").error_kind is None
     assert parse(b"data: {oops\n\n", before="timeout").error_kind == "server_error"
     nothing = record()
     nothing.error_kind = "refused"
@@ -198,7 +222,7 @@ def test_an_earlier_error_stays_unless_the_bytes_say_more() -> None:
 
 def test_an_answer_that_ends_with_the_connection() -> None:
     parsed = record()
-    parse_response([(1, HEAD + b"\r\n" + event(completion("a")) + DONE)], parsed)
+    parse_response([(1, HEAD + b"\r\n" + event(completion("a")) + event(USAGE) + DONE)], parsed)
     assert parsed.ok and parsed.chunk_ns == [1]
 
 
