@@ -49,6 +49,9 @@ def repeat_metrics(
     if chunks:
         metrics["tokens_per_chunk"] = output_tokens / chunks
     metrics["token_count_mismatches"] = sum(record.output_tokens != record.requested_tokens for record in done)
+    recounted = [record for record in done if record.recounted_tokens is not None]
+    if reported := sum(record.output_tokens or 0 for record in recounted):
+        metrics["recounted_share"] = sum(record.recounted_tokens or 0 for record in recounted) / reported
     return metrics
 
 

@@ -41,8 +41,13 @@ def geometric_mean(metric: str, unit: str, samples: Sequence[float]) -> Estimate
     centre = float(logs.mean())
     if len(logs) < 2:
         return Estimate(metric, unit, math.exp(centre), n=len(logs))
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs))
+    margin = student_margin(logs.tolist())
     return Estimate(metric, unit, math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), len(logs))
+
+
+def student_margin(samples: Sequence[float]) -> float:
+    """Half the width of Student's t interval for the mean of two samples or more."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(samples) - 1) * stats.sem(samples))
 
 
 def ratio(metric: str, unit: str, samples: Sequence[float], base: Sequence[float]) -> Estimate:

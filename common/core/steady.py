@@ -38,12 +38,11 @@ def closed_loop_window(records: Sequence[RequestRecord], concurrency: int) -> Wi
     one queue in order, so the first `concurrency` records are the slots' first turns, and the first slot to go idle
     is the one that ends when all but `concurrency - 1` requests have ended.
     """
-    ends = [record.ended_ns for record in records]
-    if len(records) <= concurrency or any(record.sent_ns is None for record in records):
+    ends = [record.ended_ns for record in records if record.sent_ns is not None and record.ended_ns is not None]
+    if len(ends) < len(records) or len(records) <= concurrency:
         return None
-    known = [end for end in ends if end is not None]
-    window = Window(max(known[:concurrency]), sorted(known)[-concurrency])
-    turns = sum(window.begin_ns < end <= window.end_ns for end in known)
+    window = Window(max(ends[:concurrency]), sorted(ends)[-concurrency])
+    turns = sum(window.begin_ns < end <= window.end_ns for end in ends)
     return window if turns >= FEWEST_TURNS * concurrency else None
 
 

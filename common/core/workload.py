@@ -26,13 +26,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Workload:
-    """Synthetic requests of fixed lengths with random token ids, so that no prompt shares a prefix with another."""
+    """Synthetic requests of fixed lengths with random token ids, so that no prompt shares a prefix with another.
+
+    The first of each of `staggered` slots is shorter (see `staggered`); 0 leaves all alike.
+    """
 
     requests: int
     input_tokens: int
     output_tokens: int
     vocab_size: int
     seed: int = 0
+    staggered: int = 0
 
     def __post_init__(self) -> None:
         for name in ("requests", "input_tokens", "output_tokens"):
@@ -45,7 +49,8 @@ class Workload:
         """The requests; the same seed gives the same requests on every machine."""
         shape = (self.requests, self.input_tokens)
         ids = np.random.default_rng(self.seed).integers(FIRST_PLAIN_TOKEN_ID, self.vocab_size, shape)
-        return [Request(index, tuple(row), self.output_tokens) for index, row in enumerate(ids.tolist())]
+        requests = [Request(index, tuple(row), self.output_tokens) for index, row in enumerate(ids.tolist())]
+        return staggered(requests, self.staggered, self.seed) if self.staggered else requests
 
     def reseeded(self, offset: int) -> Workload:
         """The same sizes with other prompts: a repeat must not find its own prompts in a cache."""

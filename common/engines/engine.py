@@ -54,6 +54,9 @@ class Engine(Protocol):
     def metrics(self) -> dict[str, float]:
         """The servers' own counters and gauges now, summed over replicas; EngineError when there is no answer."""
 
+    def front_end_cpu_s(self) -> list[float]:
+        """CPU seconds that each replica's API server has used so far; empty where that is unknown."""
+
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""
 

@@ -84,14 +84,17 @@ class GuardedProcess:
 
     def owns_port(self) -> bool:
         """Whether the process listening on the port is one of ours, and not somebody else's server."""
+        return self.listener() is not None
+
+    def listener(self) -> psutil.Process | None:
+        """The process of ours that listens on the port: the API server."""
         for pid in self.pids():
-            try:
-                connections = psutil.Process(pid).net_connections("tcp")
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == self.port for c in connections):
-                return True
-        return False
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                process = psutil.Process(pid)
+                connections = process.net_connections("tcp")
+                if any(c.status == psutil.CONN_LISTEN and c.laddr.port == self.port for c in connections):
+                    return process
+        return None
 
     def serving(self) -> None:
         """Tell the guard that measuring begins: it then looks for shared memory only rarely."""

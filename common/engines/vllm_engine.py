@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
@@ -13,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
@@ -45,6 +48,7 @@ class VllmServer:
         self.base_url = f"http://127.0.0.1:{port}"
         self.startup_s = math.nan
         self.ranks: list[dict[str, Any]] = []
+        self.front_end: psutil.Process | None = None
 
     def wait(self, limit_s: float, say: Callable[[str], None]) -> None:
         """Return once it is up, ours, and runs the plan.
@@ -55,6 +59,7 @@ class VllmServer:
         startup.wait_until_serving(self.process, self.clock, self.base_url, limit_s, say)
         self.startup_s = self.clock.finish()
         startup.prove_ours(self.process, self.base_url, self.settings.served_name)
+        self.front_end = self.process.listener()
         self.ranks = self.ask_ranks("lab_describe")
         startup.prove_plan(self.ranks, self.plan)
 
@@ -69,6 +74,14 @@ class VllmServer:
             return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
         except (KeyError, ValueError):
             return None
+
+    def front_end_cpu_s(self) -> float | None:
+        """CPU seconds that the API server has used since it began."""
+        with contextlib.suppress(psutil.Error):
+            if self.front_end is not None:
+                used = self.front_end.cpu_times()
+                return float(used.user + used.system)
+        return None
 
     def memory_bytes_per_rank(self) -> list[int]:
         """What each rank occupies: its own pages (USS) on CPUs, its device's memory in use on GPUs."""
@@ -136,6 +149,11 @@ class VllmEngine:
         except control.ControlError as error:
             raise EngineError(self.death() or _no_answer(error)) from error
         return total
+
+    def front_end_cpu_s(self) -> list[float]:
+        """CPU seconds that each replica's API server has used; empty where one cannot be asked."""
+        used = [server.front_end_cpu_s() for server in self._servers]
+        return [seconds for seconds in used if seconds is not None] if None not in used else []
 
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""

@@ -10,6 +10,10 @@ from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.store.schema import Case
 
+# One turn until every slot is on its own beat, one until the first is idle, and three between: with fewer there is no
+# steady window to be had, and staggered slots would only make the ramp longer.
+FEWEST_STAGGERED_TURNS = 5
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -60,7 +64,13 @@ class CaseSpec:
     def at(self, concurrency: int) -> Case:
         """The case, not yet measured, at a concurrency."""
         lengths = self.lengths
-        workload = Workload(concurrency * self.turns, lengths.input_tokens, lengths.output_tokens, lengths.vocab_size)
+        workload = Workload(
+            concurrency * self.turns,
+            lengths.input_tokens,
+            lengths.output_tokens,
+            lengths.vocab_size,
+            staggered=concurrency if self.turns >= FEWEST_STAGGERED_TURNS else 0,
+        )
         return Case(self.id, self.plan, self.curve, workload, ClosedLoop(concurrency), flags=list(self.flags))
 
 

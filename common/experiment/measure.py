@@ -6,23 +6,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.analysis.checks import case_checks
 from common.core.arrivals import ClosedLoop
-from common.core.metrics import repeat_metrics
 from common.core.workload import Workload
 from common.engines.engine import Engine
 from common.engines.failures import EngineError, Failure
 from common.experiment.cases import CaseSpec, Saturate
 from common.experiment.events import Measuring, RepeatDone, Watcher
+from common.experiment.repeat import ask, repeat_numbers, watch_tokens
 from common.load.client import LoadResult, run_load
 from common.machine.monitor import Monitor
 from common.store.requests import save_requests
-from common.store.schema import Case, Check
+from common.store.schema import Case
 
 WARM_UP_TOKENS = 8
 FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
 REQUEST_TIMEOUT_S = 600.0
-AGREE_WITHIN = 0.10  # a first repeat further from the others' mean was not warmed up
-PREEMPTIONS = "vllm:num_preemptions_total"
 
 
 @dataclass
@@ -53,8 +52,7 @@ class Measurer:
         self._warm_up(case)
         for repeat in range(spec.repeats):
             self._repeat(case, repeat)
-        case.checks = [check for check in case.checks if check.name != "first repeat agrees"]
-        case.checks += _first_repeat_check(case)
+        case.checks = case_checks(case)
 
     def _climb(self, spec: CaseSpec, saturate: Saturate, ladder: list[Case]) -> int:
         """The last rung that still paid: the next gained less than `min_gain`, or caused preemptions."""
@@ -86,26 +84,16 @@ class Measurer:
         self.warmed_to = case.arrivals.concurrency
 
     def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
-        before = self.engine.metrics()
-        age_s = time.monotonic() - self.ready_at
         assert isinstance(case.workload, Workload)
-        loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
-        measured = repeat_metrics(loaded.records, loaded.duration_s)
-        after = self.engine.metrics()
-        if PREEMPTIONS in after:
-            measured["preemptions"] = after[PREEMPTIONS] - before.get(PREEMPTIONS, 0.0)
-        measured |= {
-            "start": self.start,
-            "repeat": repeat,
-            "engine_age_s": age_s,
-            "benchmark_start_time_unix": loaded.begin_unix_s,
-            "client_cpu_s": loaded.client_cpu_s,
-            "loop_lag_p99_ms": 1e3 * loaded.loop_lag_p99_s,
-        }
+        before = ask(self.engine)
+        with watch_tokens(self.engine) as tokens:
+            loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
+        measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens)
+        measured |= {"start": self.start, "repeat": repeat, "engine_age_s": before.at_s - self.ready_at}
         case.repeats.append(measured)
         case.monitor = self.monitor.summary(loaded.begin_ns, loaded.end_ns)
-        if measured["failed"] and "failed_requests" not in case.flags:
-            case.flags.append("failed_requests")
+        flags = [*loaded.flags, *(["failed_requests"] if measured["failed"] else [])]
+        case.flags += [flag for flag in flags if flag not in case.flags]
         name = f"{case.id.replace('/', '-')}-start{self.start}-repeat{repeat}.parquet"
         save_requests(loaded.records, self.requests_folder / name)
         self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
@@ -143,16 +131,3 @@ class Measurer:
     def _seed(self, repeat: int) -> int:
         """Prompts depend on start and repeat, not on plan or case: every plan does the same work."""
         return self.seed + 1_000 * self.start + repeat
-
-
-def _first_repeat_check(case: Case) -> list[Check]:
-    rates = [
-        [repeat["output_throughput"] for repeat in case.repeats if repeat["start"] == start]
-        for start in sorted({repeat["start"] for repeat in case.repeats})
-    ]
-    shares = [series[0] / (sum(series[1:]) / len(series[1:])) - 1 for series in rates if len(series) > 1]
-    if not shares:
-        return []
-    worst = max(shares, key=abs)
-    detail = f"output throughput {worst:+.1%} from the mean of the later repeats (limit {AGREE_WITHIN:.0%})"
-    return [Check("first repeat agrees", abs(worst) <= AGREE_WITHIN, detail)]

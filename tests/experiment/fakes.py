@@ -118,6 +118,7 @@ class World:
         record.chunk_ns = [begin_ns + step * (1 + index) for index in range(tokens)]
         record.prompt_tokens, record.output_tokens = len(request.prompt), tokens
         record.finish_reason = "length"
+        record.ended_ns = record.chunk_ns[-1]
         return record
 
 
@@ -139,6 +140,9 @@ class FakeEngine:
 
     def metrics(self) -> dict[str, float]:
         return {"vllm:num_preemptions_total": float(self.preempted)}
+
+    def front_end_cpu_s(self) -> list[float]:
+        return [0.0] * self.plan.replicas
 
     def alive(self) -> bool:
         return not self.dead

@@ -1,0 +1,78 @@
+"""The numbers of one repeat: the client's, the server's, and how the two were doing meanwhile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from common.core.arrivals import ClosedLoop
+from common.core.metrics import repeat_metrics
+from common.core.steady import closed_loop_window, open_loop_window, steady_metrics
+from common.engines.engine import Engine
+from common.load.client import LoadResult
+from common.load.counters import CounterWatch
+from common.store.schema import Case
+
+PREEMPTIONS = "vllm:num_preemptions_total"
+GENERATED = "vllm:generation_tokens_total"
+PREFIX_QUERIES, PREFIX_HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
+SERVERS_COUNTS = {  # the names that the rises of the server's counters have in a repeat
+    PREEMPTIONS: "preemptions",
+    GENERATED: "server_output_tokens",
+    PREFIX_QUERIES: "prefix_cache_queried_tokens",
+    PREFIX_HITS: "prefix_cache_hit_tokens",
+}
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the servers say of themselves at one moment."""
+
+    at_s: float
+    counters: dict[str, float]
+    front_end_cpu_s: list[float]
+
+
+def ask(engine: Engine) -> ServerState:
+    """The engine's state now.
+
+    Raises:
+        EngineError: it does not answer.
+    """
+    return ServerState(time.monotonic(), engine.metrics(), engine.front_end_cpu_s())
+
+
+def watch_tokens(engine: Engine) -> CounterWatch:
+    """A second opinion on generated tokens, once a second."""
+    urls = [f"http://{endpoint.host}:{endpoint.port}" for endpoint in engine.endpoints]
+    return CounterWatch(list(dict.fromkeys(urls)), GENERATED)
+
+
+def repeat_numbers(
+    case: Case, loaded: LoadResult, before: ServerState, after: ServerState, tokens: CounterWatch
+) -> dict[str, float]:
+    """Flat numbers with the keys of `vllm bench serve`; `steady_` ones where the repeat has a steady window."""
+    numbers = repeat_metrics(loaded.records, loaded.duration_s)
+    closed = isinstance(case.arrivals, ClosedLoop)
+    window = (
+        closed_loop_window(loaded.records, case.arrivals.concurrency)
+        if isinstance(case.arrivals, ClosedLoop)
+        else open_loop_window(loaded.records)
+    )
+    if window is not None:
+        numbers |= steady_metrics(loaded.records, window, open_loop=not closed)
+        generated = tokens.increase(window.begin_ns, window.end_ns)
+        if generated is not None:
+            numbers["steady_server_output_throughput"] = generated / window.seconds
+    for counter, name in SERVERS_COUNTS.items():
+        if counter in after.counters:
+            numbers[name] = after.counters[counter] - before.counters.get(counter, 0.0)
+    used = [late - early for early, late in zip(before.front_end_cpu_s, after.front_end_cpu_s, strict=False)]
+    if used:
+        numbers["front_end_cpu_share"] = max(used) / (after.at_s - before.at_s)
+    return numbers | {
+        "benchmark_start_time_unix": loaded.begin_unix_s,
+        "client_cpu_share": loaded.client_cpu_s / loaded.duration_s,
+        "loop_lag_p99_ms": 1e3 * loaded.loop_lag_p99_s,
+        "loop_lag_max_ms": 1e3 * loaded.loop_lag_max_s,
+    }
