@@ -25,6 +25,19 @@ class AllReduceTime:
 
 
 @dataclass(frozen=True)
+class TracedAllReduces:
+    """What the all-reduces of a short decoding run took, waiting for the slowest rank included: an upper bound.
+
+    `share` is their time over the time from the first operation to the last, on the rank where it is largest.
+    """
+
+    streams: int
+    share: float
+    all_reduce_s: float
+    span_s: float
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """What an engine says about itself once it serves; lists are per rank, replicas one after another."""
 
@@ -36,6 +49,7 @@ class EngineFacts:
     memory_bytes_per_rank: list[int]  # USS on CPUs, device memory on GPUs
     settings: dict[str, Any]
     all_reduce: list[AllReduceTime] = field(default_factory=list)
+    all_reduce_traced: TracedAllReduces | None = None
 
 
 class Engine(Protocol):

@@ -5,14 +5,18 @@ vLLM mixes `RankProbe` into its worker class; every method runs in all ranks at 
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
 from common.engines import vllm_plugin
 
+# vLLM's operators, its custom kernels (cross_device_reduce, multimem), gloo's and NCCL's
+ALL_REDUCE = re.compile(r"all_?reduce|cross_device_reduce", re.IGNORECASE)
 WARM_UPS, BATCHES, CALLS_PER_BATCH = 20, 9, 20
 
 
@@ -80,6 +84,36 @@ class RankProbe:
             "seconds": seconds,
             "path": path,
         }
+
+    def lab_trace_begin(self) -> dict[str, Any]:
+        """Record every operation of this rank from now on with torch's profiler."""
+        import torch
+
+        kinds = torch.profiler.ProfilerActivity
+        self._lab_trace = torch.profiler.profile(
+            activities=[kinds.CUDA] if torch.cuda.is_available() else [kinds.CPU], acc_events=True
+        )
+        self._lab_trace.start()
+        return {}
+
+    def lab_trace_end(self) -> dict[str, Any]:
+        """Seconds from the first operation to the last, and those spent in all-reduces, waiting for others included."""
+        self._lab_trace.stop()
+        spans = [(event.time_range.start, event.time_range.end, event.name) for event in self._lab_trace.events()]
+        del self._lab_trace
+        reduces = [(begin, end) for begin, end, name in spans if ALL_REDUCE.search(name)]
+        first = min((begin for begin, _, _ in spans), default=0.0)
+        last = max((end for _, end, _ in spans), default=0.0)
+        return {"span_s": (last - first) / 1e6, "all_reduce_s": _covered(reduces) / 1e6, "calls": len(reduces)}
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The time that at least one span covers: an operation and the kernel inside it are counted once."""
+    covered, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        covered += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return covered
 
 
 def _time_directly(one_batch: Callable[[], None]) -> float:

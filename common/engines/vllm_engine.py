@@ -17,19 +17,22 @@ from typing import Any
 
 import psutil
 
+from common.core.arrivals import ClosedLoop
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.core.workload import Workload
 from common.engines import startup
-from common.engines.engine import AllReduceTime, EngineFacts
+from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure, explain
 from common.engines.guarded import Gone, GuardedProcess, free_port
 from common.engines.settings import EngineSettings
 from common.load import control
-from common.load.client import Endpoint
+from common.load.client import Endpoint, run_load
 from common.machine import gpus, memory
 from common.machine.devices import Device
 
 RPC_TIMEOUT_S = 120.0
+TRACED_STREAMS, TRACED_TOKENS = 16, 12
 DEVICE_MEMORY_DEADLINE_S, DEVICE_MEMORY_TOLERANCE_BYTES = 15.0, 256 << 20
 
 
@@ -122,6 +125,7 @@ class VllmEngine:
             memory_bytes_per_rank=[used for server in servers for used in server.memory_bytes_per_rank()],
             settings=first.ranks[0]["settings"],
             all_reduce=_time_all_reduces(first, tokens_to_time) if plan.tp > 1 else [],
+            all_reduce_traced=_trace_all_reduces(first) if plan.tp > 1 else None,
         )
         for server in servers:
             server.process.serving()
@@ -235,6 +239,22 @@ def _time_all_reduces(server: VllmServer, tokens: Sequence[int]) -> list[AllRedu
         slowest = max(ranks, key=lambda rank: float(rank["seconds"]))
         times.append(AllReduceTime(count, int(slowest["bytes"]), float(slowest["seconds"]), str(slowest["path"])))
     return times
+
+
+def _trace_all_reduces(server: VllmServer) -> TracedAllReduces | None:
+    """Profile a few decoding steps under load; `None` where the profiler saw nothing."""
+    shape = ModelShape.from_config(json.loads((Path(server.settings.model) / "config.json").read_text()))
+    work = Workload(TRACED_STREAMS, TRACED_TOKENS, TRACED_TOKENS, shape.vocab_size)
+    # Unprofiled first: an engine's very first steps are slow in ways that have nothing to do with communication.
+    run_load([server.endpoint], work.generate(), ClosedLoop(TRACED_STREAMS), timeout_s=RPC_TIMEOUT_S)
+    server.ask_ranks("lab_trace_begin")
+    run_load([server.endpoint], work.reseeded(1).generate(), ClosedLoop(TRACED_STREAMS), timeout_s=RPC_TIMEOUT_S)
+    ranks = [rank for rank in server.ask_ranks("lab_trace_end") if rank["calls"] and rank["span_s"] > 0]
+    if not ranks:
+        return None
+    most = max(ranks, key=lambda rank: float(rank["all_reduce_s"] / rank["span_s"]))
+    all_reduce_s, span_s = float(most["all_reduce_s"]), float(most["span_s"])
+    return TracedAllReduces(TRACED_STREAMS, all_reduce_s / span_s, all_reduce_s, span_s)
 
 
 def _together(parts: Sequence[Gone]) -> Gone:
