@@ -7,6 +7,7 @@ Method.      Real vLLM, one engine start per plan (lab: three), the same seeded 
              that vLLM would choose by plan pinned. Three curves, because one alone misleads:
                fixed      the same number of streams for every plan: what a user feels
                saturated  each plan at its own best load: what a machine earns
+               pinned     the same with no more KV cache than the base has: what parallelism alone gives (not in smoke)
                weak       the same number of streams per device: what growing together does
 Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. An interval
              that holds 1.00 resolves nothing. Below the table stands what explains the loss.
@@ -34,9 +35,9 @@ from common.experiment.preflight import check_sizes, why_not
 from common.experiment.run import Experiment, Skipped, run
 from common.machine.devices import Machine
 
-METHOD_VERSION = 1
-Curve = Literal["fixed", "saturated", "weak"]
-CURVES: tuple[Curve, ...] = ("fixed", "saturated", "weak")
+METHOD_VERSION = 2
+Curve = Literal["fixed", "saturated", "pinned", "weak"]
+CURVES: tuple[Curve, ...] = ("fixed", "saturated", "pinned", "weak")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class ScalingOptions(Options):
     """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n, under the same total load."""
-    curves: tuple[Curve, ...] = CURVES
-    """Which curves to measure."""
+    curves: tuple[Curve, ...] | None = None
+    """Which curves to measure; by default all, in smoke all but `pinned`, which costs engine starts of its own."""
     oversubscribe: bool = False
     """Run plans that need more devices than there are, flagged and without efficiency."""
     allow_shared: bool = False
@@ -74,23 +75,27 @@ class ScalingOptions(Options):
                 raise InputError(f"{flag} {count}: at least 1 is needed")
         if max(self.concurrency) > MOST_STREAMS:
             raise InputError(f"--concurrency {max(self.concurrency)}: at most {MOST_STREAMS} streams can be driven")
-        if not self.curves:
+        if self.curves == ():
             raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a preset measures: turns per slot, repeats inside a start, and where saturation is sought."""
+    """How much a preset measures: turns per slot, repeats inside a start, and where saturation is sought.
+
+    Five turns are the fewest with a steady window. Where several starts are the sample, repeats inside one are few.
+    """
 
     turns: int
+    saturated_turns: int
     repeats: int
     saturate: Saturate
 
 
 AMOUNTS = {
-    "smoke": Amount(2, 3, Saturate(32, 64)),
-    "lab": Amount(4, 3, Saturate(16, 256)),
-    "full": Amount(8, 5, Saturate(16, 256)),
+    "smoke": Amount(2, 1, 3, Saturate(32, 64)),
+    "lab": Amount(8, 5, 2, Saturate(16, 256)),
+    "full": Amount(12, 6, 3, Saturate(16, 256)),
 }
 WEAK_STREAMS_PER_DEVICE = 8
 FEWEST_REQUESTS = 4
@@ -109,14 +114,16 @@ def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list
     skipped: list[Skipped] = []
     for plan in plans:
         reason = why_not(plan, model.shape, machine, options.oversubscribe)
-        for spec in cases_of_plan(plan, options, model, machine):
+        for spec in cases_of_plan(plan, plans[0], options, model, machine):
             specs += [] if reason else [spec]
             skipped += [Skipped(spec, reason)] if reason else []
     return specs, skipped
 
 
-def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, machine: Machine) -> list[CaseSpec]:
-    """The curves of one plan, the most telling first."""
+def cases_of_plan(
+    plan: ParallelPlan, base: ParallelPlan, options: ScalingOptions, model: Model, machine: Machine
+) -> list[CaseSpec]:
+    """The curves of one plan, the most telling first; `base` is the smallest plan of the run."""
     amount = AMOUNTS[options.preset]
     repeats = options.repeats or amount.repeats
     on_cpu = machine.kind == "cpu"
@@ -133,15 +140,18 @@ def cases_of_plan(plan: ParallelPlan, options: ScalingOptions, model: Model, mac
 
     def spec(curve: str, load: int | Saturate) -> CaseSpec:
         fewest = -(-FEWEST_REQUESTS // load) if isinstance(load, int) else 1
-        turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.turns // 2)
-        return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags))
+        turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.saturated_turns)
+        kv_like = base if curve == "pinned" else None
+        return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags), kv_like)
 
     loads: dict[str, list[int | Saturate]] = {
         "fixed": list(dict.fromkeys(options.concurrency)),
         "saturated": [amount.saturate],
+        "pinned": [amount.saturate] if plan.devices > base.devices and plan.replicas == 1 else [],
         "weak": [WEAK_STREAMS_PER_DEVICE * plan.devices],
     }
-    return [spec(curve, load) for curve in CURVES if curve in options.curves for load in loads[curve]]
+    curves = options.curves or [curve for curve in CURVES if curve != "pinned" or options.preset != "smoke"]
+    return [spec(curve, load) for curve in CURVES if curve in curves for load in loads[curve]]
 
 
 EXPERIMENT = Experiment("benchmark_scaling", METHOD_VERSION, cases, print_scaling, report.scaling_summary)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.analysis.scaling import CURVES, samples
+from common.analysis.scaling import samples
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
+
+LIKE_ALONE = ("weak", "fixed")  # curves whose engines are as the plan alone would have them
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def load_curves(result: Result) -> list[LoadCurve]:
 def _load_curve(cases: list[Case]) -> LoadCurve | None:
     loads: dict[int, Load] = {}
     saturated, highest_tried = None, 0
-    for curve in ("ladder", *reversed(CURVES), "saturated"):  # later ones win
+    for curve in ("ladder", *LIKE_ALONE, "saturated"):  # later ones win
         for case in cases:
             rates = samples(case, "output_throughput")
             if case.curve != curve or case.status != "ok" or not rates or not isinstance(case.arrivals, ClosedLoop):

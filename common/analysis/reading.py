@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
+from common.analysis.doubts import doubts
 from common.analysis.load_curves import load_curves
 from common.analysis.scaling import ScalingRow, communication_share, sampling_unit, scaling_rows
 from common.core.stats import Estimate
@@ -45,13 +46,21 @@ def gains(result: Result) -> list[str]:
 def limits(result: Result) -> list[str]:
     """Why it is not more: communication, and what the machine itself allows."""
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    return [*_communication(rows, result), *_ceilings(result)] if rows else []
+    return [*_memory(rows), *_communication(rows, result), *_ceilings(result)] if rows else []
 
 
 def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
+    lines += doubts(result)
+    if any(row.steady for row in rows):
+        lines.append(
+            "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
+            " idle slot; the others count whole repeats, ramp and drain included."
+            if not all(row.steady for row in rows)
+            else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
+        )
     if rows and sampling_unit(result) == "within-start":
         lines.append(
             "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
@@ -110,6 +119,7 @@ def _gain(row: ScalingRow) -> str:
     what = f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
     load = {
         "fixed": f"at {streams(row.load)}",
+        "pinned": f"with the base's KV cache (at {streams(row.load)})",
         "weak": f"at {streams(row.load)}, as many per device",
     }
     where = load.get(row.curve, f"saturated (at {streams(row.load)})")
@@ -127,10 +137,28 @@ def _communication(rows: list[ScalingRow], result: Result) -> list[str]:
     if share is None:
         return []
     path = row.case.engine["all_reduce"][0]["path"]
+    traced = row.case.engine.get("all_reduce_traced")
+    most = f" and at most {traced['share']:.0%} (profiled at {traced['streams']} streams, waiting" if traced else ""
     return [
         f"All-reduces explain at least {share:.1%} of a {row.case.plan} decoding step at {streams(row.load)}"
-        f" (timed alone, through {path})."
+        f" (timed alone, through {path}){most}{' for the slower rank included)' if traced else ''}."
     ]
+
+
+def _memory(rows: list[ScalingRow]) -> list[str]:
+    """How much of a saturated gain the larger KV cache explains: the same plan with the base's."""
+    own = {row.case.plan: row for row in rows if row.curve == "saturated"}
+    lines = []
+    for row in rows:
+        rival = own.get(row.case.plan)
+        if row.curve != "pinned" or rival is None or row.speedup is None or rival.speedup is None:
+            continue
+        memory = rival.speedup.value / row.speedup.value
+        lines.append(
+            f"With no more KV cache than the base {row.case.plan} is {interval(row.speedup)}x, with its own"
+            f" {interval(rival.speedup)}x: parallelism gives the first, memory a factor of {memory:.2f}."
+        )
+    return lines
 
 
 def _ceilings(result: Result) -> list[str]:

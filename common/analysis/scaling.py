@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,8 @@ from common.core.scaling import efficiency, karp_flatt, speedup
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
 
-CURVES = ("fixed", "saturated", "weak")
+CURVES = ("fixed", "saturated", "pinned", "weak")
+BASE_FROM = {"pinned": "saturated"}  # plans with the base's KV cache stand beside the base as it saturates
 HOLDS_SEQUENCES = 16  # a base with room for fewer is starved of KV cache, and everything looks fast beside it
 Unit = Literal["within-start", "between-starts"]
 
@@ -31,6 +31,7 @@ class ScalingRow:
     efficiency: Estimate | None = None
     serial_share: float | None = None  # Karp-Flatt; strong scaling from one device only
     is_base: bool = False
+    steady: bool = False  # over the steady windows; else over whole repeats, ramp and drain included
 
     @property
     def ideal(self) -> float | None:
@@ -70,13 +71,27 @@ def scaling_rows(result: Result) -> list[ScalingRow]:
     """The scaling table: per curve and load, the base first, every plan against it."""
     rows: list[ScalingRow] = []
     for curve in CURVES:
-        groups: dict[float, list[Case]] = {}
-        for case in result.cases:
-            if case.curve == curve:
-                groups.setdefault(_group(case), []).append(case)
+        groups = _groups(result, curve)
         for group in sorted(groups):
-            rows += _rows_of_group(curve, groups[group])
+            ordered = sorted(groups[group], key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
+            rivals = _groups(result, BASE_FROM[curve]).get(0.0, []) if curve in BASE_FROM else ordered
+            base = next((case for case in rivals if _can_be_base(case)), None)
+            steady = all(is_steady(case) for case in {case.id: case for case in (*ordered, *rivals)}.values())
+            rows += [_row(curve, case, base, steady) for case in ordered]
     return rows
+
+
+def is_steady(case: Case) -> bool:
+    """Whether every repeat of the case has a steady window; cases without repeats do not stand in the way."""
+    return all("steady_output_throughput" in repeat for repeat in case.repeats)
+
+
+def _groups(result: Result, curve: str) -> dict[float, list[Case]]:
+    groups: dict[float, list[Case]] = {}
+    for case in result.cases:
+        if case.curve == curve:
+            groups.setdefault(_group(case), []).append(case)
+    return groups
 
 
 def kv_cache_tokens(case: Case) -> int | None:
@@ -104,15 +119,9 @@ def communication_share(case: Case, result: Result) -> float | None:
 def _group(case: Case) -> float:
     """Cases of one group are compared: same load, own best load, or same load per device."""
     assert isinstance(case.arrivals, ClosedLoop)
-    if case.curve == "saturated":
+    if case.curve in ("saturated", "pinned"):
         return 0.0
     return case.arrivals.concurrency / (case.plan.devices if case.curve == "weak" else 1)
-
-
-def _rows_of_group(curve: str, cases: Sequence[Case]) -> list[ScalingRow]:
-    ordered = sorted(cases, key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
-    base = next((case for case in ordered if _can_be_base(case)), None)
-    return [_row(curve, case, base) for case in ordered]
 
 
 def _can_be_base(case: Case) -> bool:
@@ -127,13 +136,15 @@ def _can_be_base(case: Case) -> bool:
     )
 
 
-def _row(curve: str, case: Case, base: Case | None) -> ScalingRow:
+def _row(curve: str, case: Case, base: Case | None, steady: bool) -> ScalingRow:
+    prefix = "steady_" if steady else ""
+    throughput = f"{prefix}output_throughput"
     assert isinstance(case.arrivals, ClosedLoop)
     load = case.arrivals.concurrency
-    rates = samples(case, "output_throughput")
+    rates = samples(case, throughput)
     if case.status != "ok" or not rates:
         return ScalingRow(curve, case, load)
-    gained = speedup(rates, samples(base, "output_throughput")) if base and base is not case else None
+    gained = speedup(rates, samples(base, throughput)) if base and base is not case else None
     fair = gained is not None and "oversubscribed" not in case.flags
     strong = curve == "fixed" and base is not None and base.plan.devices == 1
     return ScalingRow(
@@ -141,12 +152,13 @@ def _row(curve: str, case: Case, base: Case | None) -> ScalingRow:
         case,
         load,
         throughput=geometric_mean("output_throughput", "tok/s", rates),
-        ttft_ms=_typical(case, "median_ttft_ms"),
-        tpot_ms=_typical(case, "median_tpot_ms"),
+        ttft_ms=_typical(case, f"{prefix}median_ttft_ms"),
+        tpot_ms=_typical(case, f"{prefix}median_tpot_ms"),
         speedup=gained,
         efficiency=efficiency(gained, case.plan, base.plan) if gained and base and fair else None,
         serial_share=karp_flatt(gained.value, case.plan.devices) if gained and fair and strong else None,
         is_base=case is base,
+        steady=steady,
     )
 
 

@@ -36,6 +36,7 @@ class EngineSettings:
     prefix_caching: bool = False
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_gib: int = 1
+    num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
     extra_args: tuple[str, ...] = ()
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
@@ -57,6 +58,7 @@ class EngineSettings:
             *("--worker-extension-cls", "common.engines.rank_probe.RankProbe"),
             *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"),
         ]
+        words += ["--num-gpu-blocks-override", str(self.num_gpu_blocks)] if self.num_gpu_blocks else []
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
         words += ["--enable-expert-parallel"] if plan.ep else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
@@ -13,6 +14,7 @@ from common.store.schema import Case
 # One turn until every slot is on its own beat, one until the first is idle, and three between: with fewer there is no
 # steady window to be had, and staggered slots would only make the ramp longer.
 FEWEST_STAGGERED_TURNS = 5
+RUNG_TURNS = 2  # enough to see whether more load still pays
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class CaseSpec:
     turns: int
     repeats: int
     flags: tuple[str, ...] = ()
+    kv_like: ParallelPlan | None = None  # has as many KV blocks as that plan, whatever its own memory would hold
+
+    @property
+    def engine(self) -> tuple[ParallelPlan, ParallelPlan | None]:
+        """What the engine must be; cases that agree in it share one."""
+        return self.plan, self.kv_like
 
     @property
     def id(self) -> str:
@@ -60,6 +68,13 @@ class CaseSpec:
     def unmeasured(self) -> Case:
         """The case before anything is known of it; a saturating one stands at the first load it will try."""
         return self.at(self.load if isinstance(self.load, int) else self.load.first)
+
+    def rung(self, concurrency: int) -> Case:
+        """A short case at a concurrency, on the way to the load where throughput saturates."""
+        name = "ladder" if self.curve == "saturated" else f"ladder-{self.curve}"
+        rung = replace(self, turns=min(self.turns, RUNG_TURNS)).at(concurrency)
+        rung.id, rung.curve = f"{self.plan}/{name}/c{concurrency}", name
+        return rung
 
     def at(self, concurrency: int) -> Case:
         """The case, not yet measured, at a concurrency."""
@@ -74,7 +89,10 @@ class CaseSpec:
         return Case(self.id, self.plan, self.curve, workload, ClosedLoop(concurrency), flags=list(self.flags))
 
 
-def order_of_starts(plans: Sequence[ParallelPlan], starts: int) -> list[tuple[int, ParallelPlan]]:
-    """(start, plan) pairs: plans interleaved, every other round reversed, so that drift does not favour a plan."""
-    rounds = [(start, plans if start % 2 == 0 else plans[::-1]) for start in range(starts)]
-    return [(start, plan) for start, order in rounds for plan in order]
+Engine = TypeVar("Engine")
+
+
+def order_of_starts(engines: Sequence[Engine], starts: int) -> list[tuple[int, Engine]]:
+    """(start, engine) pairs: engines interleaved, every other round reversed, so that drift does not favour one."""
+    rounds = [(start, engines if start % 2 == 0 else engines[::-1]) for start in range(starts)]
+    return [(start, engine) for start, order in rounds for engine in order]

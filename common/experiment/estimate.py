@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
-from common.experiment.cases import CaseSpec, Saturate
+from common.experiment.cases import RUNG_TURNS, CaseSpec, Saturate
 
 # Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
 ASSUMED = {"cpu": (28.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
@@ -31,13 +31,13 @@ def estimate(
     specs: Sequence[CaseSpec], starts: int, shape: ModelShape, device_kind: str, repeat_base_last: bool = False
 ) -> Estimate:
     """Starts and seconds of all cases; the first plan is the base, started once more where it is repeated last."""
-    seconds: dict[ParallelPlan, float] = {}
+    seconds: dict[tuple[ParallelPlan, ParallelPlan | None], float] = {}
     for spec in specs:
         one_start_s = ASSUMED[device_kind][0] * (1 + 0.2 * (spec.plan.devices - 1))
-        seconds.setdefault(spec.plan, one_start_s)
-        seconds[spec.plan] += case_seconds(spec, shape, device_kind)
+        seconds.setdefault(spec.engine, one_start_s)
+        seconds[spec.engine] += case_seconds(spec, shape, device_kind)
     base_again = int(repeat_base_last)
-    total = starts * sum(seconds.values()) + base_again * seconds[specs[0].plan]
+    total = starts * sum(seconds.values()) + base_again * seconds[specs[0].engine]
     return Estimate(len(specs), len(seconds) * starts + base_again, OVERHEAD_S + total)
 
 
@@ -46,8 +46,15 @@ def case_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
     if isinstance(spec.load, int):
         return _repeat_seconds(spec, spec.load, shape, device_kind) * (spec.repeats + 0.3)
     assert isinstance(spec.load, Saturate)
-    climb = sum(1.3 * _repeat_seconds(spec, rung, shape, device_kind) for rung in spec.load.rungs())
-    return climb + spec.repeats * _repeat_seconds(spec, spec.load.limit, shape, device_kind)
+    short = replace(spec, turns=min(spec.turns, RUNG_TURNS))
+    climb_s, best, best_rate = 0.0, spec.load.first, 0.0
+    for rung in spec.load.rungs():
+        rung_s = _repeat_seconds(short, rung, shape, device_kind)
+        climb_s += 1.3 * rung_s
+        if rung / rung_s < best_rate * (1 + spec.load.min_gain):
+            break
+        best, best_rate = rung, rung / rung_s
+    return climb_s + spec.repeats * _repeat_seconds(spec, best, shape, device_kind)
 
 
 def _repeat_seconds(spec: CaseSpec, concurrency: int, shape: ModelShape, device_kind: str) -> float:

@@ -58,8 +58,7 @@ class Measurer:
         """The last rung that still paid: the next gained less than `min_gain`, or caused preemptions."""
         best, best_rate = 0, 0.0
         for concurrency in saturate.rungs():
-            rung = spec.at(concurrency)
-            rung.id, rung.curve = f"{spec.plan}/ladder/c{concurrency}", "ladder"
+            rung = spec.rung(concurrency)
             self._warm_up(rung)
             measured = self._repeat(rung, 0)
             ladder.append(rung)

@@ -6,11 +6,11 @@ import contextlib
 import copy
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from common.core.plan import ParallelPlan
 from common.engines.engine import Engine, StartsEngines
-from common.engines.failures import EngineError
+from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
 from common.experiment.cases import CaseSpec, order_of_starts
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Watcher
@@ -37,7 +37,7 @@ class Sweep:
     seed: int = 0
     starts: int = 1
     repeat_base_last: bool = False
-    _broken: set[ParallelPlan] = field(default_factory=set)
+    _broken: set[tuple[ParallelPlan, ParallelPlan | None]] = field(default_factory=set)
 
     def run(self, specs: Sequence[CaseSpec]) -> None:
         """Measure every case that the result does not hold yet.
@@ -45,15 +45,15 @@ class Sweep:
         Raises:
             KeyboardInterrupt: passed on, once the engine is gone and the result saved as interrupted.
         """
-        plans = list(dict.fromkeys(spec.plan for spec in specs))
-        order = order_of_starts(plans, self.starts)
+        engines = list(dict.fromkeys(spec.engine for spec in specs))
+        order = order_of_starts(engines, self.starts)
         if self.repeat_base_last and order:
-            order.append((self.starts, plans[0]))
+            order.append((self.starts, engines[0]))
         try:
             self.save()
             with Monitor(self.machine) as monitor:
-                for start, plan in order:
-                    self._run_start(start, [spec for spec in specs if spec.plan == plan], monitor)
+                for start, engine in order:
+                    self._run_start(start, [spec for spec in specs if spec.engine == engine], monitor)
         except KeyboardInterrupt:
             with _undisturbed():
                 self.result.status = "interrupted"
@@ -70,7 +70,7 @@ class Sweep:
     def _run_start(self, start: int, specs: Sequence[CaseSpec], monitor: Monitor) -> None:
         """One engine start, and another one whenever the engine dies under a case."""
         waiting = [spec for spec in specs if not self._is_done(spec, start)]
-        while waiting and waiting[0].plan not in self._broken:
+        while waiting and waiting[0].engine not in self._broken:
             with self._engine(start, waiting) as engine:
                 if engine is None:
                     return
@@ -82,13 +82,13 @@ class Sweep:
 
     @contextlib.contextmanager
     def _engine(self, start: int, specs: Sequence[CaseSpec]) -> Iterator[Engine | None]:
-        """An engine for the specs' plan, ended and proven gone; None, and failed cases, if it does not start."""
+        """The specs' engine, ended and proven gone; None, and failed cases, if it does not start."""
         plan = specs[0].plan
         self.watch(EngineStarting(plan, start))
         try:
-            engine = self.launcher.start(plan, self._devices(plan), self.settings)
+            engine = self.launcher.start(plan, self._devices(plan), self._settings(specs[0]))
         except EngineError as error:
-            self._broken.add(plan)
+            self._broken.add(specs[0].engine)
             for spec in specs:
                 self._keep(self._failed(self._case(spec, start), start, error))
             yield None
@@ -156,6 +156,21 @@ class Sweep:
                 self.result.cases.append(case)
         self.save()
         self.watch(CaseDone(cases[-1]))
+
+    def _settings(self, spec: CaseSpec) -> EngineSettings:
+        """The pinned settings; with as many KV blocks as another plan's engine had, where the case asks for that.
+
+        Raises:
+            EngineError: that engine has not told how many it had.
+        """
+        if spec.kv_like is None:
+            return self.settings
+        for case in self.result.cases:
+            tokens, block = case.engine.get("kv_cache_tokens"), case.engine.get("settings", {}).get("block_size")
+            if case.plan == spec.kv_like and tokens and block:
+                return replace(self.settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas))
+        message = f"the KV cache of {spec.kv_like} is unknown, so it cannot be given to {spec.plan}"
+        raise EngineError(Failure("no_base", message, f"Measure {spec.kv_like} in the same run"))
 
     def _devices(self, plan: ParallelPlan) -> list[Device]:
         """The plan's devices; more ranks than devices share them in turn (`oversubscribed`)."""

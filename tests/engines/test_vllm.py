@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.metrics import repeat_metrics
 from common.core.plan import ParallelPlan
+from common.core.steady import closed_loop_window, steady_metrics
 from common.core.workload import Workload
 from common.engines.failures import EngineError
 from common.engines.models import find_model
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
+from common.experiment.repeat import watch_tokens
 from common.load.client import run_load
 from common.machine.devices import find_machine
 from tests.bench.serve import abba_ratio
@@ -104,6 +107,22 @@ def test_open_loop_sends_on_time(tp1: VllmEngine) -> None:
         assert all(record.ok for record in loaded.records)
         lateness_ms.append(repeat_metrics(loaded.records, loaded.duration_s)["median_lateness_ms"])
     assert min(lateness_ms) < 5
+
+
+def test_throughput_is_the_servers_own_over_half_a_minute(tp1: VllmEngine) -> None:
+    """Within 2 % of what the server's token counter says of the same steady window."""
+    quick = run_load(tp1.endpoints, WORK.generate(), ClosedLoop(8))
+    rate = repeat_metrics(quick.records, quick.duration_s)["output_throughput"]
+    turns = round(45.0 * rate / (8 * 64))
+    work = replace(WORK, requests=8 * turns, output_tokens=64, staggered=8, seed=5)
+    with watch_tokens(tp1) as tokens:
+        loaded = run_load(tp1.endpoints, work.generate(), ClosedLoop(8))
+    window = closed_loop_window(loaded.records, 8)
+    assert window is not None and window.seconds >= 30
+    generated = tokens.increase(window.begin_ns, window.end_ns)
+    assert generated is not None
+    ours = steady_metrics(loaded.records, window)["steady_output_throughput"]
+    assert ours == pytest.approx(generated / window.seconds, rel=0.02)
 
 
 @pytest.mark.timeout(240)

@@ -127,7 +127,8 @@ class FakeEngine:
 
     def __init__(self, plan: ParallelPlan, world: World) -> None:
         self.plan, self.world = plan, world
-        self.facts = EngineFacts("0.32.0", 1.5, {"weights": 0.5}, 65_536, [1] * plan.devices, [2] * plan.devices, {})
+        per_rank = [1] * plan.devices, [2] * plan.devices
+        self.facts = EngineFacts("0.32.0", 1.5, {"weights": 0.5}, 65_536, *per_rank, {"block_size": 128})
         self.dead = False
         self.preempted = 0
 

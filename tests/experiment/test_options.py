@@ -231,8 +231,8 @@ def test_a_dry_run_tells_cases_starts_minutes_and_dollars(script: Script, world:
     outcome = script(*SMALL, "--preset", "lab", "--usd-per-hour", "3.6")
     assert outcome.code == 0
     summary = outcome.last["summary"]
-    assert summary["cases"] == 8, "two plans of four cases; tp4 has too few devices"
-    assert summary["engine_starts"] in (6, 7), "three for each plan, and the base once more"
+    assert summary["cases"] == 9, "two plans of four cases, tp2 pinned; tp4 has too few devices"
+    assert summary["engine_starts"] == 10, "three for each plan and for tp2 pinned, and the base once more"
     assert summary["usd"] == pytest.approx(summary["minutes"] * 0.06, abs=0.01)
     assert "tp4 needs 4 devices, this machine has 2" in outcome.out
     assert f"${summary['usd']:.2f}" in outcome.out

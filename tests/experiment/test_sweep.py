@@ -12,6 +12,7 @@ import pytest
 
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
+from common.core.workload import Workload
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
 from common.experiment.cases import CaseSpec, Lengths, Saturate, order_of_starts
@@ -552,3 +553,52 @@ def test_the_check_is_made_inside_each_start(trial: Trial) -> None:
     trial.world.rate = lambda *_: 100.0 if len(trial.world.starts) == 1 else 150.0
     (case,) = trial.run([spec(TP1)]).cases
     assert [check.passed for check in case.checks] == [True]
+
+
+# --- as many KV blocks as the base
+
+
+PINNED = CaseSpec(TP2, "pinned", Saturate(2, 8), LENGTHS, turns=3, repeats=REPEATS, kv_like=TP1)
+
+
+def test_a_pinned_case_has_an_engine_of_its_own_with_the_bases_blocks(trial: Trial) -> None:
+    result = trial.run([spec(TP1), spec(TP2), spec(TP2, Saturate(2, 8), "saturated"), PINNED])
+    assert [plan for plan, _ in trial.world.starts] == ["tp1", "tp2", "tp2"]
+    assert [settings.num_gpu_blocks for settings in trial.world.settings] == [None, None, 65_536 // 128]
+    ids = [case.id for case in result.cases]
+    assert {"tp2/saturated", "tp2/pinned", "tp2/ladder/c2", "tp2/ladder-pinned/c2"} < set(ids)
+    assert len(ids) == len(set(ids))
+    assert set(trial.states().values()) == {"ok"}
+
+
+def test_without_the_base_a_pinned_case_fails_and_says_why(trial: Trial) -> None:
+    trial.world.refuses = {"tp1"}
+    result = trial.run([spec(TP1), spec(TP2), PINNED])
+    failed = next(case for case in result.cases if case.curve == "pinned")
+    assert failed.status == "failed" and failed.error is not None
+    assert failed.error.message == "the KV cache of tp1 is unknown, so it cannot be given to tp2"
+    assert trial.states()["tp2/fixed/c2"] == "ok"
+
+
+def test_resumed_the_pinned_case_still_knows_the_bases_blocks(trial: Trial) -> None:
+    trial.world.incidents = {2 * REPEATS: "interrupt"}
+    with pytest.raises(KeyboardInterrupt):
+        trial.run([spec(TP1), spec(TP2), PINNED])
+    trial.again([spec(TP1), spec(TP2), PINNED])
+    assert trial.world.settings[-1].num_gpu_blocks == 65_536 // 128
+    assert set(trial.states().values()) == {"ok"}
+
+
+# --- staggered starts
+
+
+def test_long_repeats_begin_staggered_and_short_ones_in_step() -> None:
+    long = replace(spec(TP1, 4), turns=6)
+    short, staggered = spec(TP1, 4).at(4), long.at(4)
+    assert isinstance(short.workload, Workload) and isinstance(staggered.workload, Workload)
+    assert (short.workload.staggered, staggered.workload.staggered) == (0, 4)
+    rung = replace(long, curve="saturated", load=Saturate(4, 8)).rung(4)
+    assert isinstance(rung.workload, Workload)
+    assert (rung.workload.requests, rung.workload.staggered) == (8, 0)
+    lengths = [request.output_tokens for request in staggered.workload.generate()]
+    assert sorted(lengths[:4]) == [1, 2, 3, 4] and set(lengths[4:]) == {LENGTHS.output_tokens}

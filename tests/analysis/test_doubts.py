@@ -1,0 +1,106 @@
+"""Doubts about a comparison, each planted alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.analysis.doubts import doubts, room_for
+from common.analysis.reading import limits, read_scaling
+from common.analysis.scaling import scaling_rows
+from common.analysis.table import print_scaling
+from common.store.schema import Case
+from tests.analysis.planted import TP1, TP2, WEIGHT_BYTES, case, engine, full, result
+
+ONE, TWO = [99.0, 100.0, 101.0], [149.0, 150.0, 151.0]
+
+
+def pair(curve: str = "fixed", streams: int = 16) -> tuple[Case, Case]:
+    return case(TP1, curve, streams, ONE), case(TP2, curve, streams, TWO)
+
+
+def test_a_clean_comparison_leaves_no_doubt() -> None:
+    assert doubts(result(pair())) == []
+    assert doubts(result([])) == []
+
+
+def test_a_base_without_room_is_doubted_and_a_roomy_one_with_preemptions_too() -> None:
+    base, other = pair("saturated", 64)
+    base.engine = engine(TP1, kv_cache_tokens=63 * 96)
+    assert room_for(base) == 63
+    (line,) = doubts(result([base, other]))
+    assert "room for 63 of 64 sequences" in line and "preemptions" not in line
+    base.engine = engine(TP1)
+    base.repeats[1]["preemptions"] = 2.0
+    (line,) = doubts(result([base, other]))
+    assert "2 preemptions" in line and "room" not in line
+    base.engine = {}
+    assert room_for(base) is None
+
+
+def test_settings_that_differ_between_plans_are_named() -> None:
+    base, other = pair()
+    base.engine["settings"] = {"max_num_seqs": 256, "dtype": "bfloat16"}
+    other.engine["settings"] = {"max_num_seqs": 512, "dtype": "bfloat16"}
+    assert doubts(result([base, other])) == ["Plans ran with different settings: max_num_seqs is 256 (tp1), 512 (tp2)."]
+
+
+@pytest.mark.parametrize(("per_rank", "doubted"), [(0.5, False), (0.54, False), (0.6, True), (1.0, True)])
+def test_weights_that_are_not_split_are_named(per_rank: float, doubted: bool) -> None:
+    base, other = pair()
+    other.engine["weight_bytes_per_rank"] = [round(per_rank * WEIGHT_BYTES), WEIGHT_BYTES // 2]
+    lines = doubts(result([base, other]))
+    assert lines == (
+        [f"tp2 does not split the weights evenly: a rank holds {per_rank:.0%} of them, not 50%."] * doubted
+    )
+
+
+def test_the_same_work_in_two_cases_must_come_out_alike() -> None:
+    alike = [*pair(), case(TP2, "weak", 16, [155.0, 156.0, 157.0])]
+    assert doubts(result(alike)) == []
+    apart = [*pair(), case(TP2, "weak", 16, [119.0, 120.0, 121.0])]
+    (line,) = doubts(result(apart))
+    assert line.startswith("tp2/fixed/c16 and tp2/weak/c16 are the same work and differ by -20%")
+
+
+def steady(made: Case, factor: float) -> Case:
+    for repeat in made.repeats:
+        repeat["steady_output_throughput"] = factor * repeat["output_throughput"]
+        repeat["steady_median_ttft_ms"] = 7.0
+        repeat["steady_median_tpot_ms"] = 3.0
+    return made
+
+
+def test_steady_windows_count_where_every_compared_case_has_one() -> None:
+    base, other = pair()
+    rows = scaling_rows(result([steady(base, 1.1), steady(other, 1.2)]))
+    assert [row.steady for row in rows] == [True, True]
+    assert rows[0].throughput is not None and rows[0].throughput.value == pytest.approx(110, rel=1e-3)
+    assert rows[1].speedup is not None and rows[1].speedup.value == pytest.approx(1.5 * 1.2 / 1.1, rel=1e-3)
+    assert rows[1].ttft_ms == pytest.approx(7) and rows[1].tpot_ms == pytest.approx(3)
+    assert any(line.startswith("Numbers are of the steady window") for line in read_scaling(result([base, other])))
+    mixed = scaling_rows(result([case(TP1, "fixed", 16, ONE), other]))
+    assert [row.steady for row in mixed] == [False, False]
+
+
+def test_the_pinned_curve_stands_beside_the_saturated_base() -> None:
+    base, own = case(TP1, "saturated", 32, ONE), case(TP2, "saturated", 64, [199.0, 200.0, 201.0])
+    pinned = case(TP2, "pinned", 32, TWO)
+    read = result([base, own, pinned])
+    rows = {row.case.id: row for row in scaling_rows(read)}
+    gained = rows[pinned.id].speedup
+    assert gained is not None and gained.value == pytest.approx(1.5, rel=1e-3)
+    assert not rows[pinned.id].is_base
+    (line,) = [line for line in limits(read) if line.startswith("With no more KV cache")]
+    assert "a factor of 1.33" in line
+    print_scaling(read)
+    alone = scaling_rows(result([pinned]))
+    assert alone[0].speedup is None and not alone[0].is_base
+
+
+def test_traced_all_reduces_are_the_upper_bound() -> None:
+    read = full()
+    for one in read.cases:
+        if one.engine.get("all_reduce"):
+            one.engine["all_reduce_traced"] = {"streams": 16, "share": 0.12, "all_reduce_s": 0.06, "span_s": 0.5}
+    (line,) = [line for line in limits(read) if line.startswith("All-reduces")]
+    assert "at least" in line and "at most 12% (profiled at 16 streams" in line
