@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from common.core.arrivals import Replay
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.experiment.cases import CaseSpec, Saturate
@@ -12,6 +13,7 @@ from common.experiment.cases import CaseSpec, Saturate
 # Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
 ASSUMED = {"cpu": (28.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
 OVERHEAD_S = 8.0  # imports, ceilings, reports
+REPLAY_IN_FLIGHT = 16  # of a replay that comes faster than it is worked off
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,22 @@ def estimate(
 
 def case_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
     """Seconds one case takes under one start, warm-up and search included."""
-    if isinstance(spec.load, int):
-        return _repeat_seconds(spec, spec.load, shape, device_kind) * (spec.repeats + 0.3)
-    assert isinstance(spec.load, Saturate)
-    climb = sum(1.3 * _repeat_seconds(spec, rung, shape, device_kind) for rung in spec.load.rungs())
-    return climb + spec.repeats * _repeat_seconds(spec, spec.load.limit, shape, device_kind)
+    match spec.load:
+        case Saturate(limit=limit):
+            climb = sum(1.3 * _repeat_seconds(spec, rung, shape, device_kind) for rung in spec.streams)
+            return climb + spec.repeats * _repeat_seconds(spec, limit, shape, device_kind)
+        case Replay():
+            return _replay_seconds(spec, shape, device_kind) * (spec.repeats + 0.3)
+        case streams:
+            return _repeat_seconds(spec, streams, shape, device_kind) * (spec.repeats + 0.3)
+
+
+def _replay_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
+    """Until the last request comes and is answered, or, where they come too fast, until all are worked off."""
+    in_flight = min(spec.turns, REPLAY_IN_FLIGHT)
+    alone_s = _repeat_seconds(replace(spec, turns=1), 1, shape, device_kind)
+    turn_s = _repeat_seconds(replace(spec, turns=1), in_flight, shape, device_kind)
+    return max(spec.replayed_s + alone_s, turn_s * spec.turns / in_flight)
 
 
 def _repeat_seconds(spec: CaseSpec, concurrency: int, shape: ModelShape, device_kind: str) -> float:

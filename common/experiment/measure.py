@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.core.arrivals import ClosedLoop
+from common.core.arrivals import Arrivals, ClosedLoop
 from common.core.metrics import repeat_metrics
-from common.core.workload import Workload
+from common.core.workload import Request
 from common.engines.engine import Engine
 from common.engines.failures import EngineError, Failure
 from common.experiment.cases import CaseSpec, Saturate
@@ -20,6 +20,7 @@ from common.store.schema import Case, Check
 
 WARM_UP_TOKENS = 8
 FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
+REPLAY_WARM_UP_STREAMS = 16  # a replay does not know its batch size beforehand
 REQUEST_TIMEOUT_S = 600.0
 AGREE_WITHIN = 0.10  # a first repeat further from the others' mean was not warmed up
 PREEMPTIONS = "vllm:num_preemptions_total"
@@ -50,9 +51,9 @@ class Measurer:
         if isinstance(spec.load, Saturate) and not case.repeats:
             found = spec.at(self._climb(spec, spec.load, ladder))
             case.workload, case.arrivals = found.workload, found.arrivals
-        self._warm_up(case)
+        self._warm_up(spec, case)
         for repeat in range(spec.repeats):
-            self._repeat(case, repeat)
+            self._repeat(spec, case, repeat)
         case.checks = [check for check in case.checks if check.name != "first repeat agrees"]
         case.checks += _first_repeat_check(case)
 
@@ -62,8 +63,8 @@ class Measurer:
         for concurrency in saturate.rungs():
             rung = spec.at(concurrency)
             rung.id, rung.curve = f"{spec.plan}/ladder/c{concurrency}", "ladder"
-            self._warm_up(rung)
-            measured = self._repeat(rung, 0)
+            self._warm_up(spec, rung)
+            measured = self._repeat(spec, rung, 0)
             ladder.append(rung)
             rate = measured["output_throughput"]
             if best and (rate < best_rate * (1 + saturate.min_gain) or measured.get("preemptions", 0) > 0):
@@ -71,25 +72,24 @@ class Measurer:
             best, best_rate = concurrency, rate
         return best
 
-    def _warm_up(self, case: Case) -> None:
+    def _warm_up(self, spec: CaseSpec, case: Case) -> None:
         """Bring the engine to the case's batch size, unless it has been there, with prompts that no repeat uses."""
-        assert isinstance(case.arrivals, ClosedLoop)
-        if case.arrivals.concurrency <= self.warmed_to:
+        streams = min(REPLAY_WARM_UP_STREAMS, case.workload.requests)
+        if isinstance(case.arrivals, ClosedLoop):
+            streams = case.arrivals.concurrency
+        if streams <= self.warmed_to:
             return
         tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
-        work = case.workload
-        assert isinstance(work, Workload)
-        prompts = Workload(
-            case.arrivals.concurrency, work.input_tokens, min(tokens, work.output_tokens), work.vocab_size
-        )
-        self._load(case, prompts.reseeded(self._seed(0) + 999_983), "warm-up")
-        self.warmed_to = case.arrivals.concurrency
+        seed = self._seed(0) + 999_983
+        self._load(case, spec.source.warm_up(streams, tokens, seed), ClosedLoop(streams), seed, "warm-up")
+        self.warmed_to = streams
 
-    def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
+    def _repeat(self, spec: CaseSpec, case: Case, repeat: int) -> dict[str, float]:
         before = self.engine.metrics()
         age_s = time.monotonic() - self.ready_at
-        assert isinstance(case.workload, Workload)
-        loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
+        seed = self._seed(repeat)
+        requests = spec.source.generate(case.workload.requests, seed)
+        loaded = self._load(case, requests, case.arrivals, seed, f"repeat {repeat + 1}")
         measured = repeat_metrics(loaded.records, loaded.duration_s)
         after = self.engine.metrics()
         if PREEMPTIONS in after:
@@ -111,18 +111,18 @@ class Measurer:
         self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
         return measured
 
-    def _load(self, case: Case, workload: Workload, label: str) -> LoadResult:
+    def _load(self, case: Case, requests: list[Request], arrivals: Arrivals, seed: int, label: str) -> LoadResult:
         began = time.perf_counter()
 
         def progress(done: int, chunks: int) -> None:
             seconds = time.perf_counter() - began
-            self.watch(Measuring(case.id, label, done, workload.requests, chunks / seconds if seconds else 0.0))
+            self.watch(Measuring(case.id, label, done, len(requests), chunks / seconds if seconds else 0.0))
 
         loaded = run_load(
             self.engine.endpoints,
-            workload.generate(),
-            case.arrivals,
-            seed=workload.seed,
+            requests,
+            arrivals,
+            seed=seed,
             timeout_s=REQUEST_TIMEOUT_S,
             progress=progress,
             should_stop=lambda: not self.engine.alive(),

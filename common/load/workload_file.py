@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from common.core.recording import RecordedRequest, Recording
-from common.load.workload_forms import Content, Form, Limits, columns_of, form_of
+from common.load.workload_forms import Content, EntryError, Form, Limits, columns_of, form_of
 
 LONGEST_ENTRY = 16 << 20  # characters of one line, or of one entry of a list
 MOST_ENTRIES = 100_000  # looked at, where hardly any can be used
@@ -74,7 +74,7 @@ def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[Recor
             raise WorkloadError(f"{place} is of no known form; give {FORMS}")
         try:
             outcome = form.read(content)
-        except ValueError as problem:
+        except EntryError as problem:
             raise WorkloadError(f"{place} {problem}") from problem
         looked_at += 1
         if isinstance(outcome, str):

@@ -19,6 +19,10 @@ Content = Mapping[str, Any]
 Outcome = RecordedRequest | str  # a request, or why it is left out
 
 
+class EntryError(ValueError):
+    """An entry makes no sense; the message continues a sentence that begins with its place."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the engine takes, and what a file may leave open.
@@ -49,7 +53,7 @@ class Limits:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError("has half of a surrogate pair in its text: write it as UTF-8") from None
+            raise EntryError("has half of a surrogate pair in its text: write it as UTF-8") from None
         return None if len(text) > CHARACTERS_PER_TOKEN * self.context_tokens else self.count(text)
 
 
@@ -65,11 +69,11 @@ class ShareGpt:
         """One conversation as a request.
 
         Raises:
-            ValueError: it is not a conversation.
+            EntryError: it is not a conversation.
         """
         turns = need(content, "conversations")
         if not isinstance(turns, list):
-            raise ValueError("has no list of turns in 'conversations'")
+            raise EntryError("has no list of turns in 'conversations'")
         prompt, answer = _first_exchange(turns)
         if prompt is None or answer is None:
             return "without a first answer"
@@ -93,7 +97,7 @@ class Prompts:
         """One prompt as a request.
 
         Raises:
-            ValueError: it is no prompt, or not one of this model.
+            EntryError: it is no prompt, or not one of this model.
         """
         prompt = need(content, "prompt")
         named = [name for name in OUTPUT_NAMES if content.get(name) is not None]
@@ -108,10 +112,10 @@ class Prompts:
 
     def _ids(self, prompt: object) -> tuple[int, ...]:
         if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-            raise ValueError("has a 'prompt' that is neither text nor a list of token ids")
+            raise EntryError("has a 'prompt' that is neither text nor a list of token ids")
         wrong = next((token for token in prompt if not 0 <= token < self.limits.vocab_size), None)
         if wrong is not None:
-            raise ValueError(
+            raise EntryError(
                 f"has the token id {str(wrong)[:20]}, outside the model's vocabulary of {self.limits.vocab_size}: the"
                 " file was made for another model; give text, or that model"
             )
@@ -152,7 +156,7 @@ class Trace:
         """One line of the trace as a request; `at_s` counts from wherever the trace does.
 
         Raises:
-            ValueError: a length or time is missing or makes no sense.
+            EntryError: a length or time is missing or makes no sense.
         """
         at_s = seconds(need(content, "timestamp"), self.columns.unit_s)
         input_tokens = length(content, self.columns.input_tokens)
@@ -164,10 +168,10 @@ class Trace:
         if hashes is None:
             return ()
         if not isinstance(hashes, list) or not all(isinstance(number, int | str) for number in hashes):
-            raise ValueError("has 'hash_ids' that are not a list of numbers")
+            raise EntryError("has 'hash_ids' that are not a list of numbers")
         most = -(-input_tokens // self.block_tokens)
         if len(hashes) > most:
-            raise ValueError(
+            raise EntryError(
                 f"has {len(hashes)} hash_ids for {input_tokens} tokens, but blocks of {self.block_tokens} tokens make"
                 f" {most}: remove the hash_ids, and no prompts will share a prefix"
             )
@@ -199,10 +203,10 @@ def need(content: Content, name: str) -> Any:  # noqa: ANN401 - whatever the fil
     """A value that must be there.
 
     Raises:
-        ValueError: it is not.
+        EntryError: it is not.
     """
     if content.get(name) is None:
-        raise ValueError(f"has no '{name}': all requests of a file have the same form")
+        raise EntryError(f"has no '{name}': all requests of a file have the same form")
     return content[name]
 
 
@@ -210,7 +214,7 @@ def length(content: Content, name: str) -> int:
     """A number of tokens, 0 or more; spreadsheets write whole numbers as 12.0.
 
     Raises:
-        ValueError: missing, negative, a fraction, or no number.
+        EntryError: missing, negative, a fraction, or no number.
     """
     value = number = need(content, name)
     if isinstance(value, str):
@@ -222,7 +226,7 @@ def length(content: Content, name: str) -> int:
     if isinstance(number, float):
         whole = number.is_integer()
     if not whole or number < 0:
-        raise ValueError(f"has {str(value)[:20]!r} as '{name}': a whole number of tokens is needed")
+        raise EntryError(f"has {str(value)[:20]!r} as '{name}': a whole number of tokens is needed")
     return int(number)
 
 
@@ -230,9 +234,9 @@ def seconds(value: object, unit_s: float) -> float:
     """A time in seconds from a number in the trace's unit, or from a date (UTC where it names no zone).
 
     Raises:
-        ValueError: neither.
+        EntryError: neither.
     """
-    problem = ValueError("has a 'timestamp' that is neither a number nor a date with a time")
+    problem = EntryError("has a 'timestamp' that is neither a number nor a date with a time")
     number = value
     if isinstance(value, str):
         try:
@@ -244,7 +248,7 @@ def seconds(value: object, unit_s: float) -> float:
     return number * unit_s
 
 
-def _date_s(text: str, problem: ValueError) -> float:
+def _date_s(text: str, problem: EntryError) -> float:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -257,9 +261,9 @@ def _first_exchange(turns: list[Any]) -> tuple[str | None, str | None]:
     prompt = None
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("from"), str):
-            raise ValueError("has a turn without 'from'")
+            raise EntryError("has a turn without 'from'")
         if not isinstance(turn.get("value"), str):
-            raise ValueError("has a turn without text in 'value'")
+            raise EntryError("has a turn without text in 'value'")
         if prompt is None and turn["from"] in ASKING:
             prompt = turn["value"]
         elif prompt is not None and turn["from"] in ANSWERING:
