@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.analysis.scaling import samples
+from common.analysis.scaling import LATENCY, samples
 from common.core.recording import Recording
 from common.core.stats import geometric_mean
 from common.engines.models import Model, ModelError, default_model, find_model
@@ -235,6 +235,8 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
             continue
         throughput = geometric_mean("output_throughput", "tok/s", rates)
         case.summary = [throughput]
+        if case.curve == "replay" and (latencies_ms := samples(case, LATENCY)):
+            case.summary.append(geometric_mean(LATENCY, "ms", latencies_ms))
         if usd_per_hour is not None:
             usd = usd_per_hour / 3600 / throughput.value * 1e6
             case.summary.append(geometric_mean("usd_per_million_output_tokens", "USD", [usd]))

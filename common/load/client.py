@@ -21,6 +21,7 @@ from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop, Replay
 from common.core.record import RequestRecord
 from common.core.workload import Request
 from common.load.connection import Exchange, Target
+from common.load.discretion import without_prompt
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import LoopLag
 from common.load.payload import request_head, request_payload
@@ -102,9 +103,11 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
     with _no_garbage_collection(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
         span = runner.run(_run([_target(endpoint) for endpoint in endpoints], exchanges, how, watch))
-        for exchange in exchanges:
+        for request, exchange in zip(requests, exchanges, strict=True):
             parse_response(exchange.pieces, exchange.record)
             exchange.pieces.clear()
+            if exchange.record.error is not None:
+                exchange.record.error = without_prompt(exchange.record.error, request.prompt)
     return _result(exchanges, span)
 
 

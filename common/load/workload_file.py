@@ -30,7 +30,7 @@ FORMS = (
     " timestamp, input_length and output_length as JSON lines or CSV"
 )
 _GZIP = b"\x1f\x8b"
-_PIECE = 256 << 10
+_GLANCE, _PIECE = 64, 256 << 10
 _GAP = re.compile(r"[\s,]*")
 
 Entry = tuple[str, Content]  # where it stands, and what it says
@@ -147,7 +147,7 @@ def _text(path: Path) -> Iterator[TextIO]:
 def _entries(text: TextIO) -> Iterator[Entry]:
     """Entries of a JSON list, of JSON lines, or of a CSV table with a header."""
     head = ""
-    while not head and (piece := text.read(_PIECE)):
+    while not head and (piece := text.read(_GLANCE)):
         head = piece.lstrip()
     if "\0" in head:
         raise WorkloadError(f"is not text; give {FORMS}")

@@ -73,7 +73,7 @@ class ShareGpt:
         """
         turns = need(content, "conversations")
         if not isinstance(turns, list):
-            raise EntryError("has no list of turns in 'conversations'")
+            raise EntryError("has no list of turns in 'conversations': correct it, or take it out")
         prompt, answer = _first_exchange(turns)
         if prompt is None or answer is None:
             return "without a first answer"
@@ -112,7 +112,7 @@ class Prompts:
 
     def _ids(self, prompt: object) -> tuple[int, ...]:
         if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-            raise EntryError("has a 'prompt' that is neither text nor a list of token ids")
+            raise EntryError("has a 'prompt' that is neither text nor a list of token ids: give one of them")
         wrong = next((token for token in prompt if not 0 <= token < self.limits.vocab_size), None)
         if wrong is not None:
             raise EntryError(
@@ -168,7 +168,7 @@ class Trace:
         if hashes is None:
             return ()
         if not isinstance(hashes, list) or not all(isinstance(number, int | str) for number in hashes):
-            raise EntryError("has 'hash_ids' that are not a list of numbers")
+            raise EntryError("has 'hash_ids' that are not a list of numbers: correct or remove them")
         most = -(-input_tokens // self.block_tokens)
         if len(hashes) > most:
             raise EntryError(
@@ -236,7 +236,9 @@ def seconds(value: object, unit_s: float) -> float:
     Raises:
         EntryError: neither.
     """
-    problem = EntryError("has a 'timestamp' that is neither a number nor a date with a time")
+    problem = EntryError(
+        "has a 'timestamp' that is neither a number nor a date with a time: correct it, or take it out"
+    )
     number = value
     if isinstance(value, str):
         try:
@@ -261,9 +263,9 @@ def _first_exchange(turns: list[Any]) -> tuple[str | None, str | None]:
     prompt = None
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("from"), str):
-            raise EntryError("has a turn without 'from'")
+            raise EntryError("has a turn without 'from': correct it, or take it out")
         if not isinstance(turn.get("value"), str):
-            raise EntryError("has a turn without text in 'value'")
+            raise EntryError("has a turn without text in 'value': correct it, or take it out")
         if prompt is None and turn["from"] in ASKING:
             prompt = turn["value"]
         elif prompt is not None and turn["from"] in ANSWERING:
