@@ -10,5 +10,5 @@ def without_prompt(error: str, prompt: str | tuple[int, ...]) -> str:
     """The error, unless it quotes the prompt: servers answer what they cannot validate with the input itself."""
     text = prompt if isinstance(prompt, str) else ", ".join(map(str, prompt))
     size = min(SHORTEST_QUOTE, len(text))
-    quotes = any(error[at : at + size] in text for at in range(len(error) - size + 1))
+    quotes = size > 0 and any(error[at : at + size] in text for at in range(len(error) - size + 1))
     return LEFT_OUT if quotes else error
