@@ -36,7 +36,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     if any("oversubscribed" in row.case.flags for row in rows):
         console.print(f"{OVERSUBSCRIBED} more devices than the machine has: no efficiency")
     if any(row.curve == "replay" for row in rows):
-        console.print("replay: xN is the scale of its times, speed-up that of the median request from send to end")
+        console.print("replay: xN scales its times; speed-up is that of the median request's latency")
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  per plan; weights/n is what splitting should leave on each device")

@@ -70,7 +70,7 @@ def read_recorded(
     in_repeat = [spec.turns * max(spec.streams) for spec in specs]
     in_start = [requests * spec.repeats for requests, spec in zip(in_repeat, specs, strict=True)]
     limits = Limits(
-        wanted=max([REPLAYS[options.preset].requests, *(STARTS[options.preset] * sent for sent in in_start)]),
+        wanted=max([REPLAYS[options.preset].requests + 1, *(STARTS[options.preset] * sent for sent in in_start)]),
         context_tokens=context_tokens(model.shape, machine, parse_engine_args(options.engine_args)),
         vocab_size=model.shape.vocab_size,
         output_tokens=lengths.output_tokens,
