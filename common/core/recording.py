@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -126,12 +127,14 @@ class Recording:
 
 
 def _dealt(entries: Sequence[RecordedRequest], count: int, seed: int) -> list[int]:
-    """Places of `count` entries: one out of each of `count` groups of entries of similar length."""
+    """Places of `count` entries: one out of each of `count` groups whose answers and prompts are of similar length."""
     hands = len(entries) // count
     if hands == 0:
         first = seed * count % len(entries)
         return [(first + step) % len(entries) for step in range(count)]
-    places = range(hands * count)
-    by_length = sorted(places, key=lambda place: (entries[place].output_tokens, entries[place].input_tokens))
-    groups = np.random.default_rng(0).permuted(np.reshape(by_length, (count, hands)), axis=1)
+    by_answer = sorted(range(hands * count), key=lambda place: entries[place].output_tokens)
+    stripe = hands * math.isqrt(count)  # of similar answers; in each, groups of similar prompts
+    stripes = (by_answer[at : at + stripe] for at in range(0, len(by_answer), stripe))
+    ordered = [place for part in stripes for place in sorted(part, key=lambda place: entries[place].input_tokens)]
+    groups = np.random.default_rng(0).permuted(np.reshape(ordered, (count, hands)), axis=1)
     return sorted(groups[:, seed % hands].tolist())

@@ -143,9 +143,9 @@ def test_prompts_are_text_or_token_ids_with_the_usual_names_for_the_output(file:
 
 
 def test_prompts_may_be_a_json_list_and_unicode(file: Path) -> None:
-    file.write_text(json.dumps([{"prompt": "wie geht's né 😀\u2028 gut"}], ensure_ascii=False))
+    file.write_text(json.dumps([{"prompt": "wie geht's né 😀\u2028 gut"}], ensure_ascii=False), encoding="utf-8")
     assert read(file).entries[0].prompt == "wie geht's né 😀\u2028 gut"
-    file.write_text(json.dumps({"prompt": "two\u2028lines 😀"}, ensure_ascii=False))
+    file.write_text(json.dumps({"prompt": "two\u2028lines 😀"}, ensure_ascii=False), encoding="utf-8")
     assert read(file).entries[0].prompt == "two\u2028lines 😀", "only line feeds end a line"
 
 
@@ -472,8 +472,9 @@ def test_a_wrong_conversation_is_named_by_its_place(file: Path, turns: object, n
 def test_no_file_is_one_line(file: Path, tmp_path: Path) -> None:
     assert "No such file" in refusal(file)
     assert "is not a file" in refusal(tmp_path)
-    os.mkfifo(file)
-    assert "is not a file" in refusal(file), "and nobody waits for it"
+    if hasattr(os, "mkfifo"):  # not on Windows
+        os.mkfifo(file)
+        assert "is not a file" in refusal(file), "and nobody waits for it"
 
 
 def test_a_packed_file_that_was_cut_short_says_so_where_the_cut_is_reached(file: Path) -> None:
@@ -550,7 +551,9 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, prompts: list[str]) -> No
         [{"prompt": prompt} for prompt in prompts],
         [conversation(prompt, ANSWER) for prompt in prompts],
     ):
-        path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), newline="")
+        path.write_text(
+            "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8", newline=""
+        )
         by_line = [entry.prompt for entry in read(path, count=lambda text: 5).entries]
-        path.write_text(json.dumps(entries, ensure_ascii=False, indent=1), newline="")
+        path.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8", newline="")
         assert by_line == prompts == [entry.prompt for entry in read(path, count=lambda text: 5).entries]
