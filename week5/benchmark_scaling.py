@@ -9,35 +9,41 @@ Method.      Real vLLM, one engine start per plan (lab: three), the same seeded 
                saturated  each plan at its own best load: what a machine earns
                pinned     the same with no more KV cache than the base has: what parallelism alone gives (not in smoke)
                weak       the same number of streams per device: what growing together does
-Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. An interval
-             that holds 1.00 resolves nothing. Below the table stands what explains the loss.
+             and with a trace (--workload) a fourth:
+               replay     requests that come when the trace says: what its users would have felt
+Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. In a replay,
+             where every plan is offered the same load, speed-up is that of the median request's whole time. An
+             interval that holds 1.00 resolves nothing. Below the table stands what explains the loss.
 
 Examples:
   python benchmark_scaling.py                                   # sizes 1, 2, 4 as far as devices reach
   python benchmark_scaling.py --tp 1 2 --preset lab             # three engine starts per plan
   python benchmark_scaling.py --replicas                        # n independent replicas beside each TP=n
   python benchmark_scaling.py --model Qwen/Qwen3-8B --tp 1 2 4 8 --usd-per-hour 12.40 --dry-run
+  python benchmark_scaling.py --workload trace.jsonl --time-scale 0.5   # your requests, twice as fast
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.analysis.table import print_scaling
+from common.core.arrivals import Replay
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment import report
 from common.experiment.cases import CaseSpec, Lengths, Saturate
 from common.experiment.options import InputError, Options, parse
 from common.experiment.preflight import check_sizes, why_not
+from common.experiment.recordings import Recorded, read_recorded
 from common.experiment.run import Experiment, Skipped, run
 from common.machine.devices import Machine
 
 METHOD_VERSION = 2
-Curve = Literal["fixed", "saturated", "pinned", "weak"]
-CURVES: tuple[Curve, ...] = ("fixed", "saturated", "pinned", "weak")
+Curve = Literal["fixed", "saturated", "pinned", "weak", "replay"]
+CURVES: tuple[Curve, ...] = ("fixed", "saturated", "pinned", "weak", "replay")
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,13 @@ class ScalingOptions(Options):
     input_tokens: int | None = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
     output_tokens: int | None = None
-    """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
+    """Generated tokens per request; by default 32 on CPU, 128 on GPUs. With --workload: where a prompt does not
+    say."""
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n, under the same total load."""
     curves: tuple[Curve, ...] | None = None
-    """Which curves to measure; by default all, in smoke all but `pinned`, which costs engine starts of its own."""
+    """Which curves to measure; by default all, in smoke all but `pinned`, which costs engine starts of its own, and
+    `replay` where --workload is a trace."""
     oversubscribe: bool = False
     """Run plans that need more devices than there are, flagged and without efficiency."""
     allow_shared: bool = False
@@ -77,6 +85,12 @@ class ScalingOptions(Options):
             raise InputError(f"--concurrency {max(self.concurrency)}: at most {MOST_STREAMS} streams can be driven")
         if self.curves == ():
             raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
+        if self.workload is None and "replay" in (self.curves or ()):
+            raise InputError("--curves replay needs a trace to replay: give one with --workload FILE")
+        if self.workload is not None and self.input_tokens is not None:
+            raise InputError("--input-tokens and --workload exclude each other: prompts come from the file")
+        if self.time_scale is not None and "replay" not in (self.curves or CURVES):
+            raise InputError("--time-scale acts on the replay alone: add replay to --curves, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -110,45 +124,71 @@ def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list
     plans = [ParallelPlan(tp=size) for size in sizes]
     if options.replicas:
         plans += [ParallelPlan(replicas=size) for size in sizes if size > 1]
+    recorded = None
+    if options.workload is not None:
+        closed = [spec for plan in plans for spec in cases_of_plan(plan, plans[0], options, model, machine)]
+        recorded = read_recorded(options, model, machine, lengths(options, model, machine), closed)
+        check_use(options, recorded)
     specs: list[CaseSpec] = []
     skipped: list[Skipped] = []
     for plan in plans:
         reason = why_not(plan, model.shape, machine, options.oversubscribe)
-        for spec in cases_of_plan(plan, plans[0], options, model, machine):
+        for spec in cases_of_plan(plan, plans[0], options, model, machine, recorded):
             specs += [] if reason else [spec]
             skipped += [Skipped(spec, reason)] if reason else []
     return specs, skipped
 
 
+def check_use(options: ScalingOptions, recorded: Recorded) -> None:
+    """Check that every option has something to act on.
+
+    Raises:
+        InputError: one has not.
+    """
+    if recorded.replayed is None and "replay" in (options.curves or ()):
+        raise InputError("--curves replay needs a trace, and this workload says no times: leave replay out")
+    if options.output_tokens is not None and recorded.whole.form != "jsonl":
+        raise InputError("--output-tokens is for prompts that do not say: this workload says it, leave the option out")
+
+
+def lengths(options: ScalingOptions, model: Model, machine: Machine) -> Lengths:
+    """Tokens of made-up requests."""
+    default_input, default_output = (32, 32) if machine.kind == "cpu" else (512, 128)
+    return Lengths(
+        options.input_tokens or default_input, options.output_tokens or default_output, model.shape.vocab_size
+    )
+
+
 def cases_of_plan(
-    plan: ParallelPlan, base: ParallelPlan, options: ScalingOptions, model: Model, machine: Machine
+    plan: ParallelPlan,
+    base: ParallelPlan,
+    options: ScalingOptions,
+    model: Model,
+    machine: Machine,
+    recorded: Recorded | None = None,
 ) -> list[CaseSpec]:
     """The curves of one plan, the most telling first; `base` is the smallest plan of the run."""
     amount = AMOUNTS[options.preset]
     repeats = options.repeats or amount.repeats
-    on_cpu = machine.kind == "cpu"
-    lengths = Lengths(
-        options.input_tokens or (32 if on_cpu else 512),
-        options.output_tokens or (32 if on_cpu else 128),
-        model.shape.vocab_size,
-    )
     flags = []
     if plan.devices > len(machine.devices) and options.oversubscribe:
         flags.append("oversubscribed")
     if machine.host_shares_devices and plan.devices == len(machine.devices):
         flags.append("host_shares_devices")
 
-    def spec(curve: str, load: int | Saturate) -> CaseSpec:
+    def spec(curve: str, load: int | Saturate | Replay) -> CaseSpec:
         fewest = -(-FEWEST_REQUESTS // load) if isinstance(load, int) else 1
         turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.saturated_turns)
-        kv_like = base if curve == "pinned" else None
-        return CaseSpec(plan, curve, load, lengths, turns, repeats, tuple(flags), kv_like)
+        made = CaseSpec(plan, curve, load, lengths(options, model, machine), turns, repeats, tuple(flags))
+        made = replace(made, kv_like=base if curve == "pinned" else None)
+        return made if recorded is None else recorded.given_to(made)
 
-    loads: dict[str, list[int | Saturate]] = {
+    loads: dict[str, list[int | Saturate | Replay]] = {
         "fixed": list(dict.fromkeys(options.concurrency)),
         "saturated": [amount.saturate],
         "pinned": [amount.saturate] if plan.devices > base.devices and plan.replicas == 1 else [],
         "weak": [WEAK_STREAMS_PER_DEVICE * plan.devices],
+        "replay": [Replay(options.time_scale or 1.0)] if recorded and recorded.replayed else [],
     }
     curves = options.curves or [curve for curve in CURVES if curve != "pinned" or options.preset != "smoke"]
     return [spec(curve, load) for curve in CURVES if curve in curves for load in loads[curve]]

@@ -170,6 +170,8 @@ def _group_label(row: ScalingRow) -> str:
         return "saturated,\neach plan\nat its best"
     if row.curve == "weak":
         return f"weak,\n{streams(row.load / row.case.plan.devices)}\nper device"
+    if row.curve == "replay":
+        return f"replay,\ntimes ×{row.load:g}\n(latency)"
     return f"fixed,\n{streams(row.load)}"
 
 

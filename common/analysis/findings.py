@@ -69,9 +69,13 @@ def step_finding(result: Result) -> str:
 
 
 def _extremes(rows: list[ScalingRow]) -> tuple[ScalingRow, ScalingRow]:
-    """Best and worst at equal work; weak scaling, which has more work for more devices, only where it stands alone."""
-    equal_work = [row for row in rows if row.curve != "weak"]
-    ordered = sorted(equal_work or rows, key=lambda row: row.speedup.value if row.speedup else 0.0)
+    """Best and worst at equal work; weak scaling, which has more work for more devices, only where it stands alone.
+
+    Nor is a replay's gain, which is in latency, set beside those in throughput.
+    """
+    throughput = [row for row in rows if row.curve != "replay"]
+    equal_work = [row for row in throughput if row.curve != "weak"]
+    ordered = sorted(equal_work or throughput or rows, key=lambda row: row.speedup.value if row.speedup else 0.0)
     return ordered[-1], ordered[0]
 
 
@@ -88,6 +92,8 @@ def _where(row: ScalingRow) -> str:
         return "saturated"
     if row.curve == "weak":
         return f"at {row.load / row.case.plan.devices:g} streams per device"
+    if row.curve == "replay":
+        return f"in the latency of a replay (times ×{row.load:g})"
     return f"at {streams(row.load)}"
 
 

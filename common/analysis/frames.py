@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from common.analysis.scaling import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
-from common.core.arrivals import ClosedLoop
+from common.core.arrivals import ClosedLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
 from common.store.files import StoreError, load
@@ -71,7 +71,7 @@ def chosen_result(experiment: str = "benchmark_scaling") -> Path:
 
 
 def scaling_frame(result: Result) -> pd.DataFrame:
-    """One row per line of the scaling table; SI units but for `ttft_ms` and `tpot_ms`."""
+    """One row per line of the scaling table; SI units but for `ttft_ms`, `tpot_ms` and `e2el_ms`."""
     return pd.DataFrame([_scaling_record(row, result) for row in scaling_rows(result)], columns=_SCALING_COLUMNS)
 
 
@@ -103,7 +103,17 @@ _ESTIMATES = ("throughput", "speedup", "efficiency")
 _SCALING_COLUMNS = [
     *("id", "curve", "plan", "devices", "streams", "status", "reason", "is_base"),
     *(f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", "_high")),
-    *("ttft_ms", "tpot_ms", "serial_share", "unresolved", "samples", "sampling_unit", "communication_share"),
+    *(
+        "time_scale",
+        "ttft_ms",
+        "tpot_ms",
+        "e2el_ms",
+        "serial_share",
+        "unresolved",
+        "samples",
+        "sampling_unit",
+        "communication_share",
+    ),
     *("kv_cache_tokens", "weight_bytes_per_device", "usd_per_million_output_tokens", "flags"),
 ]
 _MEMORY_COLUMNS = [
@@ -137,6 +147,8 @@ def _scaling_record(row: ScalingRow, result: Result) -> dict[str, Any]:
         "is_base": row.is_base,
         "ttft_ms": row.ttft_ms,
         "tpot_ms": row.tpot_ms,
+        "e2el_ms": row.e2el_ms,
+        "time_scale": case.arrivals.time_scale if isinstance(case.arrivals, Replay) else None,
         "serial_share": row.serial_share,
         "unresolved": row.unresolved if row.speedup else None,
         "samples": row.throughput.n if row.throughput else None,

@@ -40,7 +40,13 @@ def about(result: Result) -> str:
 
 def gains(result: Result) -> list[str]:
     """The speed-up of every plan, in words."""
-    return [_gain(row) for row in scaling_rows(result) if row.speedup is not None]
+    rows = scaling_rows(result)
+    bases = {(row.curve, row.load): row for row in rows if row.is_base}
+    return [
+        _latency_gain(row, bases[row.curve, row.load]) if row.curve == "replay" else _gain(row)
+        for row in rows
+        if row.speedup is not None
+    ]
 
 
 def limits(result: Result) -> list[str]:
@@ -74,6 +80,11 @@ def caveats(result: Result) -> list[str]:
         lines.append(
             "The largest plan occupies every core: API server and client took part of its devices, so its gain is"
             " understated (host_shares_devices)."
+        )
+    if any(row.curve == "replay" for row in rows):
+        lines.append(
+            "A replay offers every plan the same requests at the same times: its tokens per second say what came, not"
+            " what a plan can do, so its plans are compared by latency."
         )
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
@@ -113,10 +124,27 @@ def streams(count: float) -> str:
     return f"{count:g} stream{'' if count == 1 else 's'}"
 
 
+def _latency_gain(row: ScalingRow, base: ScalingRow) -> str:
+    assert row.speedup is not None
+    unresolved = ": not resolved from no gain" if row.unresolved else ""
+    return (
+        f"In the replay (times x{row.load:g}) {_who(row)} answer the median request {interval(row.speedup)}x as fast:"
+        f" {_ms(row.e2el_ms)} against {_ms(base.e2el_ms)} with {base.case.plan}{unresolved}."
+    )
+
+
+def _ms(value: float | None) -> str:
+    assert value is not None, "what was compared was measured"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _who(row: ScalingRow) -> str:
+    plan = row.case.plan
+    return f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
+
+
 def _gain(row: ScalingRow) -> str:
     assert row.speedup is not None
-    plan = row.case.plan
-    what = f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
     load = {
         "fixed": f"at {streams(row.load)}",
         "pinned": f"with the base's KV cache (at {streams(row.load)})",
@@ -125,7 +153,7 @@ def _gain(row: ScalingRow) -> str:
     where = load.get(row.curve, f"saturated (at {streams(row.load)})")
     unresolved = ": not resolved from no gain" if row.unresolved else ""
     kept = f", efficiency {row.efficiency.value:.0%}" if row.efficiency else ""
-    return f"{what} are {interval(row.speedup)}x {where}{kept}{unresolved}."
+    return f"{_who(row)} are {interval(row.speedup)}x {where}{kept}{unresolved}."
 
 
 def _communication(rows: list[ScalingRow], result: Result) -> list[str]:

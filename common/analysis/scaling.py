@@ -5,28 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.core.arrivals import ClosedLoop
+from common.core.arrivals import ClosedLoop, OpenLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.scaling import efficiency, karp_flatt, speedup
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
 
-CURVES = ("fixed", "saturated", "pinned", "weak")
+CURVES = ("fixed", "saturated", "pinned", "weak", "replay")
 BASE_FROM = {"pinned": "saturated"}  # plans with the base's KV cache stand beside the base as it saturates
+THROUGHPUT, LATENCY = "output_throughput", "median_e2el_ms"
 HOLDS_SEQUENCES = 16  # a base with room for fewer is starved of KV cache, and everything looks fast beside it
 Unit = Literal["within-start", "between-starts"]
 
 
 @dataclass(frozen=True)
 class ScalingRow:
-    """One line of the scaling table; estimates are absent where they would mean nothing."""
+    """One line of the scaling table; estimates are absent where they would mean nothing.
+
+    `load` is requests in flight; of a replay, where they are whatever they turn out to be, the scale of its times.
+    A replay's speed-up is that of the median request's end-to-end latency: its throughput is what was offered.
+    """
 
     curve: str
     case: Case
-    load: int  # requests in flight
+    load: float
     throughput: Estimate | None = None  # output tokens per second
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    e2el_ms: float | None = None
     speedup: Estimate | None = None
     efficiency: Estimate | None = None
     serial_share: float | None = None  # Karp-Flatt; strong scaling from one device only
@@ -118,10 +124,19 @@ def communication_share(case: Case, result: Result) -> float | None:
 
 def _group(case: Case) -> float:
     """Cases of one group are compared: same load, own best load, or same load per device."""
-    assert isinstance(case.arrivals, ClosedLoop)
     if case.curve in ("saturated", "pinned"):
         return 0.0
-    return case.arrivals.concurrency / (case.plan.devices if case.curve == "weak" else 1)
+    return _load(case) / (case.plan.devices if case.curve == "weak" else 1)
+
+
+def _load(case: Case) -> float:
+    match case.arrivals:
+        case ClosedLoop(concurrency):
+            return concurrency
+        case Replay(time_scale):
+            return time_scale
+        case OpenLoop(rate_per_s):
+            return rate_per_s
 
 
 def _can_be_base(case: Case) -> bool:
@@ -132,34 +147,42 @@ def _can_be_base(case: Case) -> bool:
         case.status == "ok"
         and roomy
         and "oversubscribed" not in case.flags
-        and bool(samples(case, "output_throughput"))
+        and bool(samples(case, THROUGHPUT))
+        and bool(_compared(case))
     )
 
 
 def _row(curve: str, case: Case, base: Case | None, steady: bool) -> ScalingRow:
     prefix = "steady_" if steady else ""
-    throughput = f"{prefix}output_throughput"
-    assert isinstance(case.arrivals, ClosedLoop)
-    load = case.arrivals.concurrency
-    rates = samples(case, throughput)
+    load = _load(case)
+    rates = samples(case, prefix + THROUGHPUT)
     if case.status != "ok" or not rates:
         return ScalingRow(curve, case, load)
-    gained = speedup(rates, samples(base, throughput)) if base and base is not case else None
-    fair = gained is not None and "oversubscribed" not in case.flags
+    comparable = base is not None and base is not case and bool(_compared(case, prefix))
+    gained = speedup(_compared(case, prefix), _compared(base, prefix)) if base and comparable else None
+    fair = gained is not None and "oversubscribed" not in case.flags and curve != "replay"
     strong = curve == "fixed" and base is not None and base.plan.devices == 1
     return ScalingRow(
         curve,
         case,
         load,
-        throughput=geometric_mean("output_throughput", "tok/s", rates),
+        throughput=geometric_mean(THROUGHPUT, "tok/s", rates),
         ttft_ms=_typical(case, f"{prefix}median_ttft_ms"),
         tpot_ms=_typical(case, f"{prefix}median_tpot_ms"),
+        e2el_ms=_typical(case, prefix + LATENCY),
         speedup=gained,
         efficiency=efficiency(gained, case.plan, base.plan) if gained and base and fair else None,
         serial_share=karp_flatt(gained.value, case.plan.devices) if gained and fair and strong else None,
         is_base=case is base,
         steady=steady,
     )
+
+
+def _compared(case: Case, prefix: str = "") -> list[float]:
+    """What a plan is judged by, more is better: tokens per second; in a replay, requests per second of one user."""
+    if case.curve == "replay":
+        return [1e3 / value for value in samples(case, prefix + LATENCY) if value > 0]
+    return samples(case, prefix + THROUGHPUT)
 
 
 def _typical(case: Case, metric: str) -> float | None:

@@ -35,6 +35,8 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
         console.print("$/M out: per million output tokens, at the whole machine's price")
     if any("oversubscribed" in row.case.flags for row in rows):
         console.print(f"{OVERSUBSCRIBED} more devices than the machine has: no efficiency")
+    if any(row.curve == "replay" for row in rows):
+        console.print("replay: xN scales its times; speed-up is that of the median request's latency")
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  per plan; weights/n is what splitting should leave on each device")
@@ -105,7 +107,7 @@ def _cells(row: ScalingRow, result: Result) -> list[str]:
     return [
         row.curve,
         f"{row.case.plan}{mark}",
-        str(row.load),
+        f"x{row.load:g}" if row.curve == "replay" else f"{row.load:g}",
         _number(rate, 1),
         _number(row.ttft_ms, 1),
         _number(row.tpot_ms, 1),

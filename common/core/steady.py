@@ -49,14 +49,14 @@ def closed_loop_window(records: Sequence[RequestRecord], concurrency: int) -> Wi
 def open_loop_window(records: Sequence[RequestRecord]) -> Window | None:
     """From the longest answer's duration after the first intended send to the last intended send.
 
-    By then as many requests are under way as there will be. `None` where nothing is left of the schedule.
+    By then as many requests are under way as there will be. `None` where fewer than 16 sends are left of the schedule.
     """
     intended = [record.intended_ns for record in records if record.intended_ns is not None]
     durations = [record.e2el_s for record in records if record.e2el_s is not None]
     if not intended or not durations:
         return None
     window = Window(min(intended) + round(max(durations) * 1e9), max(intended))
-    return window if window.seconds > 0 else None
+    return window if sum(start >= window.begin_ns for start in intended) >= FEWEST_REQUESTS else None
 
 
 def steady_metrics(records: Sequence[RequestRecord], window: Window, open_loop: bool = False) -> dict[str, float]:

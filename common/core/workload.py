@@ -83,3 +83,4 @@ class RecordedWorkload:
     input_tokens: int
     output_tokens: int
     seed: int = 0
+    staggered: int = 0

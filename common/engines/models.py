@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from common.core.model_shape import ModelShape
 from common.engines.reference_models import REFERENCE_MODELS, ensure_model
 
@@ -66,6 +68,40 @@ def find_model(name: str, say: Callable[[str], None], download: bool = True) -> 
     near = difflib.get_close_matches(name, REFERENCE_MODELS, n=1)
     hint = f"did you mean {near[0]}?" if near else "give a folder, a hub id (owner/name)"
     raise ModelError(f"unknown model '{name}': {hint} or one of {', '.join(REFERENCE_MODELS)}")
+
+
+def token_counter(model: Model) -> Callable[[str], int]:
+    """Counts a text's tokens as the engine does, special tokens included; the tokenizer is read at the first text.
+
+    The counter raises ModelError where the model has no `tokenizer.json`.
+    """
+    read: list[Tokenizer] = []
+
+    def count(text: str) -> int:
+        if not read:
+            read.append(_tokenizer(model))
+        return len(read[0].encode(text).ids)
+
+    return count
+
+
+def _tokenizer(model: Model) -> Tokenizer:
+    path = model.folder / "tokenizer.json"
+    if not path.is_file() and HUB_ID.fullmatch(model.name):  # before a dry run only the configuration was fetched
+        from huggingface_hub import hf_hub_download
+
+        with _hub_errors_explained(model.name):
+            path = Path(hf_hub_download(model.name, "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be used to count the tokens of texts: {error}; give prompts as token ids, or a model with a"
+            " tokenizer.json"
+        ) from error
+    tokenizer.no_truncation()  # some are saved with the cut of their training
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _open(name: str, folder: Path) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from common.core.arrivals import Replay
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.experiment.cases import RUNG_TURNS, CaseSpec, Saturate
@@ -12,6 +13,7 @@ from common.experiment.cases import RUNG_TURNS, CaseSpec, Saturate
 # Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
 ASSUMED = {"cpu": (28.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
 OVERHEAD_S = 8.0  # imports, ceilings, reports
+REPLAY_IN_FLIGHT = 16  # of a replay that comes faster than it is worked off
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,34 @@ def estimate(
 
 def case_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
     """Seconds one case takes under one start, warm-up and search included."""
-    if isinstance(spec.load, int):
-        return _repeat_seconds(spec, spec.load, shape, device_kind) * (spec.repeats + 0.3)
-    assert isinstance(spec.load, Saturate)
+    match spec.load:
+        case Saturate():
+            return _saturating_seconds(spec, spec.load, shape, device_kind)
+        case Replay():
+            return _replay_seconds(spec, shape, device_kind) * (spec.repeats + 0.3)
+        case streams:
+            return _repeat_seconds(spec, streams, shape, device_kind) * (spec.repeats + 0.3)
+
+
+def _saturating_seconds(spec: CaseSpec, saturate: Saturate, shape: ModelShape, device_kind: str) -> float:
+    """The climb until a rung is not predicted to pay, and the repeats there."""
     short = replace(spec, turns=min(spec.turns, RUNG_TURNS))
-    climb_s, best, best_rate = 0.0, spec.load.first, 0.0
-    for rung in spec.load.rungs():
+    climb_s, best, best_rate = 0.0, saturate.first, 0.0
+    for rung in saturate.rungs():
         rung_s = _repeat_seconds(short, rung, shape, device_kind)
         climb_s += 1.3 * rung_s
-        if rung / rung_s < best_rate * (1 + spec.load.min_gain):
+        if rung / rung_s < best_rate * (1 + saturate.min_gain):
             break
         best, best_rate = rung, rung / rung_s
     return climb_s + spec.repeats * _repeat_seconds(spec, best, shape, device_kind)
+
+
+def _replay_seconds(spec: CaseSpec, shape: ModelShape, device_kind: str) -> float:
+    """Until the last request comes and is answered, or, where they come too fast, until all are worked off."""
+    in_flight = min(spec.turns, REPLAY_IN_FLIGHT)
+    alone_s = _repeat_seconds(replace(spec, turns=1), 1, shape, device_kind)
+    turn_s = _repeat_seconds(replace(spec, turns=1), in_flight, shape, device_kind)
+    return max(spec.replayed_s + alone_s, turn_s * spec.turns / in_flight)
 
 
 def _repeat_seconds(spec: CaseSpec, concurrency: int, shape: ModelShape, device_kind: str) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.analysis.checks import case_checks
-from common.core.arrivals import ClosedLoop
-from common.core.workload import Workload
+from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.workload import Request
 from common.engines.engine import Engine
 from common.engines.failures import EngineError, Failure
 from common.experiment.cases import CaseSpec, Saturate
@@ -21,6 +21,7 @@ from common.store.schema import Case
 
 WARM_UP_TOKENS = 8
 FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
+REPLAY_WARM_UP_STREAMS = 16  # a replay does not know its batch size beforehand
 REQUEST_TIMEOUT_S = 600.0
 
 
@@ -49,9 +50,9 @@ class Measurer:
         if isinstance(spec.load, Saturate) and not case.repeats:
             found = spec.at(self._climb(spec, spec.load, ladder))
             case.workload, case.arrivals = found.workload, found.arrivals
-        self._warm_up(case)
+        self._warm_up(spec, case)
         for repeat in range(spec.repeats):
-            self._repeat(case, repeat)
+            self._repeat(spec, case, repeat)
         case.checks = case_checks(case)
 
     def _climb(self, spec: CaseSpec, saturate: Saturate, ladder: list[Case]) -> int:
@@ -59,8 +60,8 @@ class Measurer:
         best, best_rate = 0, 0.0
         for concurrency in saturate.rungs():
             rung = spec.rung(concurrency)
-            self._warm_up(rung)
-            measured = self._repeat(rung, 0)
+            self._warm_up(spec, rung)
+            measured = self._repeat(spec, rung, 0)
             ladder.append(rung)
             rate = measured["output_throughput"]
             if best and (rate < best_rate * (1 + saturate.min_gain) or measured.get("preemptions", 0) > 0):
@@ -68,25 +69,23 @@ class Measurer:
             best, best_rate = concurrency, rate
         return best
 
-    def _warm_up(self, case: Case) -> None:
+    def _warm_up(self, spec: CaseSpec, case: Case) -> None:
         """Bring the engine to the case's batch size, unless it has been there, with prompts that no repeat uses."""
-        assert isinstance(case.arrivals, ClosedLoop)
-        if case.arrivals.concurrency <= self.warmed_to:
+        streams = min(REPLAY_WARM_UP_STREAMS, case.workload.requests)
+        if isinstance(case.arrivals, ClosedLoop):
+            streams = case.arrivals.concurrency
+        if streams <= self.warmed_to:
             return
         tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
-        work = case.workload
-        assert isinstance(work, Workload)
-        prompts = Workload(
-            case.arrivals.concurrency, work.input_tokens, min(tokens, work.output_tokens), work.vocab_size
-        )
-        self._load(case, prompts.reseeded(self._seed(0) + 999_983), "warm-up")
-        self.warmed_to = case.arrivals.concurrency
+        seed = self._seed(0) + 999_983
+        self._load(case, spec.source.warm_up(streams, tokens, seed), ClosedLoop(streams), seed, "warm-up")
+        self.warmed_to = streams
 
-    def _repeat(self, case: Case, repeat: int) -> dict[str, float]:
-        assert isinstance(case.workload, Workload)
+    def _repeat(self, spec: CaseSpec, case: Case, repeat: int) -> dict[str, float]:
+        seed = self._seed(repeat)
         before = ask(self.engine)
         with watch_tokens(self.engine) as tokens:
-            loaded = self._load(case, case.workload.reseeded(self._seed(repeat)), f"repeat {repeat + 1}")
+            loaded = self._load(case, spec.requests(case, seed), case.arrivals, seed, f"repeat {repeat + 1}")
         measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens)
         measured |= {"start": self.start, "repeat": repeat, "engine_age_s": before.at_s - self.ready_at}
         case.repeats.append(measured)
@@ -98,18 +97,18 @@ class Measurer:
         self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
         return measured
 
-    def _load(self, case: Case, workload: Workload, label: str) -> LoadResult:
+    def _load(self, case: Case, requests: list[Request], arrivals: Arrivals, seed: int, label: str) -> LoadResult:
         began = time.perf_counter()
 
         def progress(done: int, chunks: int) -> None:
             seconds = time.perf_counter() - began
-            self.watch(Measuring(case.id, label, done, workload.requests, chunks / seconds if seconds else 0.0))
+            self.watch(Measuring(case.id, label, done, len(requests), chunks / seconds if seconds else 0.0))
 
         loaded = run_load(
             self.engine.endpoints,
-            workload.generate(),
-            case.arrivals,
-            seed=workload.seed,
+            requests,
+            arrivals,
+            seed=seed,
             timeout_s=REQUEST_TIMEOUT_S,
             progress=progress,
             should_stop=lambda: not self.engine.alive(),

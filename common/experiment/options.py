@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 Preset = Literal["smoke", "lab", "full"]
+STARTS: dict[Preset, int] = {"smoke": 1, "lab": 3, "full": 5}
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DEFAULT_TP = (1, 2, 4)
 
@@ -55,6 +56,10 @@ class Options:
     """More arguments for every `vllm serve`, as one quoted string: --engine-args "--max-model-len 2048"."""
     usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Price of the whole machine; adds dollars per million tokens."""
+    workload: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Your own requests: ShareGPT conversations, prompts as JSON lines, or a trace (JSON lines or CSV); .gz works."""
+    time_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Stretch the times of a replayed trace: 0.5 sends it twice as fast. By default 1."""
 
     def tp_sizes(self) -> list[int]:
         """The sizes as numbers, ascending, each once.
@@ -84,6 +89,10 @@ class Options:
             raise InputError(f"--seed {self.seed}: a seed is 0 or more")
         if self.usd_per_hour is not None and not 0 < self.usd_per_hour < 1e6:
             raise InputError(f"--usd-per-hour {self.usd_per_hour}: the price of the whole machine, as in 7.60")
+        if self.time_scale is not None and self.workload is None:
+            raise InputError("--time-scale needs a trace to stretch: give one with --workload FILE")
+        if self.time_scale is not None and not 0 < self.time_scale < 1e6:
+            raise InputError(f"--time-scale {self.time_scale}: a factor above 0, as in 0.5 for twice the load")
 
 
 Parsed = TypeVar("Parsed", bound=Options)

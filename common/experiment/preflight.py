@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from common.core.model_shape import ModelShape
@@ -32,6 +33,18 @@ def check_sizes(shape: ModelShape, asked: Sequence[int]) -> None:
             f"--tp {wrong[0]} does not divide this model ({shape.num_attention_heads} attention heads,"
             f" {shape.num_key_value_heads} KV heads); legal sizes: {', '.join(map(str, legal))}"
         )
+
+
+def context_tokens(shape: ModelShape, machine: Machine, extra_args: Sequence[str] = ()) -> int:
+    """Tokens that prompt and answer may have together: the lab's limit, or the user's `--max-model-len`.
+
+    A limit in words that only vLLM understands (`auto`, `8k`) counts as the model's own.
+    """
+    words = [part for word in extra_args for part in word.split("=", 1)]
+    for name, value in itertools.pairwise(words):
+        if name.replace("_", "-") == "--max-model-len":
+            return int(value) if value.isdecimal() else shape.max_position_embeddings
+    return min(1024 if machine.kind == "cpu" else 4096, shape.max_position_embeddings)
 
 
 def check_lengths(specs: Sequence[CaseSpec], settings: EngineSettings) -> None:

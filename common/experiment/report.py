@@ -19,12 +19,13 @@ def print_last_line(path: Path | None, status: str, summary: dict[str, Any]) -> 
 
 
 def scaling_summary(result: Result) -> dict[str, Any]:
-    """Throughput of every measured case by its id, and its speed-up with interval where it has one."""
+    """Throughput of every measured case by its id (of a replay, latency too), and its speed-up with interval."""
     summary: dict[str, Any] = {}
     for row in scaling_rows(result):
         gained = row.speedup
         numbers = {
             "output_throughput": row.throughput.value if row.throughput else None,
+            "median_e2el_ms": row.e2el_ms if row.curve == "replay" else None,
             "speedup": gained.value if gained else None,
             "low": gained.low if gained else None,
             "high": gained.high if gained else None,

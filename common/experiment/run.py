@@ -6,21 +6,22 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.analysis.reading import streams
-from common.analysis.scaling import samples
+from common.analysis.scaling import LATENCY, samples
+from common.core.recording import Recording
 from common.core.stats import geometric_mean
 from common.engines.models import Model, ModelError, default_model, find_model
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
-from common.experiment import preflight, report
-from common.experiment.cases import CaseSpec, Saturate
+from common.experiment import preflight, recordings, report
+from common.experiment.cases import CaseSpec
+from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said
-from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, InputError, Options
+from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.machine.ceilings import Ceilings, measure_ceilings
@@ -29,7 +30,7 @@ from common.machine.environment import describe_environment, machine_fingerprint
 from common.store import files
 from common.store.schema import CaseError, Result
 
-STARTS = {"smoke": 1, "lab": 3, "full": 5}
+YOUR_PATHS = ("--results-dir", "--workload")  # your folders are nobody else's business
 NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour")  # a resumed run may change these
 
 
@@ -101,13 +102,17 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
     settings = _settings(model, machine, options)
     preflight.check_lengths(specs, settings)
+    if options.workload is not None and recordings.used_by(specs) is None:
+        raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
     planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
     if options.dry_run:
-        return _dry_run(specs, skipped, planned, options)
+        left_out = {skip.spec.id: skip.reason.message for skip in skipped}
+        return print_dry_run(specs, left_out, planned, options.usd_per_hour)
     devices_needed = max(spec.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
-    result, paths = _open(experiment, options, model, machine, settings)
+    result, paths = _open(experiment, options, model, machine, settings, recordings.used_by(specs))
     held.enter_context(files.hold(paths))
+    warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
     return Prepared(machine, settings, specs, planned, result, paths)
@@ -169,7 +174,7 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
     return EngineSettings(
         model=str(model.folder),
         served_name=model.name,
-        max_model_len=min(1024 if on_cpu else 4096, model.shape.max_position_embeddings),
+        max_model_len=preflight.context_tokens(model.shape, machine),
         max_num_batched_tokens=2048 if on_cpu else 8192,
         eager=on_cpu,
         async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
@@ -178,10 +183,16 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
 
 
 def _open(
-    experiment: Experiment, options: Options, model: Model, machine: Machine, settings: EngineSettings
+    experiment: Experiment,
+    options: Options,
+    model: Model,
+    machine: Machine,
+    settings: EngineSettings,
+    recording: Recording | None,
 ) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
     work = {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
+    work["workload"] = None if recording is None else recordings.about(recording)
     config = {
         **work,
         "model": model.name,
@@ -197,9 +208,7 @@ def _open(
         result = files.load(found.json)
         return replace(result, status="running"), found
     paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
-    argv = [scrubbed(word) for word in sys.argv[1:]]
-    if "--results-dir" in argv:  # your folders are nobody else's business
-        del argv[argv.index("--results-dir") : argv.index("--results-dir") + 2]
+    argv = [scrubbed(word) for word in _without(sys.argv[1:], YOUR_PATHS)]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
     return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
 
@@ -215,9 +224,7 @@ def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:
 
 def _batch_sizes(specs: Sequence[CaseSpec]) -> list[int]:
     """Batch sizes whose all-reduce is worth timing: those that decoding will have, and one long prefill."""
-    sizes = {spec.load for spec in specs if isinstance(spec.load, int)}
-    sizes |= {rung for spec in specs if isinstance(spec.load, Saturate) for rung in spec.load.rungs()}
-    return sorted(sizes | {1, 1024})
+    return sorted({size for spec in specs for size in spec.streams} | {1, 1024})
 
 
 def _summarise(result: Result, usd_per_hour: float | None) -> None:
@@ -228,6 +235,8 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
             continue
         throughput = geometric_mean("output_throughput", "tok/s", rates)
         case.summary = [throughput]
+        if case.curve == "replay" and (latencies_ms := samples(case, LATENCY)):
+            case.summary.append(geometric_mean(LATENCY, "ms", latencies_ms))
         if usd_per_hour is not None:
             usd = usd_per_hour / 3600 / throughput.value * 1e6
             case.summary.append(geometric_mean("usd_per_million_output_tokens", "USD", [usd]))
@@ -240,19 +249,14 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
         }
 
 
-def _dry_run(specs: Sequence[CaseSpec], skipped: Sequence[Skipped], planned: Estimate, options: Options) -> int:
-    for spec in specs:
-        load = streams(spec.load) if isinstance(spec.load, int) else f"{spec.load.rungs()} streams, until it saturates"
-        lengths = f"{spec.lengths.input_tokens} in / {spec.lengths.output_tokens} out"
-        sys.stdout.write(f"{spec.id:24} {load}, {lengths}, {spec.repeats} repeats\n")
-    for skip in skipped:
-        sys.stdout.write(f"{skip.spec.id:24} skipped: {skip.reason.message}\n")
-    usd = planned.usd(options.usd_per_hour)
-    price = "" if usd is None else f", about ${usd:.2f}"
-    minutes = planned.seconds / 60
-    sys.stdout.write(
-        f"{planned.cases} cases, {planned.engine_starts} engine starts, about {minutes:.0f} minutes{price}\n"
-    )
-    summary = {"cases": planned.cases, "engine_starts": planned.engine_starts, "minutes": round(minutes, 1), "usd": usd}
-    report.print_last_line(None, "dry-run", summary)
-    return 0
+def _without(words: Sequence[str], options: Container[str]) -> list[str]:
+    """A command line without these options and their values; both `--x y` and `--x=y`, with `-` or `_`."""
+    kept: list[str] = []
+    value_follows = False
+    for word in words:
+        name, separator, _ = word.partition("=")
+        named = name.replace("_", "-") in options
+        if not named and not value_follows:
+            kept.append(word)
+        value_follows = named and not separator
+    return kept

@@ -21,6 +21,7 @@ from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop, Replay
 from common.core.record import RequestRecord
 from common.core.workload import Request
 from common.load.connection import Exchange, Target
+from common.load.discretion import without_prompt
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import LoopLag
 from common.load.payload import request_head, request_payload
@@ -104,7 +105,10 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
     result = _send_all(targets, _exchanges(requests, endpoints[0], ignore_eos=True), how, watch, recount)
     if any(map(_rejects_ignore_eos, result.records)):
         result = _send_all(targets, _exchanges(requests, endpoints[0], ignore_eos=False), how, watch, recount)
-        return replace(result, flags=("ignore_eos_rejected",))
+        result = replace(result, flags=("ignore_eos_rejected",))
+    for request, record in zip(requests, result.records, strict=True):
+        if record.error is not None:
+            record.error = without_prompt(record.error, request.prompt)
     return result
 
 

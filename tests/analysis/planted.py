@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from common.core.arrivals import ClosedLoop
+from common.core.arrivals import ClosedLoop, Replay
 from common.core.plan import ParallelPlan
-from common.core.workload import Workload
+from common.core.workload import RecordedWorkload, Workload
 from common.store.schema import Case, CaseError, Check, Result
 
 TP1, TP2, TP4 = ParallelPlan(), ParallelPlan(tp=2), ParallelPlan(tp=4)
@@ -61,6 +61,16 @@ def case(plan: ParallelPlan, curve: str, streams: int, rates: Sequence[float], *
     made = Case(f"{plan}/{curve}/c{streams}", plan, curve, work, ClosedLoop(streams), repeats=repeats)
     if curve != "ladder":
         made.engine = engine(plan)
+    return made
+
+
+def replay(plan: ParallelPlan, latencies_ms: Sequence[float], time_scale: float = 0.5) -> Case:
+    """A replayed trace: the median latencies are these, the throughput is what was offered, whatever the plan."""
+    made = case(plan, "replay", 1, [64.0] * len(latencies_ms))
+    made.id, made.arrivals = f"{plan}/replay/x{time_scale:g}", Replay(time_scale)
+    made.workload = RecordedWorkload("trace", "0" * 64, 16, 64, 32)
+    for repeat, latency_ms in zip(made.repeats, latencies_ms, strict=True):
+        repeat["median_e2el_ms"] = latency_ms
     return made
 
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from common.engines import models
-from common.engines.models import ModelError, default_model, find_model
+from common.engines.models import ModelError, default_model, find_model, token_counter
 from common.engines.reference_models import REFERENCE_MODELS, ensure_model
 
 
@@ -229,3 +230,41 @@ def test_gated_and_unknown_models_name_the_token(error_name: str, said: str) -> 
     with pytest.raises(ModelError, match=said) as caught, models._hub_errors_explained("owner/name"):
         raise error
     assert "HF_TOKEN" in str(caught.value)
+
+
+# --- counting tokens
+
+
+def test_texts_are_counted_by_the_models_own_tokenizer(folder: Path) -> None:
+    model = find_model(str(folder), quiet)
+    count = token_counter(model)
+    assert count("") == 0
+    assert count("hello, world") == len(
+        Tokenizer.from_file(str(model.folder / "tokenizer.json")).encode("hello, world").ids
+    )
+    assert count("abc" * 5_000) > 1_000
+
+
+def test_a_tokenizer_that_cuts_and_pads_does_not_when_it_counts(folder: Path) -> None:
+    model = find_model(str(folder), quiet)
+    path = model.folder / "tokenizer.json"
+    plain = token_counter(model)("hello, world")
+    cutting = Tokenizer.from_file(str(path))
+    cutting.enable_truncation(3)
+    cutting.enable_padding(length=64)
+    path.unlink()  # the link, not the reference model's own
+    cutting.save(str(path))
+    assert token_counter(model)("hello, world") == plain > 3
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "not json"])
+def test_a_model_without_a_tokenizer_is_one_line_with_the_way_round_it(folder: Path, content: str | None) -> None:
+    model = find_model(str(folder), quiet)
+    path = model.folder / "tokenizer.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    count = token_counter(model)
+    with pytest.raises(ModelError, match="give prompts as token ids") as caught:
+        count("hello")
+    assert "\n" not in str(caught.value)

@@ -29,14 +29,26 @@ class Load:
     """One call of the load client."""
 
     plan: str
-    concurrency: int
-    prompts: list[tuple[int, ...] | str]
-    output_tokens: int
+    arrivals: Arrivals
+    requests: list[Request]
     engine: int  # how many engines had been started
+
+    @property
+    def concurrency(self) -> int:
+        return concurrency_of(self.arrivals)
+
+    @property
+    def prompts(self) -> list[tuple[int, ...] | str]:
+        return [request.prompt for request in self.requests]
 
     @property
     def is_warm_up(self) -> bool:
         return len(self.prompts) == self.concurrency
+
+
+def concurrency_of(arrivals: Arrivals) -> int:
+    """Slots of a closed loop; whatever comes by the clock counts as one."""
+    return arrivals.concurrency if isinstance(arrivals, ClosedLoop) else 1
 
 
 @dataclass
@@ -84,10 +96,8 @@ class World:
     ) -> LoadResult:
         """Stands in for `common.load.client.run_load`: answers at once, with planted times."""
         assert self.engine is not None
-        assert isinstance(arrivals, ClosedLoop)
-        plan, concurrency = endpoints[0].model, arrivals.concurrency
-        prompts = [request.prompt for request in requests]
-        load = Load(plan, concurrency, prompts, requests[0].output_tokens, len(self.starts))
+        plan, concurrency = endpoints[0].model, concurrency_of(arrivals)
+        load = Load(plan, arrivals, list(requests), len(self.starts))
         self.loads.append(load)
         if progress is not None:
             progress(len(requests) // 2, 10 * len(requests))

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from common.core.arrivals import Replay
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.core.recording import RecordedRequest, Recording
 from common.engines.reference_models import REFERENCE_MODELS
 from common.experiment.cases import CaseSpec, Lengths, Saturate
 from common.experiment.estimate import Estimate, case_seconds, estimate
@@ -31,6 +33,20 @@ def test_more_work_takes_longer() -> None:
 def test_more_devices_take_no_longer() -> None:
     assert seconds(plan=ParallelPlan(tp=2)) < seconds()
     assert seconds(plan=ParallelPlan(replicas=2)) <= seconds()
+
+
+def replayed(gap_s: float, tokens: int = 32, time_scale: float = 1.0) -> float:
+    entries = tuple(RecordedRequest(64, tokens, at_s=place * gap_s) for place in range(20))
+    recording = Recording("trace", "", entries, 10_240)
+    return seconds(load=Replay(time_scale), turns=20, recording=recording, lengths=Lengths(64, tokens, 10_240))
+
+
+def test_a_replay_takes_as_long_as_its_trace_or_as_its_work() -> None:
+    slow = replayed(gap_s=10.0)
+    assert 190 * 3.3 < slow < 200 * 3.3, "19 gaps of 10 s and the last answer, three repeats and warm-up"
+    assert 380 * 3.3 < replayed(gap_s=10.0, time_scale=2.0) < 390 * 3.3
+    assert replayed(gap_s=0.0) == pytest.approx(seconds(load=16, turns=1) * 20 / 16)
+    assert replayed(gap_s=0.0, tokens=320) > 4 * replayed(gap_s=0.0)
 
 
 def test_cases_and_starts_add_up() -> None:

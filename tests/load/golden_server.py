@@ -196,6 +196,11 @@ async def server_error(stream: Stream) -> bool:
     return refuse(stream, "500 Internal Server Error", "it broke " * 100)
 
 
+async def echoes(stream: Stream) -> bool:
+    detail = [{"input": stream.entry["body"]["prompt"], "msg": "not valid"}]
+    return refuse(stream, "422 Unprocessable Entity", json.dumps({"detail": detail}))
+
+
 def refuse(stream: Stream, status: str, body: str) -> bool:
     stream.writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     return True
@@ -237,7 +242,7 @@ async def slow_loris(stream: Stream) -> bool:
 
 _GOOD = (golden, closes, says_close, some_empty, pairs, unicode, gzipped, picky)
 _BAD = (resets, cut_short, no_done, broken_chunk, error_event, empty, bad_request, server_error, silent, slow_loris)
-_WRONG = (no_usage, wrong_usage)
+_WRONG = (no_usage, wrong_usage, echoes)
 MODES: dict[str, Callable[[Stream], Awaitable[bool]]] = {mode.__name__: mode for mode in (*_GOOD, *_BAD, *_WRONG)}
 
 

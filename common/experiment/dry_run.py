@@ -1,0 +1,55 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common.analysis.reading import streams
+from common.core.arrivals import Replay
+from common.experiment import recordings, report
+from common.experiment.cases import CaseSpec, Saturate
+from common.experiment.estimate import Estimate
+
+
+def print_dry_run(
+    specs: Sequence[CaseSpec], skipped: Mapping[str, str], planned: Estimate, usd_per_hour: float | None
+) -> int:
+    """Print cases, those that are skipped (id and reason), engine starts, minutes and dollars; the exit code."""
+    recording = recordings.used_by(specs)
+    if recording is not None:
+        sys.stdout.write(f"workload: {recording.form}, {len(recording.entries)} requests read\n")
+    for note in recordings.notes(specs):
+        sys.stdout.write(f"note: {note}\n")
+    for spec in specs:
+        sys.stdout.write(f"{spec.id:24} {_load_in_words(spec)}, {_lengths_in_words(spec)}, {spec.repeats} repeats\n")
+    for case_id, reason in skipped.items():
+        sys.stdout.write(f"{case_id:24} skipped: {reason}\n")
+    usd = planned.usd(usd_per_hour)
+    price = "" if usd is None else f", about ${usd:.2f}"
+    minutes = planned.seconds / 60
+    sys.stdout.write(
+        f"{planned.cases} cases, {planned.engine_starts} engine starts, about {minutes:.0f} minutes{price}\n"
+    )
+    summary: dict[str, Any] = {"cases": planned.cases, "engine_starts": planned.engine_starts}
+    summary |= {"minutes": round(minutes, 1), "usd": usd}
+    if recording is not None:
+        summary["workload"] = recordings.about(recording)
+    report.print_last_line(None, "dry-run", summary)
+    return 0
+
+
+def _load_in_words(spec: CaseSpec) -> str:
+    match spec.load:
+        case Saturate():
+            return f"{spec.streams} streams, until it saturates"
+        case Replay():
+            return f"{spec.turns} requests in {spec.replayed_s:.3g} s"
+        case count:
+            return streams(count)
+
+
+def _lengths_in_words(spec: CaseSpec) -> str:
+    mean = "" if spec.recording is None else " on average"
+    return f"{spec.lengths.input_tokens} in / {spec.lengths.output_tokens} out{mean}"

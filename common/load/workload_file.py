@@ -1,0 +1,249 @@
+"""Reads requests from a file: ShareGPT conversations, prompts, or a trace. The form is found from the content.
+
+Files are read from the front and no further than needed, a piece at a time; only the checksum goes over all of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from common.core.recording import RecordedRequest, Recording
+from common.load.workload_forms import Content, EntryError, Form, Limits, columns_of, form_of
+
+LONGEST_ENTRY = 16 << 20  # characters of one line, or of one entry of a list
+MOST_ENTRIES = 100_000  # looked at, where hardly any can be used
+FORMS = (
+    'a ShareGPT list of {"conversations": [...]}, lines of {"prompt": ..., "output_tokens": ...}, or a trace with'
+    " timestamp, input_length and output_length as JSON lines or CSV"
+)
+_GZIP = b"\x1f\x8b"
+_GLANCE, _PIECE = 64, 256 << 10
+_GAP = re.compile(r"[\s,]*")
+
+Entry = tuple[str, Content]  # where it stands, and what it says
+
+
+class WorkloadError(ValueError):
+    """A workload file cannot be used; the message is one line and ends with the remedy."""
+
+
+def read_workload(path: Path, limits: Limits) -> Recording:
+    """The first `limits.wanted` usable requests of a file, gzip-compressed or not.
+
+    A trace's times count from its first usable request, and its requests are sorted by time.
+
+    Raises:
+        WorkloadError: no such file, none of the forms, an entry that makes no sense, or nothing that can be sent.
+    """
+    try:
+        checksum = _sha256(path)
+        with _text(path) as text:
+            form, requests, left_out, looked_at = _collect(_entries(text), limits)
+    except WorkloadError as problem:
+        raise WorkloadError(f"--workload {path}: {problem}") from problem
+    notes = [_left_out_note(left_out, looked_at)] if left_out else []
+    if form.name == "trace":
+        requests, went_back = _by_time(requests)
+        notes += ["The workload's timestamps went back: its requests were sorted by time."] if went_back else []
+    kept = tuple(requests)
+    return Recording(form.name, checksum, kept, limits.vocab_size, form.block_tokens, dict(left_out), tuple(notes))
+
+
+def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[RecordedRequest], Mapping[str, int], int]:
+    """The form of the first entry, the requests of all, those left out by reason, and how many were looked at."""
+    form: Form | None = None
+    requests: list[RecordedRequest] = []
+    left_out: Counter[str] = Counter()
+    looked_at = 0
+    for place, content in itertools.islice(entries, MOST_ENTRIES):
+        form = form or form_of(content, limits)
+        if form is None:
+            raise WorkloadError(f"{place} is of no known form; give {FORMS}")
+        try:
+            outcome = form.read(content)
+        except EntryError as problem:
+            raise WorkloadError(f"{place} {problem}") from problem
+        looked_at += 1
+        if isinstance(outcome, str):
+            left_out[outcome] += 1
+        else:
+            requests.append(outcome)
+        if len(requests) >= limits.wanted:
+            break
+    if form is None:
+        raise WorkloadError(f"is empty; give {FORMS}")
+    if not requests:
+        raise WorkloadError(
+            f"none of its {looked_at:,} requests can be sent ({_counts(left_out)}); {_way_out(left_out)}"
+        )
+    return form, requests, left_out, looked_at
+
+
+def _by_time(requests: list[RecordedRequest]) -> tuple[list[RecordedRequest], bool]:
+    """Sorted, with times from the first on; and whether they had to be sorted."""
+    ordered = sorted(requests, key=lambda request: request.at_s or 0.0)
+    first_s = ordered[0].at_s or 0.0
+    return [replace(request, at_s=(request.at_s or 0.0) - first_s) for request in ordered], ordered != requests
+
+
+def _counts(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+
+
+def _left_out_note(left_out: Mapping[str, int], looked_at: int) -> str:
+    return f"Of the workload's first {looked_at:,} requests some were left out: {_counts(left_out)}."
+
+
+def _way_out(left_out: Mapping[str, int]) -> str:
+    if any(reason.startswith("longer") for reason in left_out):
+        return 'ask for a longer context with --engine-args "--max-model-len N", as far as the model goes'
+    return "give a file with longer prompts and answers"
+
+
+# --- from bytes to entries
+
+
+def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise WorkloadError("is not a file; give one file")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise WorkloadError(f"cannot be read: {problem.strerror}; check the path") from problem
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    """The file as text, unpacked if it is packed; what breaks while it is read is one line."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(len(_GZIP)) == _GZIP
+            raw.seek(0)
+            unpacked = gzip.GzipFile(fileobj=raw) if packed else raw
+            with io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="") as text:
+                yield text
+    except UnicodeDecodeError as problem:
+        raise WorkloadError(f"is not UTF-8 text; give {FORMS}") from problem
+    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        raise WorkloadError("is a damaged gzip file; copy it again") from problem
+    except OSError as problem:
+        raise WorkloadError(f"cannot be read: {problem.strerror}; check the path") from problem
+
+
+def _entries(text: TextIO) -> Iterator[Entry]:
+    """Entries of a JSON list, of JSON lines, or of a CSV table with a header."""
+    head = ""
+    while not head and (piece := text.read(_GLANCE)):
+        head = piece.lstrip()
+    if "\0" in head:
+        raise WorkloadError(f"is not text; give {FORMS}")
+    text.seek(0)
+    if not head:
+        return iter(())
+    containers = {"[": _json_list, "{": _json_lines}
+    return containers.get(head[0], _table)(text)
+
+
+def _lines(text: TextIO) -> Iterator[tuple[int, str]]:
+    for number in itertools.count(1):
+        line = text.readline(LONGEST_ENTRY + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_ENTRY:
+            raise WorkloadError(f"line {number} has more than {LONGEST_ENTRY:,} characters; put one request on a line")
+        yield number, line
+
+
+def _json_lines(text: TextIO) -> Iterator[Entry]:
+    for number, line in _lines(text):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            content = _JSON.decode(line)
+        except (ValueError, RecursionError) as problem:
+            raise WorkloadError(f"{place} is not a JSON object of its own: {_reason(problem)}; {_CUT}") from problem
+        yield place, _object(place, content)
+
+
+def _json_list(text: TextIO) -> Iterator[Entry]:
+    """Entries one at a time: what is read but not yet understood is kept, up to the longest an entry may be."""
+    buffer = text.read(_PIECE)
+    while "[" not in buffer:
+        buffer += text.read(_PIECE)
+    at = buffer.index("[") + 1
+    line, number = 1 + buffer.count("\n", 0, at), 1
+    while True:
+        begin = _end_of_gap(buffer, at)
+        line += buffer.count("\n", at, begin)
+        place = f"entry {number} (line {line})"
+        if buffer[begin : begin + 1] == "]":
+            return
+        try:
+            content, at = _JSON.raw_decode(buffer, begin)
+        except (ValueError, RecursionError) as problem:
+            buffer, at = buffer[begin:], 0
+            more = "" if len(buffer) > LONGEST_ENTRY else text.read(max(_PIECE, len(buffer)))
+            if not more:
+                raise WorkloadError(f"{place} is not complete JSON: {_reason(problem)}; {_CUT}") from problem
+            buffer += more
+            continue
+        yield place, _object(place, content)
+        line += buffer.count("\n", begin, at)
+        number += 1
+
+
+def _end_of_gap(buffer: str, at: int) -> int:
+    found = _GAP.match(buffer, at)
+    assert found is not None, "the pattern matches nothing, too"
+    return found.end()
+
+
+def _table(text: TextIO) -> Iterator[Entry]:
+    rows = csv.reader(line for _, line in _lines(text))
+    try:
+        names = [name.strip().lower().replace(" ", "_") for name in next(row for row in rows if row)]
+        if columns_of(names) is None:
+            raise WorkloadError(f"line {rows.line_num} is neither JSON nor the header of a trace; give {FORMS}")
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise WorkloadError(f"line {rows.line_num} has {len(row)} columns, the header {len(names)}; {_CUT}")
+            yield f"line {rows.line_num}", dict(zip(names, row, strict=True))
+    except csv.Error as problem:
+        raise WorkloadError(f"line {rows.line_num} is no CSV: {problem}; {_CUT}") from problem
+
+
+def _object(place: str, content: object) -> Content:
+    if not isinstance(content, dict):
+        raise WorkloadError(f"{place} is not a JSON object; give {FORMS}")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _reason(problem: BaseException) -> str:
+    if isinstance(problem, RecursionError):
+        return "nested too deep"
+    return str(getattr(problem, "msg", problem))
+
+
+_JSON: Any = json.JSONDecoder(parse_constant=_no_constant)
+_CUT = "the file may be cut short"
