@@ -70,17 +70,18 @@ def find_model(name: str, say: Callable[[str], None], download: bool = True) -> 
     raise ModelError(f"unknown model '{name}': {hint} or one of {', '.join(REFERENCE_MODELS)}")
 
 
-def token_counter(model: Model) -> Callable[[str], int]:
-    """Counts a text's tokens as the engine does, special tokens included; the tokenizer is read at the first text.
+def token_counter(model: Model, of_a_prompt: bool = True) -> Callable[[str], int]:
+    """Counts a text's tokens as the engine does; the tokenizer is read at the first text.
 
-    The counter raises ModelError where the model has no `tokenizer.json`.
+    A prompt gets the model's special tokens, an answer is counted without. The counter raises ModelError where the
+    model has no `tokenizer.json`.
     """
     read: list[Tokenizer] = []
 
     def count(text: str) -> int:
         if not read:
             read.append(_tokenizer(model))
-        return len(read[0].encode(text).ids)
+        return len(read[0].encode(text, add_special_tokens=of_a_prompt).ids)
 
     return count
 

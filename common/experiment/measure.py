@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Measurer:
     requests_folder: Path
     monitor: Monitor
     watch: Watcher
+    recount: Callable[[str], int] | None = None
     ready_at: float = 0.0
     warmed_to: int = 0  # the largest batch the engine has seen
 
@@ -112,6 +114,7 @@ class Measurer:
             timeout_s=REQUEST_TIMEOUT_S,
             progress=progress,
             should_stop=lambda: not self.engine.alive(),
+            recount=self.recount,
         )
         self._raise_if_useless(loaded)
         return loaded

@@ -13,7 +13,7 @@ from typing import Any
 from common.analysis.scaling import LATENCY, samples
 from common.core.recording import Recording
 from common.core.stats import geometric_mean
-from common.engines.models import Model, ModelError, default_model, find_model
+from common.engines.models import Model, ModelError, default_model, find_model, token_counter
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
@@ -82,6 +82,7 @@ class Prepared:
 
     machine: Machine
     settings: EngineSettings
+    recount: Callable[[str], int] | None
     specs: Sequence[CaseSpec]
     planned: Estimate
     result: Result
@@ -115,7 +116,8 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
-    return Prepared(machine, settings, specs, planned, result, paths)
+    recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
+    return Prepared(machine, settings, recount, specs, planned, result, paths)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -141,6 +143,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 seed=options.seed,
                 starts=STARTS[options.preset],
                 repeat_base_last=_repeats_base(options),
+                recount=prepared.recount,
             )
             sweep.run(prepared.specs)
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from common.core.plan import ParallelPlan
@@ -37,6 +37,7 @@ class Sweep:
     seed: int = 0
     starts: int = 1
     repeat_base_last: bool = False
+    recount: Callable[[str], int] | None = None
     _broken: set[tuple[ParallelPlan, ParallelPlan | None]] = field(default_factory=set)
 
     def run(self, specs: Sequence[CaseSpec]) -> None:
@@ -74,7 +75,7 @@ class Sweep:
             with self._engine(start, waiting) as engine:
                 if engine is None:
                     return
-                measurer = Measurer(engine, start, self.seed, self.paths.requests, monitor, self.watch)
+                measurer = Measurer(engine, start, self.seed, self.paths.requests, monitor, self.watch, self.recount)
                 while waiting:
                     spec = waiting.pop(0)
                     if not self._measure(spec, measurer):

@@ -93,6 +93,7 @@ class World:
         timeout_s: float = 600.0,
         progress: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        recount: Callable[[str], int] | None = None,
     ) -> LoadResult:
         """Stands in for `common.load.client.run_load`: answers at once, with planted times."""
         assert self.engine is not None
