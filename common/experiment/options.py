@@ -55,6 +55,8 @@ class Options:
     """More arguments for every `vllm serve`, as one quoted string: --engine-args "--max-model-len 2048"."""
     usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Price of the whole machine; adds dollars per million tokens."""
+    engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
 
     def tp_sizes(self) -> list[int]:
         """The sizes as numbers, ascending, each once.

@@ -13,6 +13,7 @@ from typing import Any
 from common.analysis.reading import streams
 from common.analysis.scaling import samples
 from common.core.stats import geometric_mean
+from common.engines.interpreter import InstalledEngine
 from common.engines.models import Model, ModelError, default_model, find_model
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
@@ -30,7 +31,9 @@ from common.store import files
 from common.store.schema import CaseError, Result
 
 STARTS = {"smoke": 1, "lab": 3, "full": 5}
-NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour")  # a resumed run may change these
+# A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
+NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python")
+FOLDERS = ("--results-dir", "--engine-python")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Prepared:
     planned: Estimate
     result: Result
     paths: files.ResultPaths
+    engine: InstalledEngine | None  # None: the vLLM of this environment
 
 
 def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
@@ -94,6 +98,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         ValueError: one line, with the remedy (`InputError`, `ModelError`, `DeviceError`, `StoreError`).
     """
     machine = find_machine(options.cores_per_device, options.device_ids)
+    engine = preflight.check_engine(options.engine_python)
     name = options.model or default_model(machine.kind, len(machine.devices))
     model = find_model(name, say_plainly, download=not options.dry_run)
     specs, skipped = experiment.cases(options, model, machine)
@@ -101,16 +106,17 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
     settings = _settings(model, machine, options)
     preflight.check_lengths(specs, settings)
+    preflight.check_engine_args(settings, specs[0].plan, say_plainly)
     planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
     if options.dry_run:
         return _dry_run(specs, skipped, planned, options)
     devices_needed = max(spec.plan.devices for spec in specs)
-    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
-    result, paths = _open(experiment, options, model, machine, settings)
+    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False), engine)
+    result, paths = _open(experiment, options, model, machine, settings, engine)
     held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
-    return Prepared(machine, settings, specs, planned, result, paths)
+    return Prepared(machine, settings, specs, planned, result, paths, engine)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -125,7 +131,8 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         try:
             if not result.environment:
                 view(Said("measuring the machine's own ceilings"))
-                result.environment = describe_environment(machine, _ceilings(machine, result))
+                versions = prepared.engine.versions if prepared.engine else None
+                result.environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
@@ -174,11 +181,17 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         eager=on_cpu,
         async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
         extra_args=parse_engine_args(options.engine_args),
+        python=str(options.engine_python.expanduser().absolute()) if options.engine_python else sys.executable,
     )
 
 
 def _open(
-    experiment: Experiment, options: Options, model: Model, machine: Machine, settings: EngineSettings
+    experiment: Experiment,
+    options: Options,
+    model: Model,
+    machine: Machine,
+    settings: EngineSettings,
+    engine: InstalledEngine | None,
 ) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
     work = {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
@@ -186,22 +199,34 @@ def _open(
         **work,
         "model": model.name,
         "model_shape": asdict(model.shape),
-        "engine_settings": asdict(settings) | {"model": None},
+        "engine_settings": asdict(settings) | {"model": None, "python": None},
         "results_dir": str(options.results_dir),
     }
     same = {**config, "results_dir": None, "folder": str(model.folder)}
     keyed = [experiment.method_version, same, machine_fingerprint(machine)]
+    keyed += [engine.versions] if engine else []
     key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
     if options.resume and (found := files.find_interrupted(options.results_dir, experiment.name, key)):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
         result = files.load(found.json)
         return replace(result, status="running"), found
     paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
-    argv = [scrubbed(word) for word in sys.argv[1:]]
-    if "--results-dir" in argv:  # your folders are nobody else's business
-        del argv[argv.index("--results-dir") : argv.index("--results-dir") + 2]
+    argv = [scrubbed(word) for word in _without_folders(sys.argv[1:])]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
     return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
+
+
+def _without_folders(words: Sequence[str]) -> list[str]:
+    """The command line without your folders, which are nobody else's business: `--results-dir X`, or with `=`."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_folder = flag.replace("_", "-") in FOLDERS
+        if not (skip or is_folder):
+            kept.append(word)
+        skip = is_folder and not equals
+    return kept
 
 
 def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:
