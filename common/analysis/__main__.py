@@ -13,6 +13,7 @@ from common.analysis.compare import RefusedError, compare_files
 from common.analysis.differences import Named
 from common.analysis.figures import save_figures
 from common.analysis.frames import RESULTS, chosen_result, load_results
+from common.analysis.share import newest_of_ours, share_results
 from common.analysis.table import print_scaling
 from common.store.files import StoreError
 
@@ -60,9 +61,28 @@ def compare(
     compare_files(a, b, list(dict.fromkeys(name for names in factor for name in names)))
 
 
+def share(
+    results: tyro.conf.Positional[tuple[Path, ...]] = (),
+    to: Path = Path("share.zip"),
+    force: tyro.conf.FlagCreatePairsOff[bool] = False,
+    hide: tuple[str, ...] = (),
+) -> None:
+    """Zip results for somebody else: with requests and export, without logs, names, paths, addresses and keys.
+
+    Names are those of this machine; of a result from another one, name its host and user with --hide.
+
+    Args:
+        results: Result files; by default the newest under results/.
+        to: The zip.
+        force: Replace a zip that is there.
+        hide: More words that must not be in it.
+    """
+    share_results(results or (newest_of_ours(RESULTS),), to, replace=force, hidden=hide)
+
+
 def main() -> int:
     """Run a command; 2 when there is nothing to read."""
-    commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare}
+    commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except (StoreError, RefusedError, OSError) as error:

@@ -15,13 +15,12 @@ from rich.text import Text
 
 from common.analysis.compared import METRICS, STEADY, ComparedCase, compared_cases, coverage, resolved
 from common.analysis.differences import Difference, Named, differences
+from common.analysis.frames import load_sound
 from common.analysis.reading import about
 from common.analysis.table import stdout
 from common.core.arrivals import ClosedLoop
 from common.core.stats import Estimate
-from common.store.archive import load_result
 from common.store.files import StoreError
-from common.store.schema import Result
 
 HEADINGS = dict(zip(METRICS, ("tok/s\nB/A", "TTFT\nB/A", "TPOT\nB/A"), strict=True))
 DOUBTFUL = "?"
@@ -39,7 +38,7 @@ def compare_files(a: Path, b: Path, factors: Sequence[Named], console: Console |
         RefusedError: they differ in a factor that is not among `factors`.
     """
     console = console or stdout()
-    left, right = _load(a), _load(b)
+    left, right = load_sound(a), load_sound(b)
     if left.experiment != right.experiment:
         raise StoreError(f"{a} is of {left.experiment}, {b} of {right.experiment}: compare two of one experiment")
     found = differences(left, right)
@@ -59,24 +58,6 @@ def compare_files(a: Path, b: Path, factors: Sequence[Named], console: Console |
     sys.stdout.flush()
     if refused:
         raise RefusedError(_remedy(refused, factors))
-
-
-def _load(path: Path) -> Result:
-    """A result whose free fields have the form that comparing needs; a file from elsewhere may hold anything.
-
-    Raises:
-        StoreError: it cannot be read, or they have not.
-    """
-    result = load_result(path)
-    environment, config = result.environment, result.config
-    devices = environment.get("devices", [])
-    sound = isinstance(devices, list) and all(isinstance(one, dict) and "name" in one for one in devices)
-    sound = sound and all(isinstance(environment.get(name, {}), dict) for name in ("versions", "settings"))
-    sound = sound and all(isinstance(config.get(name, {}), dict) for name in ("engine_settings", "model_shape"))
-    sound = sound and all("start" in repeat for case in result.cases for repeat in case.repeats)
-    if not sound:
-        raise StoreError(f"{path} lacks what the lab writes about devices, settings or starts; measure it again")
-    return result
 
 
 def _listed(found: Sequence[Difference], factors: Sequence[str]) -> list[str]:
@@ -175,6 +156,7 @@ def _grouped(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
 def _document(
     paths: tuple[Path, Path], factors: Sequence[str], found: Sequence[Difference], compared: Sequence[ComparedCase]
 ) -> dict[str, Any]:
+    ratios = {case.id: {name: _numbers(one) for name, one in case.ratios.items()} for case in compared}
     return {
         "a": str(paths[0].absolute()),
         "b": str(paths[1].absolute()),
@@ -191,7 +173,7 @@ def _document(
             }
             for one in found
         ],
-        "ratios": {case.id: {name: _numbers(one) for name, one in case.ratios.items()} for case in compared},
+        "ratios": {id: numbers for id, numbers in ratios.items() if numbers},
     }
 
 

@@ -34,6 +34,24 @@ def load_results(place: Path) -> list[Result]:
     return [load(path) for path in found]
 
 
+def load_sound(place: Path) -> Result:
+    """One result whose free fields have the form that the lab gives them; a file from elsewhere may hold anything.
+
+    Raises:
+        StoreError: it cannot be read, or they have not.
+    """
+    result = load_result(place)
+    environment, config = result.environment, result.config
+    devices = environment.get("devices", [])
+    sound = isinstance(devices, list) and all(isinstance(one, dict) and "name" in one for one in devices)
+    sound = sound and all(isinstance(environment.get(name, {}), dict) for name in ("versions", "settings"))
+    sound = sound and all(isinstance(config.get(name, {}), dict) for name in ("engine_settings", "model_shape"))
+    sound = sound and all("start" in repeat for case in result.cases for repeat in case.repeats)
+    if not sound:
+        raise StoreError(f"{place} lacks what the lab writes about devices, settings or starts; measure it again")
+    return result
+
+
 def newest(results: Path, experiment: str) -> Path:
     """The newest result of an experiment under a folder, at any depth.
 
