@@ -93,7 +93,6 @@ def words_of(results: Iterable[Result]) -> set[str]:
         texts += [result.experiment, *_keys(config, config.get("engine_settings"), config.get("model_shape"))]
         texts += _keys(environment, *(part for name, part in environment.items() if name != "settings"))
         texts += [str(device["name"]) for device in environment.get("devices", [])]
-        texts += [str(version) for version in environment.get("versions", {}).values()]
         for case in result.cases:
             texts += [case.id, case.curve, *(check.name for check in case.checks)]
             texts += _keys(case.engine, case.engine.get("settings"), case.monitor, *case.repeats)
