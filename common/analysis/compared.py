@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from common.analysis.differences import LADDER, Difference, paired
+from common.analysis.differences import Difference, paired
 from common.analysis.scaling import samples
 from common.core.stats import Estimate, ratio
 from common.store.schema import Case, Result
 
 METRICS = ("output_throughput", "median_ttft_ms", "median_tpot_ms")
 STEADY = "steady_"
+LADDER = "ladder"  # rungs of the search for saturation, measured once each
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ComparedCase:
 
 def compared_cases(a: Result, b: Result) -> list[ComparedCase]:
     """Every case that is in both, rungs of the search for saturation left out."""
-    return [_compared(left, right) for left, right in paired(a, b) if left.curve != LADDER]
+    return [_compared(left, right) for left, right in paired(a, b) if not left.curve.startswith(LADDER)]
 
 
 def resolved(estimate: Estimate) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from common.store.schema import Case, Result
 Factor = Literal["machine", "vllm", "model", "settings", "workload", "method"]
 Named = Literal["machine", "vllm", "model", "settings"]  # factors that two runs may be meant to differ in
 
-LADDER = "ladder"  # rungs of the search for saturation, measured once each
 OF_THE_MACHINE = ("oversubscribed", "host_shares_devices")  # flags; the others tell how a case went
 # What they decide is compared itself: devices, cases, their workloads
 CHOICES = (
@@ -148,7 +148,7 @@ def _work(case: Case) -> dict[str, Any]:
     workload, arrivals = asdict(case.workload), asdict(case.arrivals)
     if found := _load_found(case):
         arrivals.pop("concurrency")
-        workload["requests"] /= found
+        workload |= {name: workload[name] / found for name in ("requests", "staggered") if name in workload}
     return {
         "plan": str(case.plan),
         "curve": case.curve,
@@ -158,8 +158,8 @@ def _work(case: Case) -> dict[str, Any]:
 
 
 def _load_found(case: Case) -> int | None:
-    """Streams of a case that looked for its own load; None for the others, which were told theirs."""
-    if case.curve == "saturated" and isinstance(case.arrivals, ClosedLoop):
+    """Streams of a case that looked for its own load; None for the others, which have theirs in their name."""
+    if isinstance(case.arrivals, ClosedLoop) and not re.search(r"/c\d+$", case.id):
         return case.arrivals.concurrency
     return None
 

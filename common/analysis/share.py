@@ -22,7 +22,7 @@ from common.analysis.reading import about
 from common.store.archive import write_archive
 from common.store.export import export_for_vllm_plots
 from common.store.files import RESULT_NAME, ResultPaths, StoreError, decode, save
-from common.store.requests import copy_requests, texts_in
+from common.store.request_texts import copy_requests, texts_in
 from common.store.schema import RESULT, SCHEMA_VERSION, Result, json_schema
 
 README = """Results of the distributed inference lab, version {version}, result schema {schema}.

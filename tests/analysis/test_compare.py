@@ -347,7 +347,7 @@ def test_cases_that_did_not_run_are_named_with_their_reason(run: Run) -> None:
     b.cases[1].status, b.cases[1].error = "failed", CaseError("died", "the worker died", "Look")
     said = run(a, b)
     assert set(said.last["ratios"]) == {"tp1/fixed/c16"}
-    assert "not compared: tp1x2/fixed/c1: in B: skipped: tp1x2 needs 4 devices, this machine has 2" in said.out
+    assert "not compared: tp1x2/fixed/c1: in B: skipped: tp1x2 needs 2 devices, this machine has 2" in said.out
     assert "not compared: tp2/fixed/c16: in B: failed: the worker died" in said.out
 
 
