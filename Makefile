@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RESULT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab look test test-fast lint notebooks report bench-sweep clean
+.PHONY: help setup lab look test test-fast lint notebooks report share bench-sweep clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -40,6 +40,10 @@ notebooks:  ## open the notebooks in JupyterLab
 report:  ## one HTML file of the scaling notebook and captioned figures (RESULT=file.json for your own run)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis report $(if $(RESULT),--result $(RESULT))
+
+share:  ## results for a classmate: share.zip, without names, paths and logs (RESULT="a.json b.json"; else the newest)
+	@$(PYTHON) deploy/install.py $(VENV) --without-engine
+	@$(BIN)/python -m common.analysis share $(RESULT)
 
 bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 11 minutes)
 	@$(BIN)/python -m tests.bench.sweep

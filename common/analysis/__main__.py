@@ -1,14 +1,19 @@
-"""`python -m common.analysis look` and `python -m common.analysis report`: read a result without running anything."""
+"""`python -m common.analysis look`, `report`, `compare` and `share`: read results without running anything."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from common.analysis.compare import RefusedError, compare_files
+from common.analysis.differences import Named
 from common.analysis.figures import save_figures
 from common.analysis.frames import RESULTS, chosen_result, load_results
+from common.analysis.share import newest_of_ours, share_results
 from common.analysis.table import print_scaling
 from common.store.files import StoreError
 
@@ -39,11 +44,48 @@ def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:
     _say(make_report(result or chosen_result(), out))
 
 
+def compare(
+    a: Annotated[Path, tyro.conf.Positional],
+    b: Annotated[Path, tyro.conf.Positional],
+    factor: tyro.conf.UseAppendAction[tuple[tuple[Named, ...], ...]] = (),
+) -> None:
+    """Print the ratios B/A of two results of one experiment, with intervals; the last line is JSON.
+
+    Refused (exit 2) where they differ in a factor that is not named: workload and method must always be alike.
+
+    Args:
+        a: A result file, or a zip made by `share`; of a zip with several results, share.zip:name.json.
+        b: The other.
+        factor: What they are meant to differ in; several words, or several times.
+    """
+    compare_files(a, b, list(dict.fromkeys(name for names in factor for name in names)))
+
+
+def share(
+    results: tyro.conf.Positional[tuple[Path, ...]] = (),
+    to: Path = Path("share.zip"),
+    force: tyro.conf.FlagCreatePairsOff[bool] = False,
+    hide: tuple[str, ...] = (),
+) -> None:
+    """Zip results for somebody else: with requests and export, without logs, names, paths, addresses and keys.
+
+    Names are those of this machine; of a result from another one, name its host and user with --hide.
+
+    Args:
+        results: Result files; by default the newest under results/.
+        to: The zip.
+        force: Replace a zip that is there.
+        hide: More words that must not be in it.
+    """
+    share_results(results or (newest_of_ours(RESULTS),), to, replace=force, hidden=hide)
+
+
 def main() -> int:
     """Run a command; 2 when there is nothing to read."""
+    commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
     try:
-        tyro.extras.subcommand_cli_from_dict({"look": look, "report": report}, description=__doc__)
-    except (StoreError, OSError) as error:
+        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    except (StoreError, RefusedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
     except ModuleNotFoundError as error:

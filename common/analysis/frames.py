@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,44 @@ from common.analysis.scaling import ScalingRow, communication_share, kv_cache_to
 from common.core.arrivals import ClosedLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
-from common.store.files import StoreError, load
+from common.store.archive import load_result
+from common.store.files import RESULT_NAME, StoreError, load
 from common.store.schema import Case, Result
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 CHOSEN = "LAB_RESULT"  # environment variable: the result, or folder of results, that notebooks read
 
-_RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+\.json")  # tells results from what stands beside them
-
 
 def load_results(place: Path) -> list[Result]:
-    """A result file, or every result under a folder, oldest first.
+    """A result file (or a zip that `share` wrote, or `zip:name`), or every result under a folder, oldest first.
 
     Raises:
         StoreError: nothing there, or a file that cannot be read.
     """
     if not place.is_dir():
-        return [load(place)]
+        return [load_result(place)]
     found = _results_under(place)
     if not found:
         raise StoreError(f"no results under {place}; run a script of week5/ first")
     return [load(path) for path in found]
+
+
+def load_sound(place: Path) -> Result:
+    """One result whose free fields have the form that the lab gives them; a file from elsewhere may hold anything.
+
+    Raises:
+        StoreError: it cannot be read, or they have not.
+    """
+    result = load_result(place)
+    environment, config = result.environment, result.config
+    devices = environment.get("devices", [])
+    sound = isinstance(devices, list) and all(isinstance(one, dict) and "name" in one for one in devices)
+    sound = sound and all(isinstance(environment.get(name, {}), dict) for name in ("versions", "settings"))
+    sound = sound and all(isinstance(config.get(name, {}), dict) for name in ("engine_settings", "model_shape"))
+    sound = sound and all("start" in repeat for case in result.cases for repeat in case.repeats)
+    if not sound:
+        raise StoreError(f"{place} lacks what the lab writes about devices, settings or starts; measure it again")
+    return result
 
 
 def newest(results: Path, experiment: str) -> Path:
@@ -124,7 +140,7 @@ _MEMORY_COLUMNS = [
 
 def _results_under(folder: Path) -> list[Path]:
     """By name, which begins with the time."""
-    found = [path for path in folder.expanduser().rglob("*.json") if _RUN_ID.fullmatch(path.name)]
+    found = [path for path in folder.expanduser().rglob("*.json") if RESULT_NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name)
 
 

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from common.analysis.figures import save_figures
 from common.analysis.frames import CHOSEN, RESULTS
 from common.analysis.reading import about
-from common.store.files import load
+from common.store.archive import load_result
 
 NOTEBOOK = RESULTS.parent / "notebooks" / "01_scaling.ipynb"
 EXECUTION_LIMIT_S = 300
@@ -52,7 +52,7 @@ def make_report(result_path: Path, folder: Path, notebook: Path = NOTEBOOK) -> l
         StoreError: the result cannot be read.
         CellExecutionError: a cell of the notebook failed.
     """
-    result = load(result_path)
+    result = load_result(result_path)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{result.run_id}.html"
     title = html.escape(f"{result.experiment}: {about(result)}")

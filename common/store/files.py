@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from common.store.schema import RESULT, SCHEMA_VERSION, Result
 
+RESULT_NAME = re.compile(r"\d{8}T\d{6}Z-.+\.json")  # tells results from what stands beside them
+
 
 class StoreError(ValueError):
     """A result cannot be read or written; the message is one line with the remedy."""
@@ -107,10 +109,21 @@ def load(path: Path) -> Result:
         StoreError: missing, truncated, of another schema version, or not a result.
     """
     try:
-        content = json.loads(path.read_bytes())
+        encoded = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    return decode(encoded, str(path))
+
+
+def decode(encoded: bytes, path: str) -> Result:
+    """Validate the bytes of a result file; `path` is what errors call it.
+
+    Raises:
+        StoreError: truncated, of another schema version, or not a result.
+    """
+    try:
+        content = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is truncated or not JSON; move it away, or start afresh with --no-resume") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:

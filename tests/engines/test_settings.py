@@ -151,6 +151,21 @@ def test_the_shells_own_environment_is_left_alone(tmp_path: Path) -> None:
     assert dict(os.environ) == before
 
 
+def test_the_chosen_interpreter_runs_vllm() -> None:
+    assert SETTINGS.command(ParallelPlan(), 1)[0] == sys.executable
+    other = EngineSettings("/m", "m", python="/opt/vllm/bin/python")
+    assert other.command(ParallelPlan(), 1)[0] == "/opt/vllm/bin/python"
+    assert other.command(ParallelPlan(), 1)[1:] == EngineSettings("/m", "m").command(ParallelPlan(), 1)[1:]
+
+
+def test_this_checkout_comes_first_on_the_engines_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    root = SETTINGS.environment(CPU, tmp_path)["PYTHONPATH"]
+    assert (Path(root) / "common" / "engines" / "rank_probe.py").is_file()
+    monkeypatch.setenv("PYTHONPATH", "/mine:/yours")
+    assert SETTINGS.environment(CPU, tmp_path)["PYTHONPATH"] == f"{root}:/mine:/yours"
+
+
 def test_engine_args_are_split_as_a_shell_would() -> None:
     text = """--max-model-len 2048 --override '{"a": 1}' --name="two words" """
     assert parse_engine_args(text) == ("--max-model-len", "2048", "--override", '{"a": 1}', "--name=two words")

@@ -53,4 +53,5 @@ def script(
     monkeypatch.setattr(run, "measure_ceilings", lambda _: None)
     monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(world))
     monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
+    monkeypatch.setattr(preflight, "check_arguments", lambda *_: None)  # asks vLLM itself: ten seconds
     return Script(script_module, monkeypatch, capsys)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.engines.interpreter import InstalledEngine
 from common.engines.reference_models import REFERENCE_MODELS
+from common.engines.settings import EngineSettings
 from common.experiment import preflight
 from common.experiment.options import InputError
 from common.machine import gpus, memory
@@ -49,6 +53,30 @@ def test_without_vllm_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) ->
     message = refusal()
     assert "make setup" in message
     assert "make look" in message
+
+
+def test_another_environments_vllm_needs_none_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "vllm_is_installed", lambda: False)
+    assert preflight.check_machine(MACHINE, 2, False, InstalledEngine({"vllm": "9.9.1"}, True)) == []
+    (warning,) = preflight.check_machine(MACHINE, 2, False, InstalledEngine({"vllm": "9.9.1"}, False))
+    assert "weight bytes per rank stay unknown" in warning
+    assert "pip install" in warning
+
+
+def test_without_vllm_engine_args_are_said_to_be_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "vllm_is_installed", lambda: False)
+    said: list[str] = []
+    preflight.check_engine_args(EngineSettings("/m", "m", extra_args=("--foo",)), ParallelPlan(), said.append)
+    assert said == ["--engine-args cannot be checked: vLLM is not installed in this environment"]
+    preflight.check_engine_args(EngineSettings("/m", "m"), ParallelPlan(), said.append)
+    assert len(said) == 1, "nothing to check, nothing to say"
+
+
+def test_other_interpreters_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert preflight.check_engine(None) is None
+    with pytest.raises(InputError, match=r"need Linux"):
+        preflight.check_engine(Path(sys.executable))
 
 
 @pytest.mark.parametrize(

