@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.engines.interpreter import check_arguments
-from common.experiment import preflight, run
+from common.experiment import opening, preflight, run
 from common.experiment.options import InputError
 from common.store import files
 from common.store.files import ResultPaths
