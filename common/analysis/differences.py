@@ -18,10 +18,10 @@ Factor = Literal["machine", "vllm", "model", "settings", "workload", "method"]
 Named = Literal["machine", "vllm", "model", "settings"]  # factors that two runs may be meant to differ in
 
 OF_THE_MACHINE = ("oversubscribed", "host_shares_devices")  # flags; the others tell how a case went
-# What they decide is compared itself: devices, cases, their workloads
+# What they decide is compared itself (devices, cases, their workloads) or is in the interval (repeats)
 CHOICES = (
     *("tp", "concurrency", "curves", "replicas", "oversubscribe", "turns", "input_tokens", "output_tokens"),
-    *("cores_per_device", "device_ids"),
+    *("cores_per_device", "device_ids", "repeats"),
 )
 # Not about the work, or recorded a second time under engine_settings
 NOT_COMPARED = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_args", "engine_python")
