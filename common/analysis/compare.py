@@ -192,8 +192,8 @@ def _some(ids: Sequence[str]) -> str:
 def _shown(value: object, absent: str) -> str:
     """A value in a line: what is absent in words, lists of equal things once, nothing longer than a line."""
     if isinstance(value, list) and value and all(one == value[0] for one in value):
-        value, times = value[0], f"{len(value)} x " if len(value) > 1 and value[0] is not None else ""
-        return f"{times}{_shown(value, absent)}"
+        alike, times = value[0], len(value)
+        return _shown(alike, absent) if alike is None or times == 1 else f"{times} x {_shown(alike, absent)}"
     if value is None:
         return absent
     if value == []:

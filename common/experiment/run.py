@@ -13,7 +13,6 @@ from typing import Any
 from common.analysis.reading import streams
 from common.analysis.scaling import samples
 from common.core.stats import geometric_mean
-from common.engines.interpreter import InstalledEngine
 from common.engines.models import Model, ModelError, default_model, find_model
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
@@ -88,7 +87,6 @@ class Prepared:
     planned: Estimate
     result: Result
     paths: files.ResultPaths
-    engine: InstalledEngine | None  # None: the vLLM of this environment
 
 
 def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
@@ -104,7 +102,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
-    settings = _settings(model, machine, options)
+    settings = replace(_settings(model, machine, options), engine=engine)
     preflight.check_lengths(specs, settings)
     preflight.check_engine_args(settings, specs[0].plan, say_plainly)
     planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
@@ -112,11 +110,11 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         return _dry_run(specs, skipped, planned, options)
     devices_needed = max(spec.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False), engine)
-    result, paths = _open(experiment, options, model, machine, settings, engine)
+    result, paths = _open(experiment, options, model, machine, settings)
     held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
-    return Prepared(machine, settings, specs, planned, result, paths, engine)
+    return Prepared(machine, settings, specs, planned, result, paths)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -131,8 +129,9 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         try:
             if not result.environment:
                 view(Said("measuring the machine's own ceilings"))
-                versions = prepared.engine.versions if prepared.engine else None
-                result.environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
+                engine = prepared.settings.engine
+                ceilings = _ceilings(machine, result)
+                result.environment = describe_environment(machine, ceilings, engine=engine.versions if engine else None)
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
@@ -181,17 +180,11 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         eager=on_cpu,
         async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
         extra_args=parse_engine_args(options.engine_args),
-        python=str(options.engine_python.expanduser().absolute()) if options.engine_python else sys.executable,
     )
 
 
 def _open(
-    experiment: Experiment,
-    options: Options,
-    model: Model,
-    machine: Machine,
-    settings: EngineSettings,
-    engine: InstalledEngine | None,
+    experiment: Experiment, options: Options, model: Model, machine: Machine, settings: EngineSettings
 ) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
     work = {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
@@ -199,12 +192,12 @@ def _open(
         **work,
         "model": model.name,
         "model_shape": asdict(model.shape),
-        "engine_settings": asdict(settings) | {"model": None, "python": None},
+        "engine_settings": asdict(settings) | {"model": None, "engine": None},
         "results_dir": str(options.results_dir),
     }
     same = {**config, "results_dir": None, "folder": str(model.folder)}
     keyed = [experiment.method_version, same, machine_fingerprint(machine)]
-    keyed += [engine.versions] if engine else []
+    keyed += [settings.engine.versions] if settings.engine else []
     key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
     if options.resume and (found := files.find_interrupted(options.results_dir, experiment.name, key)):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")

@@ -148,7 +148,7 @@ def test_what_was_measured_or_chooses_cases_is_only_shown(change: Change, name: 
         put("config dry_run", True),
         put("config new_option", False),
         put("config new_option", None),
-        put("config engine_settings python", "x"),
+        put("config engine_settings engine", "x"),
         put("environment shared_memory free_bytes", 1),
         put("environment memory_bytes", (256 << 30) + 4096),
         put("environment ceilings matrix_flops_one", 1.005e14),
