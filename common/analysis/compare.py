@@ -73,7 +73,8 @@ def _line(one: Difference, factors: Sequence[str]) -> str:
     if one.name.startswith("cases only in"):
         return f"- {one.factor}, {word}: {one.name}: {_some(one.a or one.b)}"
     where = f" ({_some(one.cases)})" if one.cases else ""
-    return f"- {one.factor}, {word}: {one.name}: {_shown(one.a)} -> {_shown(one.b)}{where}"
+    absent = "default" if one.name.startswith("option ") else "unknown"
+    return f"- {one.factor}, {word}: {one.name}: {_shown(one.a, absent)} -> {_shown(one.b, absent)}{where}"
 
 
 def _remedy(refused: Sequence[str], factors: Sequence[str]) -> str:
@@ -188,12 +189,15 @@ def _some(ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
-def _shown(value: object) -> str:
-    """A value in a line: unknown in words, lists of equal things once, nothing longer than a line."""
-    if value is None or (isinstance(value, list) and all(one is None for one in value)):
-        return "unknown"
-    if isinstance(value, list) and len(value) > 1 and all(one == value[0] for one in value):
-        return f"{len(value)} x {_shown(value[0])}"
+def _shown(value: object, absent: str) -> str:
+    """A value in a line: what is absent in words, lists of equal things once, nothing longer than a line."""
+    if isinstance(value, list) and value and all(one == value[0] for one in value):
+        alike, times = value[0], len(value)
+        return _shown(alike, absent) if alike is None or times == 1 else f"{times} x {_shown(alike, absent)}"
+    if value is None:
+        return absent
+    if value == []:
+        return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json.dumps(value, default=str)

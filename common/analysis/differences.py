@@ -18,10 +18,10 @@ Factor = Literal["machine", "vllm", "model", "settings", "workload", "method"]
 Named = Literal["machine", "vllm", "model", "settings"]  # factors that two runs may be meant to differ in
 
 OF_THE_MACHINE = ("oversubscribed", "host_shares_devices")  # flags; the others tell how a case went
-# What they decide is compared itself: devices, cases, their workloads
+# What they decide is compared itself (devices, cases, their workloads) or is in the interval (repeats)
 CHOICES = (
     *("tp", "concurrency", "curves", "replicas", "oversubscribe", "turns", "input_tokens", "output_tokens"),
-    *("cores_per_device", "device_ids"),
+    *("cores_per_device", "device_ids", "repeats", "workload", "time_scale"),
 )
 # Not about the work, or recorded a second time under engine_settings
 NOT_COMPARED = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_args", "engine_python")
@@ -102,7 +102,7 @@ def _described(result: Result) -> dict[str, Any]:
 def _config(a: Result, b: Result) -> Iterator[Difference]:
     for name, left, right in _unequal("", a.config, b.config):
         part, _, rest = name.partition(".")
-        if part in NOT_COMPARED or (part == "engine_settings" and rest in ("model", "python", "served_name")):
+        if part in NOT_COMPARED or (part == "engine_settings" and rest in ("model", "engine", "served_name")):
             continue
         if part in ("model", "model_shape"):
             yield Difference("model", name, left, right)

@@ -6,28 +6,15 @@ import difflib
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.core.plan import ParallelPlan
-from common.engines.settings import EngineSettings, base_environment
+from common.engines.settings import EngineSettings, InstalledEngine, base_environment
 
 ANSWERS = "common.engines.interpreter_answers"
 VERSIONS_LIMIT_S, PARSER_LIMIT_S = 60.0, 300.0  # importing vLLM takes 8 s, and minutes from a slow network disk
 REMEDY = "name the python of an environment that has vLLM, as in --engine-python /opt/vllm/bin/python"
-
-
-@dataclass(frozen=True)
-class InstalledEngine:
-    """A vLLM in another environment than this one.
-
-    `versions` are of python, vllm and the packages that come with it; `finds_plugin`: whether the lab's plugin, which
-    counts weight bytes, is found from there.
-    """
-
-    versions: dict[str, str]
-    finds_plugin: bool
 
 
 def find_engine(python: Path) -> InstalledEngine:
@@ -51,7 +38,7 @@ def find_engine(python: Path) -> InstalledEngine:
         raise ValueError(f"--engine-python {python} has no vllm; install it there, or {REMEDY}")
     if "vllm" not in answer["versions"]:
         raise ValueError(f"--engine-python {python} has a vllm without metadata; install it there with pip")
-    return InstalledEngine(answer["versions"], answer["finds_plugin"])
+    return InstalledEngine(str(path), answer["versions"], answer["finds_plugin"])
 
 
 def check_arguments(settings: EngineSettings, plan: ParallelPlan) -> str | None:

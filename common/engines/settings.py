@@ -19,6 +19,19 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
+class InstalledEngine:
+    """A vLLM in another environment than this one.
+
+    `versions` are of python, vllm and the packages that come with it; `finds_plugin`: whether the lab's plugin, which
+    counts weight bytes, is found from there.
+    """
+
+    python: str  # the interpreter's path
+    versions: dict[str, str]
+    finds_plugin: bool = True
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Everything about an engine that must not differ between plans that are compared.
 
@@ -39,7 +52,12 @@ class EngineSettings:
     cpu_kv_cache_gib: int = 1
     num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
     extra_args: tuple[str, ...] = ()
-    python: str = sys.executable  # the interpreter whose vLLM runs
+    engine: InstalledEngine | None = None  # None: the vLLM of this environment
+
+    @property
+    def python(self) -> str:
+        """The interpreter whose vLLM runs."""
+        return self.engine.python if self.engine else sys.executable
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
         """The `vllm serve` that runs one replica of `plan` on a port."""

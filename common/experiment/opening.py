@@ -9,7 +9,6 @@ from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from common.core.recording import Recording
-from common.engines.interpreter import InstalledEngine
 from common.engines.models import Model
 from common.engines.settings import EngineSettings
 from common.experiment import recordings
@@ -36,7 +35,6 @@ class Work:
     machine: Machine
     settings: EngineSettings
     recording: Recording | None = None
-    engine: InstalledEngine | None = None  # None: the vLLM of this environment
 
 
 def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
@@ -47,12 +45,12 @@ def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
         **asked,
         "model": work.model.name,
         "model_shape": asdict(work.model.shape),
-        "engine_settings": asdict(work.settings) | {"model": None, "python": None},
+        "engine_settings": asdict(work.settings) | {"model": None, "engine": None},
         "results_dir": str(work.options.results_dir),
     }
     same = {**config, "results_dir": None, "folder": str(work.model.folder)}
     keyed = [work.method_version, same, machine_fingerprint(work.machine)]
-    keyed += [work.engine.versions] if work.engine else []
+    keyed += [work.settings.engine.versions] if work.settings.engine else []
     key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
     if work.options.resume and (found := files.find_interrupted(work.options.results_dir, work.experiment, key)):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")

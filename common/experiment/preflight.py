@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
-from common.engines.interpreter import InstalledEngine, check_arguments, find_engine
-from common.engines.settings import EngineSettings
+from common.engines.interpreter import check_arguments, find_engine
+from common.engines.settings import EngineSettings, InstalledEngine
 from common.engines.vllm_engine import vllm_is_installed
 from common.experiment.cases import CaseSpec
 from common.experiment.options import InputError
@@ -104,7 +104,7 @@ def check_engine_args(settings: EngineSettings, plan: ParallelPlan, say: Callabl
     """
     if not settings.extra_args:
         return
-    if settings.python == sys.executable and not vllm_is_installed():
+    if settings.engine is None and not vllm_is_installed():
         say("--engine-args cannot be checked: vLLM is not installed in this environment")
         return
     say("checking --engine-args with vLLM's own parser")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.analysis.scaling import LATENCY, samples
 from common.core.stats import geometric_mean
-from common.engines.interpreter import InstalledEngine
 from common.engines.models import Model, ModelError, default_model, find_model, token_counter
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
@@ -83,7 +82,6 @@ class Prepared:
     planned: Estimate
     result: Result
     paths: files.ResultPaths
-    engine: InstalledEngine | None  # None: the vLLM of this environment
 
 
 def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
@@ -99,7 +97,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
-    settings = _settings(model, machine, options)
+    settings = replace(_settings(model, machine, options), engine=engine)
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
@@ -111,13 +109,13 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     devices_needed = max(spec.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False), engine)
     name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
-    result, paths = open_result(Work(name, version, options, model, machine, settings, recording, engine))
+    result, paths = open_result(Work(name, version, options, model, machine, settings, recording))
     held.enter_context(files.hold(paths))
     warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
     recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
-    return Prepared(machine, settings, recount, specs, planned, result, paths, engine)
+    return Prepared(machine, settings, recount, specs, planned, result, paths)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -132,8 +130,9 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         try:
             if not result.environment:
                 view(Said("measuring the machine's own ceilings"))
-                versions = prepared.engine.versions if prepared.engine else None
-                result.environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
+                engine = prepared.settings.engine
+                ceilings = _ceilings(machine, result)
+                result.environment = describe_environment(machine, ceilings, engine=engine.versions if engine else None)
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
@@ -183,7 +182,6 @@ def _settings(model: Model, machine: Machine, options: Options) -> EngineSetting
         eager=on_cpu,
         async_scheduling=not on_cpu,  # the CPU back end switches it off in any case
         extra_args=parse_engine_args(options.engine_args),
-        python=str(options.engine_python.expanduser().absolute()) if options.engine_python else sys.executable,
     )
 
 

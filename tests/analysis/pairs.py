@@ -40,7 +40,7 @@ ENVIRONMENT: dict[str, Any] = {
 }
 ENGINE_SETTINGS: dict[str, Any] = {
     "model": None,
-    "python": None,
+    "engine": None,
     "served_name": "qwen2-9m",
     "dtype": "auto",
     "max_num_seqs": 256,

@@ -516,3 +516,13 @@ def test_long_values_are_cut_and_equal_lists_said_once(run: Run) -> None:
     said = run(side(), b, "--factor", "machine", "settings")
     assert max(len(line) for line in said.out.splitlines()[4:8]) < 250
     assert "nvidia.gpus.power_limit_w: 2 x 400 -> 2 x 300" in said.out
+
+
+def test_what_is_absent_is_said_in_words(run: Run) -> None:
+    b = side(run_id=LAST_WEEK)
+    b.config |= {"repeats": 5, "engine_settings": b.config["engine_settings"] | {"extra_args": ["-x", "1"]}}
+    b.environment["container_limits"]["cpus"] = 4.0
+    out = run(side(), b, "--factor", "machine", "settings").out
+    assert "option repeats: default -> 5" in out
+    assert 'extra_args: none -> ["-x", "1"]' in out
+    assert "container_limits.cpus: unknown -> 4" in out

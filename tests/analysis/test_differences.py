@@ -82,7 +82,6 @@ MATTERS: list[tuple[Change, str, str, Any, Any]] = [
     (put("cases 1 engine settings block_size", 32), "settings", "engine.settings.block_size", 16, 32),
     (put("config preset", "lab"), "settings", "option preset", "smoke", "lab"),
     (put("config seed", 7), "settings", "option seed", 0, 7),
-    (put("config repeats", 5), "settings", "option repeats", None, 5),
     (put("config new_option", True), "settings", "option new_option", None, True),
     (put("environment settings NCCL_P2P_LEVEL", "SYS"), "settings", "environment.NCCL_P2P_LEVEL", "NVL", "SYS"),
     (
@@ -123,6 +122,7 @@ SHOWN: list[tuple[Change, str]] = [
     (put("config tp", ["1", "2"]), "option tp"),
     (put("config concurrency", [16]), "option concurrency"),
     (put("config input_tokens", 64), "option input_tokens"),
+    (put("config repeats", 5), "option repeats"),
 ]
 
 
@@ -148,7 +148,7 @@ def test_what_was_measured_or_chooses_cases_is_only_shown(change: Change, name: 
         put("config dry_run", True),
         put("config new_option", False),
         put("config new_option", None),
-        put("config engine_settings python", "x"),
+        put("config engine_settings engine", "x"),
         put("environment shared_memory free_bytes", 1),
         put("environment memory_bytes", (256 << 30) + 4096),
         put("environment ceilings matrix_flops_one", 1.005e14),

@@ -14,7 +14,7 @@ import pytest
 from common.core.plan import ParallelPlan
 from common.engines import interpreter, settings
 from common.engines.interpreter import check_arguments, find_engine
-from common.engines.settings import CHECKOUT, EngineSettings
+from common.engines.settings import CHECKOUT, EngineSettings, InstalledEngine
 from common.machine.devices import Device
 from common.machine.environment import versions
 from tests.engines.second_python import SERVE, add_vllm, make_environment, site_packages
@@ -89,7 +89,7 @@ def test_the_plugin_is_found_by_what_an_editable_install_leaves_in_the_checkout(
 
 
 def test_an_engine_imports_the_probe_of_this_checkout_from_any_folder(other: Path, tmp_path: Path) -> None:
-    environment = EngineSettings("/m", "m", python=str(other)).environment(CPU, tmp_path)
+    environment = EngineSettings("/m", "m", engine=InstalledEngine(str(other), {})).environment(CPU, tmp_path)
     code = "from common.engines import rank_probe; print(rank_probe.__file__)"
     said = subprocess.check_output([other, "-c", code], env=environment, cwd=tmp_path, text=True)
     assert Path(said.strip()) == CHECKOUT / "common" / "engines" / "rank_probe.py"
@@ -142,7 +142,8 @@ def test_secrets_do_not_reach_the_other_interpreter(tmp_path: Path, monkeypatch:
 
 
 def checked(python: Path, *extra: str, plan: ParallelPlan | None = None) -> str | None:
-    return check_arguments(EngineSettings("/m", "m", extra_args=extra, python=str(python)), plan or ParallelPlan())
+    engine = InstalledEngine(str(python), {})
+    return check_arguments(EngineSettings("/m", "m", extra_args=extra, engine=engine), plan or ParallelPlan())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.engines.settings import EngineSettings, parse_engine_args
+from common.engines.settings import EngineSettings, InstalledEngine, parse_engine_args
 from common.machine.devices import Device
 
 PLANS = [ParallelPlan(), ParallelPlan(tp=2), ParallelPlan(tp=2, pp=2, dp=2), ParallelPlan(tp=4, ep=True, replicas=2)]
@@ -153,7 +153,7 @@ def test_the_shells_own_environment_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_chosen_interpreter_runs_vllm() -> None:
     assert SETTINGS.command(ParallelPlan(), 1)[0] == sys.executable
-    other = EngineSettings("/m", "m", python="/opt/vllm/bin/python")
+    other = EngineSettings("/m", "m", engine=InstalledEngine("/opt/vllm/bin/python", {}))
     assert other.command(ParallelPlan(), 1)[0] == "/opt/vllm/bin/python"
     assert other.command(ParallelPlan(), 1)[1:] == EngineSettings("/m", "m").command(ParallelPlan(), 1)[1:]
 

@@ -8,9 +8,8 @@ import pytest
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
-from common.engines.interpreter import InstalledEngine
 from common.engines.reference_models import REFERENCE_MODELS
-from common.engines.settings import EngineSettings
+from common.engines.settings import EngineSettings, InstalledEngine
 from common.experiment import preflight
 from common.experiment.options import InputError
 from common.machine import gpus, memory
@@ -57,8 +56,10 @@ def test_without_vllm_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_another_environments_vllm_needs_none_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "vllm_is_installed", lambda: False)
-    assert preflight.check_machine(MACHINE, 2, False, InstalledEngine({"vllm": "9.9.1"}, True)) == []
-    (warning,) = preflight.check_machine(MACHINE, 2, False, InstalledEngine({"vllm": "9.9.1"}, False))
+    assert preflight.check_machine(MACHINE, 2, False, InstalledEngine("/x/python", {"vllm": "9.9.1"})) == []
+    (warning,) = preflight.check_machine(
+        MACHINE, 2, False, InstalledEngine("/x/python", {"vllm": "9.9.1"}, finds_plugin=False)
+    )
     assert "weight bytes per rank stay unknown" in warning
     assert "pip install" in warning
 
