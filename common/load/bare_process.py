@@ -34,8 +34,10 @@ class BareProcess:
         self.base_url = self._process.stdout.readline().strip()
         if not self.base_url:
             self._end()
-            raise RuntimeError(f"the bare server did not start (exit {self._process.returncode}); try it by hand: "
-                               + " ".join(self._command))
+            raise RuntimeError(
+                f"the bare server did not start (exit {self._process.returncode}); try it by hand: "
+                + " ".join(self._command)
+            )
         return self
 
     def __exit__(

@@ -32,6 +32,7 @@ from dataclasses import asdict
 
 from common.load import bare_answer
 from common.load.bare_answer import CHAT_PATH, COMPLETIONS_PATH, Asked, HttpRequest, Refusal
+from common.load.bare_connection import BareConnection
 from common.load.bare_truth import TruthLog
 
 _SENDS_AT_ONCE = 64
@@ -39,29 +40,16 @@ _PARSED_AT_ONCE = 16
 _ACCEPTED_AT_ONCE = 16
 _FLOOD_TOKENS = 128  # to a send: about 32 KiB
 _LONGEST_WAIT_S = 1.0
-_MOST_FILES = 8_192  # macOS refuses more than 10,240
-_READ_BYTES = 64 << 10
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-
-
-class _Connection:
-    __slots__ = ("answer", "blocked", "closing", "read_ns", "received", "send", "socket", "unsent")
-
-    def __init__(self, accepted: socket.socket) -> None:
-        self.socket = accepted
-        self.send = accepted.send
-        self.received = bytearray()
-        self.read_ns = 0  # when the last of it was read
-        self.unsent = bytearray()  # what the socket did not take
-        self.answer: _Answer | None = None
-        self.blocked = False  # the answer waits for the socket, not for its time
-        self.closing = False  # nothing more is read or answered here
+_MOST_FILES = 8_192  # macOS refuses more than 10,240
 
 
 class _Answer:
+    """One answer on its way out; `left` tokens are still to be sent, the next at `due_ns`."""
+
     __slots__ = ("asked", "connection", "due_ns", "first_ns", "left", "read_ns")
 
-    def __init__(self, connection: _Connection, asked: Asked, ttft_ns: int) -> None:
+    def __init__(self, connection: BareConnection, asked: Asked, ttft_ns: int) -> None:
         self.connection = connection
         self.asked = asked
         self.read_ns = connection.read_ns
@@ -80,7 +68,8 @@ class BareServer:
         self._blocks = {chat: bare_answer.token(chat) * self._tokens_at_once for chat in (False, True)}
         self._first: deque[_Answer] = deque()  # wait for their first token, in order of time
         self._next: deque[_Answer] = deque()  # wait for a later one, in order of time
-        self._arrived: deque[_Connection] = deque()  # have been read from, not yet parsed
+        self._arrived: deque[BareConnection] = deque()  # have been read from, not yet parsed
+        self._blocked: dict[BareConnection, _Answer] = {}  # wait for the socket, not for their time
         self._running = True
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -142,7 +131,7 @@ class BareServer:
             if answer.due_ns > now_ns:
                 return
             queue.popleft()
-            if answer.connection.answer is answer:  # else its reader has gone
+            if not answer.connection.closed:
                 self._send_tokens(answer, now_ns)
 
     def _send_tokens(self, answer: _Answer, now_ns: int) -> None:
@@ -157,9 +146,18 @@ class BareServer:
             data = self._blocks[chat]
         else:
             data = self._first_or_last(answer, now_ns)
-        if not self._write(answer.connection, data):
-            answer.connection.blocked = True
-        elif answer.left:
+        try:
+            sent = answer.connection.write(data)
+        except OSError:
+            self._drop(answer.connection)
+        else:
+            if sent:
+                self._go_on(answer, now_ns)
+            else:
+                self._blocked[answer.connection] = answer
+
+    def _go_on(self, answer: _Answer, now_ns: int) -> None:
+        if answer.left:
             self._next.append(answer)
         else:
             self._finish(answer, now_ns)
@@ -177,53 +175,13 @@ class BareServer:
     def _finish(self, answer: _Answer, now_ns: int) -> None:
         assert answer.first_ns is not None
         self.log.enter(answer.read_ns, answer.first_ns, now_ns, answer.asked.tokens)
-        answer.connection.answer = None
-        if answer.connection.received:  # the next request came before this answer's end
-            answer.connection.read_ns = now_ns
-            self._arrived.append(answer.connection)
-        elif answer.connection.closing:
-            self._hang_up(answer.connection)
-
-    def _write(self, connection: _Connection, data: bytes) -> bool:
-        """Send; `False` where the socket did not take all of it and the rest waits."""
-        if connection.unsent:
-            connection.unsent += data
-            return False
-        try:
-            sent = connection.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._drop(connection)
-            return False
-        if sent == len(data):
-            return True
-        connection.unsent += memoryview(data)[sent:]
-        self._selector.modify(connection.socket, _READ | _WRITE, connection)
-        return False
-
-    def _flush(self, connection: _Connection) -> None:
-        """Send what waited; then the answer goes on at once, as its time has passed."""
-        try:
-            sent = connection.send(connection.unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(connection)
-            return
-        del connection.unsent[:sent]
-        if connection.unsent:
-            return
-        self._selector.modify(connection.socket, _READ, connection)
-        answer = connection.answer
-        if connection.blocked and answer is not None:
-            connection.blocked = False
-            if answer.left:
-                self._next.appendleft(answer)
-            else:
-                self._finish(answer, time.perf_counter_ns())
-        elif connection.closing:
-            self._hang_up(connection)
+        connection = answer.connection
+        connection.busy = False
+        if connection.closing:
+            connection.hang_up()
+        elif connection.received:  # the next request came before this answer's end
+            connection.read_ns = now_ns
+            self._arrived.append(connection)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -231,35 +189,34 @@ class BareServer:
                 accepted, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._selector.register(accepted, _READ, _Connection(accepted))
+            BareConnection(accepted, self._selector)
 
-    def _serve(self, connection: _Connection, events: int) -> None:
-        if events & _READ:
-            try:
-                data = connection.socket.recv(_READ_BYTES)
-            except BlockingIOError:
-                data = None
-            except OSError:
-                data = b""
-            if data == b"":
-                self._drop(connection)
-                return
-            if data and not connection.closing:
-                connection.read_ns = time.perf_counter_ns()
-                connection.received += data
+    def _serve(self, connection: BareConnection, events: int) -> None:
+        try:
+            if events & _READ and connection.read():
                 self._arrived.append(connection)
-        if events & _WRITE and connection.unsent:
-            self._flush(connection)
+            if events & _WRITE and connection.flush():
+                self._flushed(connection)
+        except OSError:
+            self._drop(connection)
+
+    def _flushed(self, connection: BareConnection) -> None:
+        """An answer that waited goes on at once: its time has passed."""
+        answer = self._blocked.pop(connection, None)
+        if answer is not None and answer.left:
+            self._next.appendleft(answer)
+        elif answer is not None:
+            self._finish(answer, time.perf_counter_ns())
+        elif connection.closing and not connection.busy:
+            connection.hang_up()
 
     def _parse_arrived(self) -> None:
         """A few at a time: requests are stamped as they are read, and parsed while their first tokens wait."""
         for _ in range(min(len(self._arrived), _PARSED_AT_ONCE)):
             self._parse(self._arrived.popleft())
 
-    def _parse(self, connection: _Connection) -> None:
-        while connection.answer is None and not connection.closing:
+    def _parse(self, connection: BareConnection) -> None:
+        while not (connection.busy or connection.closing):
             try:
                 request = bare_answer.take_request(connection.received)
                 if request is None:
@@ -269,17 +226,22 @@ class BareServer:
             except Refusal as refusal:
                 connection.closing = connection.closing or refusal.fatal
                 data = bare_answer.refuse(refusal)
-            if self._write(connection, data) and connection.closing and connection.answer is None:
-                self._hang_up(connection)
+            try:
+                sent = connection.write(data)
+            except OSError:
+                self._drop(connection)
+                return
+            if sent and connection.closing and not connection.busy:
+                connection.hang_up()
 
-    def _begin(self, connection: _Connection, request: HttpRequest) -> bytes:
+    def _begin(self, connection: BareConnection, request: HttpRequest) -> bytes:
         """What is sent at once: all of the answer, or the head of one whose tokens have their times."""
         if request.path in (COMPLETIONS_PATH, CHAT_PATH):
             if request.method != "POST":
                 raise Refusal("405 Method Not Allowed", f"{request.path} takes POST")
             asked = bare_answer.read_asked(request.path, request.body)
-            connection.answer = _Answer(connection, asked, self._ttft_ns)
-            self._first.append(connection.answer)
+            connection.busy = True
+            self._first.append(_Answer(connection, asked, self._ttft_ns))
             return bare_answer.STREAM_HEAD
         pages: dict[str, Callable[[], bytes]] = {
             "/v1/models": bare_answer.models,
@@ -294,20 +256,10 @@ class BareServer:
         told, self.log = self.log, TruthLog()
         return asdict(told.summary())
 
-    def _hang_up(self, connection: _Connection) -> None:
-        """Say that nothing more comes; the socket is closed when the other side has closed its own."""
-        with contextlib.suppress(OSError):
-            connection.socket.shutdown(socket.SHUT_WR)
-
-    def _drop(self, connection: _Connection) -> None:
-        if connection.answer is not None:
-            self.log.abandoned += 1
-            connection.answer = None
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(connection.socket)
-        connection.socket.close()
-        connection.closing = True
-        connection.unsent.clear()
+    def _drop(self, connection: BareConnection) -> None:
+        self.log.abandoned += connection.busy
+        self._blocked.pop(connection, None)
+        connection.close()
 
 
 def _make_room_for_files() -> None:
@@ -334,6 +286,11 @@ def _milliseconds(text: str) -> float:
     return value
 
 
+def _stop_at_end_of_input(server: BareServer) -> None:
+    sys.stdin.buffer.read()
+    server.stop()
+
+
 def main() -> None:
     """Serve until standard input is closed, or Ctrl-C."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -345,7 +302,7 @@ def main() -> None:
     sys.stdout.write(server.address + "\n")
     sys.stdout.flush()
     gc.disable()  # nothing here makes cycles, and a collection would be late tokens
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), server.stop()), daemon=True).start()
+    threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     with contextlib.suppress(BrokenPipeError):
