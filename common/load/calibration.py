@@ -120,7 +120,10 @@ def calibrate(
 
     Raises:
         RuntimeError: the bare server did not start.
+        ValueError: no levels.
     """
+    if not levels:
+        raise ValueError("levels must hold a number of streams")
     path = None if cache_folder is None else cache_folder / f"client-{_digest(fingerprint)}.json"
     if path is not None and (known := _read(path, fingerprint)) is not None:
         return known
