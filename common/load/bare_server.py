@@ -47,7 +47,7 @@ _MOST_FILES = 8_192  # macOS refuses more than 10,240
 class _Answer:
     """One answer on its way out; `left` tokens are still to be sent, the next at `due_ns`."""
 
-    __slots__ = ("asked", "connection", "due_ns", "first_ns", "left", "read_ns")
+    __slots__ = ("asked", "connection", "due_ns", "first_ns", "free_ns", "left", "read_ns")
 
     def __init__(self, connection: BareConnection, asked: Asked, ttft_ns: int) -> None:
         self.connection = connection
@@ -55,6 +55,7 @@ class _Answer:
         self.read_ns = connection.read_ns
         self.due_ns = self.read_ns + ttft_ns
         self.first_ns: int | None = None
+        self.free_ns = 0  # when the socket last took what it had not: a slow reader makes nobody late
         self.left = asked.tokens
 
 
@@ -136,7 +137,7 @@ class BareServer:
 
     def _send_tokens(self, answer: _Answer, now_ns: int) -> None:
         if self._itl_ns or answer.first_ns is None:
-            self.log.late_ns.append(now_ns - answer.due_ns)
+            self.log.late_ns.append(now_ns - max(answer.due_ns, answer.free_ns))
             answer.due_ns += self._itl_ns
         else:
             answer.due_ns = now_ns
@@ -203,10 +204,12 @@ class BareServer:
     def _flushed(self, connection: BareConnection) -> None:
         """An answer that waited goes on at once: its time has passed."""
         answer = self._blocked.pop(connection, None)
-        if answer is not None and answer.left:
-            self._next.appendleft(answer)
-        elif answer is not None:
-            self._finish(answer, time.perf_counter_ns())
+        if answer is not None:
+            answer.free_ns = time.perf_counter_ns()
+            if answer.left:
+                self._next.appendleft(answer)
+            else:
+                self._finish(answer, answer.free_ns)
         elif connection.closing and not connection.busy:
             connection.hang_up()
 

@@ -13,8 +13,8 @@ class Truth:
 
     `mean_ttft_s`, `p99_ttft_s`: from the moment a request had been read to the moment its first token was handed to
     the socket. `mean_tpot_s`: first token to last over the tokens after the first, of requests with two or more.
-    `late_p99_s`, `late_max_s`: how long after its time a token was handed over; a flood has such times only for first
-    tokens. `abandoned` are answers whose reader went away.
+    `late_p99_s`, `late_max_s`: how long after its time, or after a full socket had room again, a token was handed
+    over; a flood has such times only for first tokens. `abandoned` are answers whose reader went away.
     """
 
     requests: int = 0
