@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RESULT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab look test test-fast lint notebooks report share bench-sweep clean
+.PHONY: help setup lab look test test-fast lint notebooks report share bench-sweep bench-client clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -48,6 +48,9 @@ share:  ## results for a classmate: share.zip, without names, paths and logs (RE
 bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 11 minutes)
 	@$(BIN)/python -m tests.bench.sweep
 	@$(BIN)/python -m tests.bench.serve
+
+bench-client: setup  ## the lab's client beside `vllm bench serve`, against a server of known timing (about 5 minutes)
+	@$(BIN)/python -m tests.bench.client
 
 clean:  ## remove .venv and caches; results stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

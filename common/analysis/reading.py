@@ -59,7 +59,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += doubts(result)
+    lines += [*doubts(result), *_client(result)]
     if any(row.steady for row in rows):
         lines.append(
             "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
@@ -141,6 +141,19 @@ def _ms(value: float | None) -> str:
 def _who(row: ScalingRow) -> str:
     plan = row.case.plan
     return f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
+
+
+def _client(result: Result) -> list[str]:
+    """What the client's verdicts say, cases with the same word and remedy together."""
+    judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for case in result.cases:
+        if case.client is not None and case.client.word != "VALID" and not case.curve.startswith("ladder"):
+            judged.setdefault((case.client.word, case.client.remedy), []).append((case.id, case.client.reasons[0]))
+    lines = []
+    for (word, remedy), found in judged.items():
+        cases = ", ".join(case for case, _ in found)
+        lines.append(f"The client is {word} in {cases}: {found[0][1]}. Remedy: {remedy}.")
+    return lines
 
 
 def _gain(row: ScalingRow) -> str:

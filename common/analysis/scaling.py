@@ -92,6 +92,11 @@ def is_steady(case: Case) -> bool:
     return all("steady_output_throughput" in repeat for repeat in case.repeats)
 
 
+def is_invalid(case: Case) -> bool:
+    """Whether the client, not the engine, made the case's numbers: they are shown, and compared with nothing."""
+    return case.client is not None and case.client.word == "INVALID"
+
+
 def _groups(result: Result, curve: str) -> dict[float, list[Case]]:
     groups: dict[float, list[Case]] = {}
     for case in result.cases:
@@ -147,6 +152,7 @@ def _can_be_base(case: Case) -> bool:
         case.status == "ok"
         and roomy
         and "oversubscribed" not in case.flags
+        and not is_invalid(case)
         and bool(samples(case, THROUGHPUT))
         and bool(_compared(case))
     )
@@ -158,7 +164,7 @@ def _row(curve: str, case: Case, base: Case | None, steady: bool) -> ScalingRow:
     rates = samples(case, prefix + THROUGHPUT)
     if case.status != "ok" or not rates:
         return ScalingRow(curve, case, load)
-    comparable = base is not None and base is not case and bool(_compared(case, prefix))
+    comparable = base is not None and base is not case and bool(_compared(case, prefix)) and not is_invalid(case)
     gained = speedup(_compared(case, prefix), _compared(base, prefix)) if base and comparable else None
     fair = gained is not None and "oversubscribed" not in case.flags and curve != "replay"
     strong = curve == "fixed" and base is not None and base.plan.devices == 1

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common.analysis.frames import memory_frame, usd_per_million
 from common.analysis.reading import about, interval, read_scaling
-from common.analysis.scaling import ScalingRow, sampling_unit, scaling_rows
+from common.analysis.scaling import ScalingRow, is_invalid, sampling_unit, scaling_rows
 from common.store.schema import Result
 
 NARROWEST = 80
@@ -102,6 +102,7 @@ def _cells(row: ScalingRow, result: Result) -> list[str]:
     assert row.throughput is not None
     rate = row.throughput.value
     gained = "base" if row.is_base else interval(row.speedup) if row.speedup else ""
+    gained = "INVALID" if is_invalid(row.case) else gained
     mark = OVERSUBSCRIBED if "oversubscribed" in row.case.flags else ""
     usd = usd_per_million(row, result)
     return [

@@ -48,6 +48,7 @@ def repeat_metrics(
     chunks = sum(len(record.chunk_ns) for record in done)
     if chunks:
         metrics["tokens_per_chunk"] = output_tokens / chunks
+    metrics["max_concurrent_requests"] = _most_in_flight(done)
     metrics["token_count_mismatches"] = sum(record.output_tokens != record.requested_tokens for record in done)
     recounted = [record for record in done if record.recounted_tokens is not None]
     if reported := sum(record.output_tokens or 0 for record in recounted):
@@ -80,6 +81,14 @@ def distribution(name: str, values_ms: Sequence[float]) -> dict[str, float]:
     for percentile in PERCENTILES:
         found[f"p{percentile}_{name}_ms"] = float(np.percentile(samples, percentile))
     return found
+
+
+def _most_in_flight(done: Sequence[RequestRecord]) -> int:
+    """The largest number of requests between their send and their last chunk at one moment."""
+    events = [(record.sent_ns, 1) for record in done if record.sent_ns is not None and record.chunk_ns]
+    events += [(record.chunk_ns[-1], -1) for record in done if record.sent_ns is not None and record.chunk_ns]
+    ordered = np.asarray([change for _, change in sorted(events)], dtype=np.int64)
+    return int(np.cumsum(ordered).max(initial=0))
 
 
 def _meets(record: RequestRecord, slo_ms: Mapping[str, float]) -> bool:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from common.analysis.checks import case_checks
 from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.verdict import ClientCeiling
 from common.core.workload import Request
 from common.engines.engine import Engine
 from common.engines.failures import EngineError, Failure
 from common.experiment.cases import CaseSpec, Saturate
 from common.experiment.events import Measuring, RepeatDone, Watcher
-from common.experiment.repeat import ask, repeat_numbers, watch_tokens
+from common.experiment.repeat import ask, client_verdict, repeat_numbers, watch_tokens
 from common.load.client import LoadResult, run_load
 from common.machine.monitor import Monitor
 from common.store.requests import save_requests
@@ -37,6 +38,7 @@ class Measurer:
     monitor: Monitor
     watch: Watcher
     recount: Callable[[str], int] | None = None
+    ceiling: ClientCeiling | None = None
     ready_at: float = 0.0
     warmed_to: int = 0  # the largest batch the engine has seen
 
@@ -56,6 +58,7 @@ class Measurer:
         for repeat in range(spec.repeats):
             self._repeat(spec, case, repeat)
         case.checks = case_checks(case)
+        case.client = client_verdict(case, self.ceiling)
 
     def _climb(self, spec: CaseSpec, saturate: Saturate, ladder: list[Case]) -> int:
         """The last rung that still paid: the next gained less than `min_gain`, or caused preemptions."""

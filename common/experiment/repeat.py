@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.core.arrivals import ClosedLoop
 from common.core.metrics import repeat_metrics
 from common.core.steady import closed_loop_window, open_loop_window, steady_metrics
+from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, judge
 from common.engines.engine import Engine
 from common.load.client import LoadResult
 from common.load.counters import CounterWatch
@@ -22,6 +24,9 @@ SERVERS_COUNTS = {  # the names that the rises of the server's counters have in 
     PREFIX_QUERIES: "prefix_cache_queried_tokens",
     PREFIX_HITS: "prefix_cache_hit_tokens",
 }
+
+
+WORST_FIRST = ("INVALID", "DOUBTFUL", "VALID")
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,29 @@ def repeat_numbers(
         "loop_lag_p99_ms": 1e3 * loaded.loop_lag_p99_s,
         "loop_lag_max_ms": 1e3 * loaded.loop_lag_max_s,
     }
+
+
+def client_verdict(case: Case, ceiling: ClientCeiling | None) -> Verdict | None:
+    """The worst that can be said of the client in any of the case's repeats; `None` before the first."""
+    found = [judge(_evidence(case, repeat), ceiling) for repeat in case.repeats]
+    return min(found, key=lambda verdict: WORST_FIRST.index(verdict.word), default=None)
+
+
+def _evidence(case: Case, numbers: Mapping[str, float]) -> ClientEvidence:
+    def seconds(name: str) -> float | None:
+        return numbers[name] / 1e3 if name in numbers else None
+
+    closed = isinstance(case.arrivals, ClosedLoop)
+    return ClientEvidence(
+        loop_lag_p99_s=seconds("loop_lag_p99_ms"),
+        loop_lag_max_s=seconds("loop_lag_max_ms"),
+        client_cpu_share=numbers.get("client_cpu_share"),
+        streams=round(numbers.get("max_concurrent_requests", 0)) or None,
+        tokens_per_s=numbers.get("output_throughput"),
+        lateness_p99_s=None if closed else seconds("p99_lateness_ms"),
+        front_end_cpu_share=numbers.get("front_end_cpu_share"),
+        shares_cores="host_shares_devices" in case.flags,
+        mean_ttft_s=seconds("mean_ttft_ms"),
+        mean_tpot_s=seconds("mean_tpot_ms"),
+        duration_s=numbers.get("duration"),
+    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.analysis.scaling import LATENCY, samples
 from common.core.stats import geometric_mean
+from common.core.verdict import ClientCeiling
 from common.engines.models import Model, ModelError, default_model, find_model, token_counter
+from common.engines.reference_models import cache_root
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
@@ -22,9 +25,10 @@ from common.experiment.opening import Work, open_result
 from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
+from common.load.calibration import calibrate
 from common.machine.ceilings import Ceilings, measure_ceilings
 from common.machine.devices import DeviceError, Machine, find_machine
-from common.machine.environment import describe_environment
+from common.machine.environment import describe_environment, machine_fingerprint
 from common.store import files
 from common.store.schema import CaseError, Result
 
@@ -133,6 +137,8 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 engine = prepared.settings.engine
                 ceilings = _ceilings(machine, result)
                 result.environment = describe_environment(machine, ceilings, engine=engine.versions if engine else None)
+                result.environment["client"] = _calibrated(machine, result, lambda line: view(Said(line)))
+            client = result.environment.get("client")
             sweep = Sweep(
                 VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
                 machine,
@@ -144,6 +150,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 starts=STARTS[options.preset],
                 repeat_base_last=_repeats_base(options),
                 recount=prepared.recount,
+                ceiling=ClientCeiling(**client) if client else None,
             )
             sweep.run(prepared.specs)
         except KeyboardInterrupt:
@@ -169,6 +176,17 @@ def _ceilings(machine: Machine, result: Result) -> Ceilings | None:
     except RuntimeError as error:
         result.warnings.append(f"the machine's ceilings could not be measured: {error}")
         return None
+
+
+def _calibrated(machine: Machine, result: Result, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The client's own ceiling here, kept from an earlier run or measured in some seconds; `None` where it fails."""
+    fingerprint = {key: value for key, value in machine_fingerprint(machine).items() if key != "vllm"}
+    try:
+        ceiling = calibrate(json.dumps(fingerprint, sort_keys=True), cache_root(), say=say)
+    except RuntimeError as error:
+        result.warnings.append(f"the client could not be calibrated: {error}")
+        return None
+    return asdict(ceiling) if ceiling else None
 
 
 def _settings(model: Model, machine: Machine, options: Options) -> EngineSettings:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from common.core.plan import ParallelPlan
+from common.core.verdict import ClientCeiling
 from common.engines.engine import Engine, StartsEngines
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
@@ -38,6 +39,7 @@ class Sweep:
     starts: int = 1
     repeat_base_last: bool = False
     recount: Callable[[str], int] | None = None
+    ceiling: ClientCeiling | None = None
     _broken: set[tuple[ParallelPlan, ParallelPlan | None]] = field(default_factory=set)
 
     def run(self, specs: Sequence[CaseSpec]) -> None:
@@ -75,7 +77,9 @@ class Sweep:
             with self._engine(start, waiting) as engine:
                 if engine is None:
                     return
-                measurer = Measurer(engine, start, self.seed, self.paths.requests, monitor, self.watch, self.recount)
+                measurer = Measurer(
+                    engine, start, self.seed, self.paths.requests, monitor, self.watch, self.recount, self.ceiling
+                )
                 while waiting:
                     spec = waiting.pop(0)
                     if not self._measure(spec, measurer):

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from common.core.verdict import ClientCeiling
 from common.engines.reference_models import ensure_model
 from common.experiment import measure, preflight, run
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
@@ -51,6 +52,7 @@ def script(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(run, "find_machine", lambda *_: MACHINE)
     monkeypatch.setattr(run, "measure_ceilings", lambda _: None)
+    monkeypatch.setattr(run, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
     monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(world))
     monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
     monkeypatch.setattr(preflight, "check_arguments", lambda *_: None)  # asks vLLM itself: ten seconds
