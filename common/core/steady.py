@@ -59,6 +59,20 @@ def open_loop_window(records: Sequence[RequestRecord]) -> Window | None:
     return window if sum(start >= window.begin_ns for start in intended) >= FEWEST_REQUESTS else None
 
 
+def slots_in_flight_share(records: Sequence[RequestRecord], concurrency: int) -> float | None:
+    """Requests in flight over slots, averaged until the last send: what the client takes between two turns is lost.
+
+    `None` where nothing was sent after the first turns.
+    """
+    spans = [(record.sent_ns, record.ended_ns) for record in records]
+    known = [(begin, end) for begin, end in spans if begin is not None and end is not None]
+    if len(known) <= concurrency:
+        return None
+    first, last = min(begin for begin, _ in known), max(begin for begin, _ in known)
+    busy = sum(min(end, last) - begin for begin, end in known)
+    return busy / (concurrency * (last - first)) if last > first else None
+
+
 def steady_metrics(records: Sequence[RequestRecord], window: Window, open_loop: bool = False) -> dict[str, float]:
     """The metrics of a window, named as those of the whole repeat with `steady_` before.
 

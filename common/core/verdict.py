@@ -18,8 +18,8 @@ BENT = 0.03
 """The share of a mean time that the client may add: what the calibration, too, calls right."""
 TIMER_GRAIN_S = 0.001
 """uvloop's timers count whole milliseconds, so a lag of up to one may be rounding."""
-LAG_OF_TTFT_INVALID = 0.20
-"""A loop that is late by L at its 99th percentile because it is always busy adds L/2 on average: here 10 %."""
+DELAY_INVALID = 0.10
+"""Of the mean TTFT: when the event loop's halts alone make one tenth of it, no correction saves the number."""
 LAG_OF_TPOT_DOUBTFUL = 0.25
 """Mean TPOT hardly feels a late stamp, which is spread over an answer's tokens; the tail of single gaps does."""
 CPU_DOUBTFUL, CPU_INVALID = 0.70, 0.95
@@ -76,13 +76,14 @@ class ClientCeiling:
 class ClientEvidence:
     """What is known of the client over one repeat; `None` is unknown.
 
+    `loop_delay_s` is what the event loop's halts add on average to the stamp of a random arrival.
     `client_cpu_share` and `front_end_cpu_share` (API server) are CPU seconds per second, so 1 is a whole core;
     `lateness_p99_s` belongs to an open loop, `slots_in_flight_share` to a closed one, over the time in which requests
     were left to send; `shares_cores` is whether devices and client use the same cores.
     """
 
+    loop_delay_s: float | None = None
     loop_lag_p99_s: float | None = None
-    loop_lag_max_s: float | None = None
     client_cpu_share: float | None = None
     streams: int | None = None
     tokens_per_s: float | None = None
@@ -92,7 +93,6 @@ class ClientEvidence:
     shares_cores: bool | None = None
     mean_ttft_s: float | None = None
     mean_tpot_s: float | None = None
-    duration_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def judge(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Verdict:
         evidence: of the repeat; what is unknown and needed for a VALID is itself a reason to doubt.
         ceiling: of this client on this machine; `None` where it was not calibrated.
     """
-    rules = (_lag, _hiccup, _cpu, _sends, _slots, _front_end, _cores, _unknown)
+    rules = (_delay, _lag, _cpu, _sends, _slots, _front_end, _cores, _unknown)
     found = [finding for rule in rules for finding in rule(evidence)]
     found += _distance(evidence, ceiling)
     for word in ("INVALID", "DOUBTFUL"):
@@ -120,32 +120,26 @@ def judge(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Verdict:
     return Verdict("VALID")
 
 
+def _delay(evidence: ClientEvidence) -> Iterator[_Finding]:
+    """What the event loop's halts add to the time of a random arrival, against the mean TTFT."""
+    delay_s, ttft_s = evidence.loop_delay_s, evidence.mean_ttft_s
+    if delay_s is None or not ttft_s or delay_s <= BENT * ttft_s:
+        return
+    word: Word = "INVALID" if delay_s > DELAY_INVALID * ttft_s else "DOUBTFUL"
+    limit = DELAY_INVALID if word == "INVALID" else BENT
+    added = f"halts of the event loop add {_ms(delay_s)}, {delay_s / ttft_s:.0%} of the mean TTFT of {_ms(ttft_s)}"
+    yield _Finding(word, f"{added} (limit {limit:.0%})", _MOVE_CLIENT if evidence.shares_cores else _LESS_NOISE)
+
+
 def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
-    """How late the loop was at its 99th percentile, against what was measured with it."""
-    if evidence.loop_lag_p99_s is None:
+    """How late the loop was at its 99th percentile, against the gaps between tokens."""
+    if evidence.loop_lag_p99_s is None or not evidence.mean_tpot_s:
         return
     lag_s = max(0.0, evidence.loop_lag_p99_s - TIMER_GRAIN_S)
-    shown = f"p99 event-loop lag {_ms(evidence.loop_lag_p99_s)}"
-    if evidence.mean_ttft_s and lag_s > BENT * evidence.mean_ttft_s:
-        invalid = lag_s > LAG_OF_TTFT_INVALID * evidence.mean_ttft_s
-        limit = LAG_OF_TTFT_INVALID if invalid else BENT
-        of = f"is {lag_s / evidence.mean_ttft_s:.0%} of the mean TTFT of {_ms(evidence.mean_ttft_s)}"
-        yield _Finding("INVALID" if invalid else "DOUBTFUL", f"{shown} {of} (limit {limit:.0%})", _MOVE_CLIENT)
-    if evidence.mean_tpot_s and lag_s > LAG_OF_TPOT_DOUBTFUL * evidence.mean_tpot_s:
+    if lag_s > LAG_OF_TPOT_DOUBTFUL * evidence.mean_tpot_s:
         of = f"is {lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
-        reason = f"{shown} {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%}): the tail of the gaps between tokens is the client's"
-        yield _Finding("DOUBTFUL", reason, _MOVE_CLIENT)
-
-
-def _hiccup(evidence: ClientEvidence) -> Iterator[_Finding]:
-    """The one longest halt M in a repeat of length D: a random arrival meets it with M/D and waits M/2 for its end."""
-    lag_s, ttft_s, duration_s = evidence.loop_lag_max_s, evidence.mean_ttft_s, evidence.duration_s
-    if lag_s is None or not ttft_s or not duration_s:
-        return
-    moved = lag_s**2 / (2 * max(duration_s, lag_s)) / ttft_s
-    if moved > BENT:
-        reason = f"the event loop stood still for {_ms(lag_s)}, which moves the mean TTFT by {moved:.0%}"
-        yield _Finding("INVALID", f"{reason} (limit {BENT:.0%})", _LESS_NOISE)
+        reason = f"p99 event-loop lag {_ms(evidence.loop_lag_p99_s)} {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
+        yield _Finding("DOUBTFUL", f"{reason}: the tail of the gaps between tokens is the client's", _MOVE_CLIENT)
 
 
 def _cpu(evidence: ClientEvidence) -> Iterator[_Finding]:
@@ -161,7 +155,7 @@ def _sends(evidence: ClientEvidence) -> Iterator[_Finding]:
     if late_s is None:
         return
     ttft_s = evidence.mean_ttft_s or 0.0
-    doubtful_s, invalid_s = max(LATE_DOUBTFUL_S, BENT * ttft_s), max(LATE_INVALID_S, LAG_OF_TTFT_INVALID * ttft_s)
+    doubtful_s, invalid_s = max(LATE_DOUBTFUL_S, BENT * ttft_s), max(LATE_INVALID_S, DELAY_INVALID * ttft_s)
     if late_s > doubtful_s:
         word: Word = "INVALID" if late_s > invalid_s else "DOUBTFUL"
         limit_s = invalid_s if word == "INVALID" else doubtful_s
@@ -193,7 +187,7 @@ def _cores(evidence: ClientEvidence) -> Iterator[_Finding]:
 
 def _unknown(evidence: ClientEvidence) -> Iterator[_Finding]:
     needed = {
-        "event-loop lag": evidence.loop_lag_p99_s,
+        "event-loop lag": evidence.loop_delay_s,
         "mean TTFT": evidence.mean_ttft_s,
         "streams": evidence.streams,
         "tokens per second": evidence.tokens_per_s,

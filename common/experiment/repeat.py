@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.core.arrivals import ClosedLoop
 from common.core.metrics import repeat_metrics
-from common.core.steady import closed_loop_window, open_loop_window, steady_metrics
+from common.core.steady import closed_loop_window, open_loop_window, slots_in_flight_share, steady_metrics
 from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, judge
 from common.engines.engine import Engine
 from common.load.client import LoadResult
@@ -69,6 +69,9 @@ def repeat_numbers(
         generated = tokens.increase(window.begin_ns, window.end_ns)
         if generated is not None:
             numbers["steady_server_output_throughput"] = generated / window.seconds
+    if isinstance(case.arrivals, ClosedLoop):
+        in_flight = slots_in_flight_share(loaded.records, case.arrivals.concurrency)
+        numbers |= {} if in_flight is None else {"slots_in_flight_share": in_flight}
     for counter, name in SERVERS_COUNTS.items():
         if counter in after.counters:
             numbers[name] = after.counters[counter] - before.counters.get(counter, 0.0)
@@ -78,8 +81,9 @@ def repeat_numbers(
     return numbers | {
         "benchmark_start_time_unix": loaded.begin_unix_s,
         "client_cpu_share": loaded.client_cpu_s / loaded.duration_s,
-        "loop_lag_p99_ms": 1e3 * loaded.loop_lag_p99_s,
-        "loop_lag_max_ms": 1e3 * loaded.loop_lag_max_s,
+        "loop_delay_ms": 1e3 * loaded.loop_lag.delay_s,
+        "loop_lag_p99_ms": 1e3 * loaded.loop_lag.p99_s,
+        "loop_lag_max_ms": 1e3 * loaded.loop_lag.max_s,
     }
 
 
@@ -95,15 +99,15 @@ def _evidence(case: Case, numbers: Mapping[str, float]) -> ClientEvidence:
 
     closed = isinstance(case.arrivals, ClosedLoop)
     return ClientEvidence(
+        loop_delay_s=seconds("loop_delay_ms"),
         loop_lag_p99_s=seconds("loop_lag_p99_ms"),
-        loop_lag_max_s=seconds("loop_lag_max_ms"),
         client_cpu_share=numbers.get("client_cpu_share"),
         streams=round(numbers.get("max_concurrent_requests", 0)) or None,
         tokens_per_s=numbers.get("output_throughput"),
         lateness_p99_s=None if closed else seconds("p99_lateness_ms"),
+        slots_in_flight_share=numbers.get("slots_in_flight_share"),
         front_end_cpu_share=numbers.get("front_end_cpu_share"),
         shares_cores="host_shares_devices" in case.flags,
         mean_ttft_s=seconds("mean_ttft_ms"),
         mean_tpot_s=seconds("mean_tpot_ms"),
-        duration_s=numbers.get("duration"),
     )

@@ -23,7 +23,7 @@ from common.core.workload import Request
 from common.load.connection import Exchange, Target
 from common.load.discretion import without_prompt
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
-from common.load.loop_lag import LoopLag
+from common.load.loop_lag import Lag, LoopLag
 from common.load.payload import request_head, request_payload
 from common.load.response import Recount, parse_response
 from common.load.spill import PIECES_AT_ONCE, Spill
@@ -58,8 +58,7 @@ class LoadResult:
     end_ns: int
     begin_unix_s: float
     client_cpu_s: float
-    loop_lag_max_s: float
-    loop_lag_p99_s: float
+    loop_lag: Lag
     flags: tuple[str, ...] = ()
 
     @property
@@ -170,8 +169,7 @@ class _Span:
     begin_ns: int
     begin_unix_s: float
     cpu_s: float
-    lag_max_s: float
-    lag_p99_s: float
+    lag: Lag
 
 
 async def _run(
@@ -192,7 +190,7 @@ async def _run(
                 await asyncio.wait((dispatch.ledger.complete,), timeout=PATROL_S)
                 watch.patrol(dispatch)
             cpu_s = time.process_time() - cpu_s
-            return _Span(begin_ns, begin_unix_s, cpu_s, *lag.stop())
+            return _Span(begin_ns, begin_unix_s, cpu_s, lag.stop())
     finally:
         dispatch.stop()
         spill.stop()
@@ -208,8 +206,7 @@ def _result(exchanges: Sequence[Exchange], span: _Span) -> LoadResult:
         end_ns=max(exchange.record.ended_ns for exchange in exchanges if exchange.record.ended_ns is not None),
         begin_unix_s=span.begin_unix_s + (begin_ns - span.begin_ns) / 1e9,
         client_cpu_s=span.cpu_s,
-        loop_lag_max_s=span.lag_max_s,
-        loop_lag_p99_s=span.lag_p99_s,
+        loop_lag=span.lag,
     )
 
 

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
 TICK_S = 0.010
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How late ticks were, and what that means for a stamp.
+
+    `delay_s` is what a random arrival waits on average: it meets a halt of length M with probability M / watched time
+    and then waits M / 2 for its end.
+    """
+
+    max_s: float
+    p99_s: float
+    delay_s: float
 
 
 class LoopLag:
@@ -20,13 +34,17 @@ class LoopLag:
         self._loop = asyncio.get_running_loop()
         self._late_ns: list[int] = []
         self._due_ns = 0
+        self._begin_ns = time.perf_counter_ns()
         self._rearm()
 
-    def stop(self) -> tuple[float, float]:
-        """The largest and the 99th percentile lateness in seconds; a tick overdue at this moment counts."""
+    def stop(self) -> Lag:
+        """What was seen; a tick overdue at this moment counts."""
         self._handle.cancel()
         self._note()
-        return max(self._late_ns) / 1e9, float(np.percentile(self._late_ns, 99)) / 1e9
+        late_s = np.asarray(self._late_ns) / 1e9
+        watched_s = (time.perf_counter_ns() - self._begin_ns) / 1e9
+        delay_s = float(np.square(late_s).sum() / (2 * watched_s))
+        return Lag(float(late_s.max()), float(np.percentile(late_s, 99)), delay_s)
 
     def _tick(self) -> None:
         self._note()

@@ -7,7 +7,8 @@ import pytest
 from common.analysis.doubts import doubts, room_for
 from common.analysis.reading import limits, read_scaling
 from common.analysis.scaling import scaling_rows
-from common.analysis.table import print_scaling
+from common.analysis.table import print_scaling, shown
+from common.core.verdict import Verdict
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, WEIGHT_BYTES, case, engine, full, result
 
@@ -104,3 +105,30 @@ def test_traced_all_reduces_are_the_upper_bound() -> None:
             one.engine["all_reduce_traced"] = {"streams": 16, "share": 0.12, "all_reduce_s": 0.06, "span_s": 0.5}
     (line,) = [line for line in limits(read) if line.startswith("All-reduces")]
     assert "at least" in line and "at most 12% (profiled at 16 streams" in line
+
+
+def test_an_invalid_client_is_compared_with_nothing() -> None:
+    base, other = pair()
+    other.client = Verdict("INVALID", ["the client used 99% of a core (limit 95%)"], "lower the load")
+    read = result([base, other])
+    rows = scaling_rows(read)
+    assert rows[0].is_base and rows[1].speedup is None and rows[1].throughput is not None
+    (line,) = [line for line in read_scaling(read) if "INVALID" in line]
+    assert line == (
+        "The client is INVALID in tp2/fixed/c16: the client used 99% of a core (limit 95%). Remedy: lower the load."
+    )
+    assert shown(read)["speed-up"].tolist() == ["base", "INVALID"]
+    base.client = other.client
+    assert not any(row.is_base for row in scaling_rows(result([base])))
+
+
+def test_doubtful_cases_with_one_reason_share_a_sentence() -> None:
+    base, other = pair()
+    base.client = other.client = Verdict("DOUBTFUL", ["client and devices share cores"], "give it a core")
+    lines = [line for line in read_scaling(result([base, other])) if line.startswith("The client is DOUBTFUL")]
+    assert lines == [
+        "The client is DOUBTFUL in tp1/fixed/c16, tp2/fixed/c16: client and devices share cores."
+        " Remedy: give it a core."
+    ]
+    base.client = other.client = Verdict("VALID")
+    assert not any("The client is" in line for line in read_scaling(result([base, other])))

@@ -14,6 +14,7 @@ from common.core.steady import (
     Window,
     closed_loop_window,
     open_loop_window,
+    slots_in_flight_share,
     steady_metrics,
     throughput_drift,
     tokens_between,
@@ -152,6 +153,16 @@ def test_an_open_loop_is_measured_from_the_intended_time() -> None:
     assert steady_metrics(records, window)["steady_mean_ttft_ms"] == pytest.approx(50.0)
     assert open_loop_window(records[:2]) is None
     assert open_loop_window([]) is None
+
+
+def test_time_that_slots_spend_waiting_for_the_client_is_seen() -> None:
+    records = closed_loop(4, 6)
+    assert slots_in_flight_share(records, 4) == pytest.approx(1.0)
+    assert slots_in_flight_share(records, 8) == pytest.approx(0.5)
+    late = [answer(Request(index, (1,), TOKENS), index * (TURN_S + 0.060)) for index in range(10)]
+    assert slots_in_flight_share(late, 1) == pytest.approx(TURN_S / (TURN_S + 0.060))
+    assert slots_in_flight_share(records[:4], 4) is None
+    assert slots_in_flight_share([], 4) is None
 
 
 def test_staggering_keeps_prompts_and_every_later_request() -> None:

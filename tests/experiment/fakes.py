@@ -16,6 +16,7 @@ from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
 from common.load.client import Endpoint, LoadResult
+from common.load.loop_lag import Lag
 from common.machine.devices import Device, Machine
 
 SLICES = tuple(Device(index, "cpu", "A CPU, 1 core", cores=(index,)) for index in range(2))
@@ -117,7 +118,7 @@ class World:
             self._record(request, begin_ns, end_ns, failing is not None and request.index >= failing)
             for request in requests
         ]
-        return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, 0.002, 0.001)
+        return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, Lag(0.002, 0.001, 0.0001))
 
     def _record(self, request: Request, begin_ns: int, end_ns: int, fails: bool) -> RequestRecord:
         record = RequestRecord(request.index, request.request_class, request.output_tokens, sent_ns=begin_ns)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.core.plan import ParallelPlan
+from common.core.verdict import ClientCeiling
 from common.engines.failures import EngineError
 from common.experiment.cases import CaseSpec, Lengths
 from common.experiment.events import Event, Measuring, RepeatDone
@@ -43,12 +45,25 @@ def monitor() -> Iterator[Monitor]:
         yield running
 
 
-def measured(server: GoldenServer, mode: str, monitor: Monitor, folder: Path) -> tuple[Case, list[Event]]:
+def measured(
+    server: GoldenServer,
+    mode: str,
+    monitor: Monitor,
+    folder: Path,
+    spec: CaseSpec = SPEC,
+    watch: Callable[[Event], None] = lambda event: None,
+) -> tuple[Case, list[Event]]:
     server.take_log()
     events: list[Event] = []
-    measurer = Measurer(GoldenEngine(server, mode), 0, 0, folder, monitor, events.append)
-    case = SPEC.at(2)
-    measurer.measure(SPEC, case, [])
+
+    def note(event: Event) -> None:
+        events.append(event)
+        watch(event)
+
+    ceiling = ClientCeiling(1_024, 100_000.0, 0.001)
+    measurer = Measurer(GoldenEngine(server, mode), 0, 0, folder, monitor, note, len, ceiling)
+    case = spec.at(2)
+    measurer.measure(spec, case, [])
     return case, events
 
 
@@ -95,3 +110,39 @@ def test_a_server_that_answers_nothing_useful_is_an_engine_error(
     assert caught.value.failure.kind == "all_requests_failed"
     assert "max_tokens is too large" in caught.value.failure.message
     assert time.monotonic() - began < 5
+
+
+def test_long_repeats_have_a_steady_window_and_their_text_is_counted_again(
+    running_server: GoldenServer, monitor: Monitor, tmp_path: Path
+) -> None:
+    case, _ = measured(running_server, "golden:20:4", monitor, tmp_path, replace(SPEC, turns=7))
+    sent = [entry["body"]["max_tokens"] for entry in running_server.take_log()["requests"][2:]]
+    assert sorted(sent[:2]) == [2, 5] and set(sent[2:14]) == {5}, "the first two slots are staggered"
+    for repeat in case.repeats:
+        turn_s = repeat["steady_mean_e2el_ms"] / 1e3
+        assert repeat["steady_output_throughput"] == pytest.approx(2 * 5 / turn_s, rel=0.1)
+        assert repeat["steady_mean_ttft_ms"] >= 19.5
+        assert repeat["token_count_mismatches"] == 0
+        assert repeat["max_concurrent_requests"] == 2
+        # four characters a token (" tok"), and `len` in the tokenizer's place counts characters
+        assert repeat["recounted_share"] == 4.0
+
+
+def test_the_client_is_judged(running_server: GoldenServer, monitor: Monitor, tmp_path: Path) -> None:
+    case, _ = measured(running_server, "golden:20:4", monitor, tmp_path, replace(SPEC, turns=20))
+    assert case.client is not None and case.client.word != "INVALID"
+
+
+def test_an_event_loop_that_is_held_up_is_invalid(
+    running_server: GoldenServer, monitor: Monitor, tmp_path: Path
+) -> None:
+    """The live view runs inside the event loop: one that takes 300 ms each time spoils every number."""
+
+    def slow(event: Event) -> None:
+        if isinstance(event, Measuring) and event.label != "warm-up":
+            time.sleep(0.3)
+
+    case, _ = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=20), slow)
+    assert case.client is not None
+    assert case.client.word == "INVALID"
+    assert any("event" in reason for reason in case.client.reasons) and case.client.remedy

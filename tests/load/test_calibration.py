@@ -213,15 +213,14 @@ def verdict_on(server: BareProcess, streams: int, tokens: int, pause_s: float = 
     )
     seen = repeat_metrics(loaded.records, loaded.duration_s)
     evidence = ClientEvidence(
-        loop_lag_p99_s=loaded.loop_lag_p99_s,
-        loop_lag_max_s=loaded.loop_lag_max_s,
+        loop_delay_s=loaded.loop_lag.delay_s,
+        loop_lag_p99_s=loaded.loop_lag.p99_s,
         client_cpu_share=loaded.client_cpu_s / loaded.duration_s,
         streams=streams,
         tokens_per_s=seen["output_throughput"],
         shares_cores=False,
         mean_ttft_s=seen["mean_ttft_ms"] / 1e3,
         mean_tpot_s=seen["mean_tpot_ms"] / 1e3,
-        duration_s=loaded.duration_s,
     )
     return judge(evidence, ClientCeiling(512, 48_000.0, 0.001))
 
@@ -230,7 +229,7 @@ def test_a_blocked_event_loop_is_invalid() -> None:
     with BareProcess(0.050, 0.010) as server:
         verdict = verdict_on(server, streams=8, tokens=40, pause_s=0.300)
     assert verdict.word == "INVALID" and verdict.remedy
-    assert any("event-loop lag" in reason and "of the mean TTFT" in reason for reason in verdict.reasons)
+    assert any("event loop" in reason and "of the mean TTFT" in reason for reason in verdict.reasons)
 
 
 def test_an_undisturbed_run_is_valid() -> None:

@@ -96,6 +96,19 @@ def test_cuts_change_nothing_in_compressed_streams(texts: list[str], places: lis
     assert all(end - 10 <= seen <= end for seen, end in zip(whole.chunk_ns, ends, strict=True))
 
 
+def test_a_cut_at_every_single_place_changes_nothing() -> None:
+    body, event_ends = body_of([" a", "", "né😀", '\\n"'], "\r\n")
+    stream = HEAD + CHUNKED + b"\r\n" + http_chunk(body) + b"0\r\n\r\n"
+    data_at = stream.index(body)
+    for place in range(1, len(stream)):
+        pieces = [(place, stream[:place]), (len(stream), stream[place:])]
+        parsed, end = record(), ResponseEnd()
+        parse_response(pieces, parsed)
+        assert parsed.ok and (parsed.prompt_tokens, parsed.output_tokens, parsed.finish_reason) == (5, 9, "length")
+        assert parsed.chunk_ns == [place if data_at + at <= place else len(stream) for at in event_ends]
+        assert [end.reached_by(piece) for _, piece in pieces] == [False, True]
+
+
 @settings(deadline=None, max_examples=150)
 @given(texts=texts, places=places, trailer=st.sampled_from([b"", b"Server-Timing: x\r\n"]), chunked=st.booleans())
 def test_the_end_is_seen_at_its_last_byte(texts: list[str], places: list[int], trailer: bytes, chunked: bool) -> None:
