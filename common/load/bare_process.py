@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +18,12 @@ _PATIENCE_S = 10.0
 
 
 class BareProcess:
-    """Starts `python -m common.load.bare_server` and ends it; a killed owner's server ends itself."""
+    """Starts `python -m common.load.bare_server` and ends it; a killed owner's server ends itself.
+
+    On Linux the server has the last of the owner's cores to itself: the calling thread, and what it starts, keep off it
+    until the server ends. Left alone, the scheduler puts two processes that talk over loopback on one core as often
+    as not, and each message then waits for the other side to stop.
+    """
 
     def __init__(self, ttft_s: float, itl_s: float) -> None:
         self._command = [sys.executable, "-m", "common.load.bare_server"]
@@ -30,6 +36,7 @@ class BareProcess:
             RuntimeError: it ended before it listened; its last words are on standard error.
         """
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._cores = _part_from(self._process.pid)
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().strip()
         if not self.base_url:
@@ -56,8 +63,23 @@ class BareProcess:
             return Truth(**json.load(answer))
 
     def _end(self) -> None:
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)
         try:
             self._process.communicate(timeout=_PATIENCE_S)  # closes its standard input
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
+
+
+def _part_from(pid: int) -> set[int]:
+    """Give a process the last of this thread's cores, and this thread the others; returns those it had, if it did."""
+    if sys.platform != "linux":
+        return set()
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        return set()
+    last = max(cores)
+    os.sched_setaffinity(pid, {last})
+    os.sched_setaffinity(0, cores - {last})
+    return cores

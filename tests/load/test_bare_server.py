@@ -296,6 +296,27 @@ def test_it_ends_when_its_owner_is_killed() -> None:
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux only")
+def test_the_server_has_a_core_of_its_own_while_it_runs() -> None:
+    code = """if True:
+        import os
+        from common.load.bare_process import BareProcess
+        os.sched_setaffinity(0, range(os.cpu_count()))  # other servers of these tests keep their owner off a core
+        before = os.sched_getaffinity(0)
+        if len(before) < 2:
+            raise SystemExit
+        with BareProcess(0.001, 0.001) as server:
+            own, ours = os.sched_getaffinity(server._process.pid), os.sched_getaffinity(0)
+            with BareProcess(0.001, 0.001):
+                pass
+            assert len(own) == 1 and not own & ours and own | ours == before, (before, own, ours)
+            assert os.sched_getaffinity(0) == ours
+        assert os.sched_getaffinity(0) == before
+    """
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "80"]])
 def test_impossible_options_are_refused(option: list[str]) -> None:
     command = [sys.executable, "-m", "common.load.bare_server", *option]
