@@ -57,6 +57,11 @@ class BareProcess:
         """Where its completions are."""
         return Endpoint("127.0.0.1", urlsplit(self.base_url).port or 0, MODEL)
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
     def take_truth(self) -> Truth:
         """What it did since it was last asked."""
         with urllib.request.urlopen(f"{self.base_url}/truth", timeout=_PATIENCE_S) as answer:

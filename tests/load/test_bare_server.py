@@ -286,7 +286,7 @@ def test_it_ends_with_its_input_and_tells_what_it_has_not_told() -> None:
 def test_it_ends_when_its_owner_is_killed() -> None:
     code = (
         "import sys, time\nfrom common.load.bare_process import BareProcess\n"
-        "with BareProcess(1, 1) as s: print(s._process.pid, flush=True); time.sleep(60)"
+        "with BareProcess(1, 1) as s: print(s.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -306,7 +306,7 @@ def test_the_server_has_a_core_of_its_own_while_it_runs() -> None:
         if len(before) < 2:
             raise SystemExit
         with BareProcess(0.001, 0.001) as server:
-            own, ours = os.sched_getaffinity(server._process.pid), os.sched_getaffinity(0)
+            own, ours = os.sched_getaffinity(server.pid), os.sched_getaffinity(0)
             with BareProcess(0.001, 0.001):
                 pass
             assert len(own) == 1 and not own & ours and own | ours == before, (before, own, ours)
