@@ -26,6 +26,7 @@ class BareProcess:
     """
 
     def __init__(self, ttft_s: float, itl_s: float) -> None:
+        self._cores: set[int] = set()  # the owner's, before the server took one
         self._command = [sys.executable, "-m", "common.load.bare_server"]
         self._command += ["--ttft-ms", f"{1e3 * ttft_s:g}", "--itl-ms", f"{1e3 * itl_s:g}"]
 
@@ -36,7 +37,6 @@ class BareProcess:
             RuntimeError: it ended before it listened; its last words are on standard error.
         """
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._cores = _part_from(self._process.pid)
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().strip()
         if not self.base_url:
@@ -45,6 +45,7 @@ class BareProcess:
                 f"the bare server did not start (exit {self._process.returncode}); try it by hand: "
                 + " ".join(self._command)
             )
+        self._cores = _part_from(self._process.pid)
         return self
 
     def __exit__(

@@ -317,6 +317,14 @@ def test_the_server_has_a_core_of_its_own_while_it_runs() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_server_that_does_not_start_is_one_line() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"did not start \(exit 2\); try it by hand: .* --ttft-ms -1000"),
+        BareProcess(-1, 0),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "80"]])
 def test_impossible_options_are_refused(option: list[str]) -> None:
     command = [sys.executable, "-m", "common.load.bare_server", *option]
