@@ -71,11 +71,11 @@ class Peer:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             command = [*program, *self.options(base_url, load, folder)]
-            cpu_s = -_children_cpu_s()
+            cpu_s = -children_cpu_s()
             done = subprocess.run(
                 command, capture_output=True, text=True, cwd=folder, env=_environment(), timeout=PATIENCE_S
             )
-            cpu_s += _children_cpu_s()
+            cpu_s += children_cpu_s()
             if done.returncode != 0:
                 said = (done.stderr or done.stdout).strip().splitlines()
                 raise PeerError(f"{self.name}: exit {done.returncode}: {said[-1] if said else 'no word'}")
@@ -89,7 +89,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
     """CPU seconds of all processes that have ended and been waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

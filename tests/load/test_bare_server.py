@@ -286,7 +286,7 @@ def test_it_ends_with_its_input_and_tells_what_it_has_not_told() -> None:
 def test_it_ends_when_its_owner_is_killed() -> None:
     code = (
         "import sys, time\nfrom common.load.bare_process import BareProcess\n"
-        "with BareProcess(1, 1) as s: print(s._process.pid, flush=True); time.sleep(60)"
+        "with BareProcess(1, 1) as s: print(s.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -294,6 +294,35 @@ def test_it_ends_when_its_owner_is_killed() -> None:
         os.kill(owner.pid, signal.SIGKILL)
     psutil.wait_procs([server], timeout=20)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux only")
+def test_the_server_has_a_core_of_its_own_while_it_runs() -> None:
+    code = """if True:
+        import os
+        from common.load.bare_process import BareProcess
+        os.sched_setaffinity(0, range(os.cpu_count()))  # other servers of these tests keep their owner off a core
+        before = os.sched_getaffinity(0)
+        if len(before) < 2:
+            raise SystemExit
+        with BareProcess(0.001, 0.001) as server:
+            own, ours = os.sched_getaffinity(server.pid), os.sched_getaffinity(0)
+            with BareProcess(0.001, 0.001):
+                pass
+            assert len(own) == 1 and not own & ours and own | ours == before, (before, own, ours)
+            assert os.sched_getaffinity(0) == ours
+        assert os.sched_getaffinity(0) == before
+    """
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_that_does_not_start_is_one_line() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"did not start \(exit 2\); try it by hand: .* --ttft-ms -1000"),
+        BareProcess(-1, 0),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "80"]])

@@ -188,13 +188,13 @@ def test_really_calibrating_keeps_its_time_and_its_result(tmp_path: Path, monkey
         monkeypatch.setattr(calibration, limit, 100.0)
     monkeypatch.setattr(calibration, "_FLOOD_TOKENS", 200)
     began = time.perf_counter()
-    ceiling = calibrate("one", tmp_path, levels=(2, 8), time_limit_s=8)
-    assert time.perf_counter() - began < 16
-    assert ceiling is not None and ceiling.streams in (2, 8) and ceiling.at_least
+    ceiling = calibrate("one", tmp_path, levels=(2, 8), time_limit_s=30)
+    assert time.perf_counter() - began < 30
+    assert ceiling is not None and ceiling.streams == 8 and ceiling.at_least
     assert 0 < ceiling.tokens_per_s <= 100 * ceiling.streams
     assert ceiling.flood_tokens_per_s is not None and ceiling.flood_tokens_per_s > 1_000
     monkeypatch.setattr(calibration, "BareProcess", None)
-    assert calibrate("one", tmp_path, levels=(2, 8)) == ceiling or ceiling.streams == 2
+    assert calibrate("one", tmp_path, levels=(2, 8)) == ceiling
 
 
 def test_a_level_holds_both_accounts_against_each_other() -> None:
