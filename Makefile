@@ -21,11 +21,13 @@ look:  ## without vLLM: a real table and figures from the committed reference re
 	@$(BIN)/python -m common.analysis look
 
 test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint (about 12 minutes on 2 cores)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
+	@$(BIN)/python -m pytest -m "vllm or timing"
 
 test-fast:  ## the tests that start no vLLM (under 90 seconds)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@$(BIN)/python -m pytest -m "not vllm"
+	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
+	@$(BIN)/python -m pytest -m "timing and not vllm"
 
 lint:  ## ruff, mypy --strict, import-linter
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine

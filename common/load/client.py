@@ -136,7 +136,7 @@ def _send_all(
     with _no_garbage_collection(), Spill() as spill, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         span = runner.run(_run(targets, exchanges, how, watch, spill))
         for exchange in exchanges:
-            parse_response(spill.pieces(exchange), exchange.record, recount)
+            parse_response(spill.answer(exchange), exchange.record, recount)
             exchange.pieces.clear()
     return _result(exchanges, span)
 

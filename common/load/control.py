@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
-import orjson
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 HEALTH_TIMEOUT_S = 5.0
@@ -94,7 +94,7 @@ async def collective_rpc(base_url: str, method: str, args: Sequence[str], timeou
         ControlError: no answer in time, or an error.
     """
     url = f"{base_url}/collective_rpc"
-    body = orjson.dumps({"method": method, "args": list(args), "timeout": timeout_s})
+    body = msgspec.json.encode({"method": method, "args": list(args), "timeout": timeout_s})
     answer = await _ask_json("POST", url, timeout_s, body)
     results = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(results, list):
@@ -117,8 +117,8 @@ async def _samples(base_url: str) -> list[tuple[str, dict[str, str], float]]:
 async def _ask_json(method: str, url: str, timeout_s: float, body: bytes | None = None) -> Any:  # noqa: ANN401
     content = await _ask(method, url, timeout_s, body)
     try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise ControlError(f"{url} did not answer with JSON") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+import msgspec
 
 from common.core.workload import Request
 
@@ -43,7 +43,7 @@ def request_payload(request: Request, model: str, path: str, ignore_eos: bool = 
         body["messages"] = [{"role": "user", "content": text}]
     else:
         body["prompt"] = request.prompt
-    content = orjson.dumps(body)
+    content = msgspec.json.encode(body)
     return b"Content-Length: %d\r\n\r\n%b" % (len(content), content)
 
 

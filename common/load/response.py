@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import httptools
-import orjson
+import msgspec
 
 from common.core.record import RequestRecord
+from common.load.completion_chunk import Chunk, decode_chunk
 from common.load.events import EventSplitter
+from common.load.plain_stream import plain_chunks
+from common.load.stamped import StampedBytes
 
 MESSAGE_LENGTH = 200
-_GENERATED = ("content", "reasoning", "reasoning_content")  # vLLM's and others' names for generated text in a delta
-
 
 Recount = Callable[[str], int]
 
 
-def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord, recount: Recount | None = None) -> None:
-    """Fill the record from the pieces of its answer, `(perf_counter_ns, bytes)` in order of arrival.
+def parse_response(answer: StampedBytes, record: RequestRecord, recount: Recount | None = None) -> None:
+    """Fill the record from the bytes of its answer.
 
     A chunk counts when it carries generated text; its time is the stamp of the piece that completed its event, so
     the record does not depend on where the stream was cut. Role-only and empty chunks are not tokens. Token counts
@@ -31,20 +32,22 @@ def parse_response(pieces: Iterable[tuple[int, bytes]], record: RequestRecord, r
     A record that already has an error (timeout, reset, ...) keeps it unless the bytes say more: a complete answer
     clears it, an error that the server or its framing states replaces it.
     """
-    answer = _Answer(record, keep_text=recount is not None)
-    for stamp_ns, data in pieces:
-        if not answer.feed(stamp_ns, data):
-            break
-    verdict = answer.verdict()
+    reading = _Reading(record, keep_text=recount is not None)
+    plain = plain_chunks(answer)
+    if plain is not None:
+        reading.take_all(*plain)
+    else:
+        reading.feed_all(answer.pieces())
+    verdict = reading.verdict()
     if verdict is None:
         record.error_kind = record.error = None
-    elif record.error_kind is None or verdict[0] != "truncated" or answer.broken:
+    elif record.error_kind is None or verdict[0] != "truncated" or reading.broken:
         record.error_kind, record.error = verdict
     if recount is not None and record.chunk_ns:
-        record.recounted_tokens = recount("".join(answer.text))
+        record.recounted_tokens = recount("".join(reading.text))
 
 
-class _Answer:
+class _Reading:
     """The state of one parse; the `on_` methods are httptools' callbacks."""
 
     def __init__(self, record: RequestRecord, keep_text: bool) -> None:
@@ -63,15 +66,22 @@ class _Answer:
         self._done = False
         self._server_error: str | None = None
 
-    def feed(self, stamp_ns: int, data: bytes) -> bool:
-        """Parse one piece; False when nothing after it matters."""
-        self._stamp_ns = stamp_ns
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as failure:
-            if not self._complete:
-                self.broken = str(failure.__context__ or failure)
-        return not self._complete and self.broken is None
+    def take_all(self, stamps_ns: Iterable[int], chunks: Iterable[Chunk]) -> None:
+        """A complete answer whose events are known already."""
+        for self._stamp_ns, chunk in zip(stamps_ns, chunks, strict=True):
+            self._take_chunk(chunk)
+        self._status, self._complete, self._done = 200, True, True
+
+    def feed_all(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """Any answer, piece by piece, up to its end or to where it makes no sense."""
+        for self._stamp_ns, data in pieces:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError as failure:
+                if not self._complete:
+                    self.broken = str(failure.__context__ or failure)
+            if self._complete or self.broken is not None:
+                return
 
     def verdict(self) -> tuple[str, str] | None:
         """The error that the bytes show, as kind and message; `None` for a complete answer."""
@@ -132,27 +142,31 @@ class _Answer:
             self._done = True
             return
         try:
-            chunk = orjson.loads(event)
-        except orjson.JSONDecodeError as failure:
+            chunk = decode_chunk(event)
+        except msgspec.ValidationError as failure:
+            self._server_error = f"an event is not a chunk of OpenAI's form: {failure}"
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
             self._server_error = f"an event is not JSON: {failure}"
             return
-        if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("object") == "error":
+        if chunk.error or chunk.object == "error":
             self._server_error = _message_in(event)
             return
         self._take_chunk(chunk)
 
-    def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
+    def _take_chunk(self, chunk: Chunk) -> None:
         record = self._record
-        if usage := chunk.get("usage"):
-            record.prompt_tokens = _count(usage, "prompt_tokens")
-            record.output_tokens = _count(usage, "completion_tokens")
-        choices = chunk.get("choices") or ()
-        if text := "".join(map(_generated, choices)):
+        if chunk.usage is not None:
+            record.prompt_tokens = _count(chunk.usage.prompt_tokens)
+            record.output_tokens = _count(chunk.usage.completion_tokens)
+        text = ""
+        for choice in chunk.choices or ():
+            text += choice.generated
+            record.finish_reason = choice.finish_reason or record.finish_reason
+        if text:
             record.chunk_ns.append(self._stamp_ns)
             if self._keep_text:
                 self.text.append(text)
-        for choice in choices:
-            record.finish_reason = choice.get("finish_reason") or record.finish_reason
 
     def _why_truncated(self) -> str:
         if self.broken:
@@ -164,24 +178,15 @@ class _Answer:
         return f"the stream ended after {len(self._record.chunk_ns)} content chunks without [DONE]"
 
 
-def _generated(choice: Mapping[str, Any]) -> str:
-    """What a choice adds to the answer; empty for a role, a finish reason or nothing."""
-    if text := choice.get("text"):
-        return str(text)
-    delta = choice.get("delta") or {}
-    return "".join(str(delta[name]) for name in _GENERATED if delta.get(name))
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int | None:
-    value = usage.get(name)
+def _count(value: object) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
 def _message_in(body: bytes) -> str:
     """The message of an error in OpenAI's, vLLM's or FastAPI's form; else the body itself."""
     try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        content = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return body.decode(errors="replace")
     for message in _candidates(content):
         if isinstance(message, str) and message:

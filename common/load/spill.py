@@ -6,10 +6,10 @@ import asyncio
 import tempfile
 from array import array
 from collections import deque
-from collections.abc import Iterator
 from types import TracebackType
 
 from common.load.connection import Exchange, Segment
+from common.load.stamped import StampedBytes
 
 # What one turn moves at most, some 100 us of copying, and what an answer under way may hold in memory.
 PIECES_AT_ONCE = 256
@@ -50,18 +50,19 @@ class Spill:
             self._turn.cancel()
             self._turn = None
 
-    def pieces(self, exchange: Exchange) -> Iterator[tuple[int, bytes]]:
-        """Every piece of the exchange's answer with its stamp, in order of arrival."""
+    def answer(self, exchange: Exchange) -> StampedBytes:
+        """The exchange's answer as far as it came, in order of arrival."""
+        stamps_ns, sizes, contents = array("q"), array("q"), []
         for segment in exchange.segments:
             self._file.seek(segment.offset)
             content = self._file.read(segment.bytes)
-            count, at = segment.pieces, 16 * segment.pieces
-            numbers = array("q")
+            numbers, at = array("q"), 16 * segment.pieces
             numbers.frombytes(content[:at])
-            for stamp_ns, size in zip(numbers[:count], numbers[count:], strict=True):
-                yield stamp_ns, content[at : at + size]
-                at += size
-        yield from exchange.pieces
+            stamps_ns += numbers[: segment.pieces]
+            sizes += numbers[segment.pieces :]
+            contents.append(content[at:])
+        rest = StampedBytes.of(exchange.pieces)
+        return StampedBytes(stamps_ns + rest.stamps_ns, sizes + rest.sizes, b"".join((*contents, rest.content)))
 
     def _move_some(self) -> None:
         self._turn = None
@@ -83,9 +84,8 @@ class Spill:
             self._turn = asyncio.get_running_loop().call_soon(self._move_some)
 
     def _write(self, pieces: list[tuple[int, bytes]]) -> Segment:
-        numbers = array("q", [stamp_ns for stamp_ns, _ in pieces])
-        numbers.extend([len(data) for _, data in pieces])
-        content = b"".join((numbers.tobytes(), *(data for _, data in pieces)))
+        answer = StampedBytes.of(pieces)
+        content = b"".join((answer.stamps_ns.tobytes(), answer.sizes.tobytes(), answer.content))
         segment = Segment(self._end, len(content), len(pieces))
         self._file.seek(self._end)
         left = memoryview(content)

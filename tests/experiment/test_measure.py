@@ -22,6 +22,8 @@ from common.store.schema import Case
 from tests.experiment.fakes import MACHINE, FakeEngine, World
 from tests.load.conftest import GoldenServer, running_server
 
+pytestmark = pytest.mark.timing
+
 __all__ = ["running_server"]
 
 SPEC = CaseSpec(ParallelPlan(), "fixed", 2, Lengths(8, 5, 10_240), turns=3, repeats=2)
@@ -129,7 +131,7 @@ def test_long_repeats_have_a_steady_window_and_their_text_is_counted_again(
 
 
 def test_the_client_is_judged(running_server: GoldenServer, monitor: Monitor, tmp_path: Path) -> None:
-    case, _ = measured(running_server, "golden:20:4", monitor, tmp_path, replace(SPEC, turns=20))
+    case, _ = measured(running_server, "golden:20:4", monitor, tmp_path, replace(SPEC, turns=12))
     assert case.client is not None and case.client.word != "INVALID"
 
 
@@ -142,7 +144,7 @@ def test_an_event_loop_that_is_held_up_is_invalid(
         if isinstance(event, Measuring) and event.label != "warm-up":
             time.sleep(0.3)
 
-    case, _ = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=20), slow)
+    case, _ = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=12, repeats=1), slow)
     assert case.client is not None
     assert case.client.word == "INVALID"
     assert any("event" in reason for reason in case.client.reasons) and case.client.remedy

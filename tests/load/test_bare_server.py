@@ -25,6 +25,8 @@ from common.load.bare_truth import TruthLog
 from common.load.client import Endpoint, run_load
 from common.load.control import is_healthy, served_models
 
+pytestmark = pytest.mark.timing
+
 TTFT_S, ITL_S = 0.020, 0.002
 
 

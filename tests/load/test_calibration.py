@@ -18,6 +18,8 @@ from common.load.bare_process import BareProcess
 from common.load.calibration import Level, calibrate, measure_level
 from common.load.client import run_load
 
+pytestmark = pytest.mark.timing
+
 RIGHT = Level(0, 1_000.0, 0, 0.001, 0.002, 0.001, 0.050, 0.001)
 
 

@@ -20,6 +20,8 @@ from common.engines.reference_models import ensure_model
 from common.load.client import Endpoint, run_load
 from tests.load.conftest import GoldenServer, make_requests
 
+pytestmark = pytest.mark.timing
+
 
 def test_closed_loop_counts_are_exact(golden: GoldenServer) -> None:
     requests = [Request(index, (index,), 1 + index % 5, "odd" if index % 2 else "even") for index in range(40)]

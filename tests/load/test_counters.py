@@ -11,6 +11,8 @@ import pytest
 
 from common.load.counters import CounterWatch
 
+pytestmark = pytest.mark.timing
+
 NAME = "vllm:generation_tokens_total"
 RATE_PER_S = 1_000.0
 

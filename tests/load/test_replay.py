@@ -16,6 +16,8 @@ from common.load.workload_forms import Limits
 from tests.load.conftest import GoldenServer
 from tests.load.workload_files import json_lines, trace
 
+pytestmark = pytest.mark.timing
+
 LIMITS = Limits(
     wanted=100, context_tokens=200, vocab_size=10_240, output_tokens=4, count=lambda text: len(text.split())
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.core.record import RequestRecord
 from common.load.response import parse_response
 from common.load.response_end import ResponseEnd
+from common.load.stamped import StampedBytes
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -69,7 +70,7 @@ def test_cuts_change_nothing(texts: list[str], places: list[int], newline: str, 
     stream += b"0\r\n\r\n"
     pieces = cut(stream, places)
     parsed = record()
-    parse_response(pieces, parsed)
+    parse_response(StampedBytes.of(pieces), parsed)
     assert parsed.chunk_ns == [next(stamp for stamp, _ in pieces if stamp >= end) for end in ends]
     assert (parsed.prompt_tokens, parsed.output_tokens, parsed.finish_reason) == (5, 9, "length")
     assert parsed.error_kind == (None if ends else "no_content")
@@ -87,10 +88,10 @@ def test_cuts_change_nothing_in_compressed_streams(texts: list[str], places: lis
         stream += http_chunk(data)
         ends += [len(stream)] if text else []
     whole = record()
-    parse_response([(at + 1, stream[at : at + 1]) for at in range(len(stream))], whole)
+    parse_response(StampedBytes.of((at + 1, stream[at : at + 1]) for at in range(len(stream))), whole)
     pieces = cut(stream + b"0\r\n\r\n", places)
     parsed = record()
-    parse_response(pieces, parsed)
+    parse_response(StampedBytes.of(pieces), parsed)
     assert len(parsed.chunk_ns) == len(ends) and parsed.output_tokens == 9
     assert parsed.chunk_ns == [next(stamp for stamp, _ in pieces if stamp >= true) for true in whole.chunk_ns]
     assert all(end - 10 <= seen <= end for seen, end in zip(whole.chunk_ns, ends, strict=True))
@@ -103,7 +104,7 @@ def test_a_cut_at_every_single_place_changes_nothing() -> None:
     for place in range(1, len(stream)):
         pieces = [(place, stream[:place]), (len(stream), stream[place:])]
         parsed, end = record(), ResponseEnd()
-        parse_response(pieces, parsed)
+        parse_response(StampedBytes.of(pieces), parsed)
         assert parsed.ok and (parsed.prompt_tokens, parsed.output_tokens, parsed.finish_reason) == (5, 9, "length")
         assert parsed.chunk_ns == [place if data_at + at <= place else len(stream) for at in event_ends]
         assert [end.reached_by(piece) for _, piece in pieces] == [False, True]
@@ -143,7 +144,7 @@ def parse(*bodies: bytes, head: bytes = HEAD, before: str | None = None) -> Requ
     parsed = record()
     parsed.error_kind = before
     pieces = [(0, head + CHUNKED + b"\r\n"), *((at, http_chunk(body)) for at, body in enumerate(bodies, 1))]
-    parse_response([*pieces, (99, b"0\r\n\r\n")], parsed)
+    parse_response(StampedBytes.of([*pieces, (99, b"0\r\n\r\n")]), parsed)
     return parsed
 
 
@@ -189,7 +190,7 @@ def test_the_text_is_counted_and_forgotten() -> None:
         seen.append(text)
         return 7
 
-    parse_response([(1, HEAD + b"\r\n" + answer)], parsed, count)
+    parse_response(StampedBytes.of([(1, HEAD + b"\r\n" + answer)]), parsed, count)
     assert seen == ["né😀 x"]
     assert (parsed.recounted_tokens, parsed.output_tokens) == (7, 9)
     assert "😀" not in repr(parsed)
@@ -205,7 +206,12 @@ def test_done_without_a_blank_line_is_an_end() -> None:
         (b"data: {oops\n\n", "server_error", "an event is not JSON"),
         (b'data: {"object":"error","message":"too long"}\n\n', "server_error", "too long"),
         (b'data: {"error":"plain text"}\n\n', "server_error", "plain text"),
-        (b"data: 7\n\n", "server_error", "7"),
+        (b"data: 7\n\n", "server_error", "not a chunk"),
+        (b'data: {"choices": 7}\n\n', "server_error", "not a chunk"),
+        (b'data: {"choices": ["x"]}\n\n', "server_error", "not a chunk"),
+        (b'data: {"choices": [{"text": 7}]}\n\n', "server_error", "not a chunk"),
+        (b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n\n', "server_error", "not a chunk"),
+        (b'data: {"usage": 7}\n\n', "server_error", "not a chunk"),
     ],
 )
 def test_events_that_are_errors(body: bytes, kind: str, message: str) -> None:
@@ -229,13 +235,13 @@ def test_an_earlier_error_stays_unless_the_bytes_say_more() -> None:
     assert parse(b"data: {oops\n\n", before="timeout").error_kind == "server_error"
     nothing = record()
     nothing.error_kind = "refused"
-    parse_response([], nothing)
+    parse_response(StampedBytes.of([]), nothing)
     assert nothing.error_kind == "refused"
 
 
 def test_an_answer_that_ends_with_the_connection() -> None:
     parsed = record()
-    parse_response([(1, HEAD + b"\r\n" + event(completion("a")) + event(USAGE) + DONE)], parsed)
+    parse_response(StampedBytes.of([(1, HEAD + b"\r\n" + event(completion("a")) + event(USAGE) + DONE)]), parsed)
     assert parsed.ok and parsed.chunk_ns == [1]
 
 
@@ -253,5 +259,5 @@ def test_an_answer_that_ends_with_the_connection() -> None:
 def test_http_errors_say_why(body: bytes, message: str) -> None:
     parsed = record()
     head = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n" % len(body)
-    parse_response([(1, head + body)], parsed)
+    parse_response(StampedBytes.of([(1, head + body)]), parsed)
     assert (parsed.error_kind, parsed.error) == ("http_404", message)

@@ -14,6 +14,8 @@ from common.machine.cpus import read_cpus
 from common.machine.devices import Device, Machine, cpu_machine, gpu_machine
 from tests.machine.replay import A100, Replay
 
+pytestmark = pytest.mark.timing
+
 
 def test_scaling_is_all_over_one() -> None:
     measured = Ceilings(100e9, 190e9, 20e9, 30e9, devices=2, seconds=3.0)
