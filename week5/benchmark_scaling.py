@@ -34,11 +34,12 @@ from common.core.arrivals import Replay
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment import report
-from common.experiment.cases import CaseSpec, Lengths, Saturate
+from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
+from common.experiment.load_spec import Lengths, LoadSpec, Saturate
 from common.experiment.options import InputError, Options, parse
-from common.experiment.preflight import check_sizes, why_not
 from common.experiment.recordings import Recorded, read_recorded
-from common.experiment.run import Experiment, Skipped, run
+from common.experiment.run import Experiment, run
+from common.experiment.spec import Spec
 from common.machine.devices import Machine
 
 METHOD_VERSION = 2
@@ -64,10 +65,6 @@ class ScalingOptions(Options):
     curves: tuple[Curve, ...] | None = None
     """Which curves to measure; by default all, in smoke all but `pinned`, which costs engine starts of its own, and
     `replay` where --workload is a trace."""
-    oversubscribe: bool = False
-    """Run plans that need more devices than there are, flagged and without efficiency."""
-    allow_shared: bool = False
-    """Go on although somebody else uses the devices' memory, flagged."""
 
     def check(self) -> None:
         """Check what no type can say.
@@ -116,27 +113,20 @@ FEWEST_REQUESTS = 4
 MOST_STREAMS = 16_384
 
 
-def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[CaseSpec], list[Skipped]]:
+def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:
     """Every curve for every plan, and which of them this machine cannot run."""
-    sizes = options.tp_sizes()
-    if options.tp is not None:
-        check_sizes(model.shape, sizes)
-    plans = [ParallelPlan(tp=size) for size in sizes]
-    if options.replicas:
-        plans += [ParallelPlan(replicas=size) for size in sizes if size > 1]
-    recorded = None
+    split = plans(options, model)
+    copied = [ParallelPlan(replicas=plan.tp) for plan in split if plan.tp > 1] if options.replicas else []
+    recorded: Recorded | None = None
+
+    def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
+        return cases_of_plan(plan, split[0], options, model, machine, recorded)
+
     if options.workload is not None:
-        closed = [spec for plan in plans for spec in cases_of_plan(plan, plans[0], options, model, machine)]
+        closed = [spec for plan in (*split, *copied) for spec in of_plan(plan)]
         recorded = read_recorded(options, model, machine, lengths(options, model, machine), closed)
         check_use(options, recorded)
-    specs: list[CaseSpec] = []
-    skipped: list[Skipped] = []
-    for plan in plans:
-        reason = why_not(plan, model.shape, machine, options.oversubscribe)
-        for spec in cases_of_plan(plan, plans[0], options, model, machine, recorded):
-            specs += [] if reason else [spec]
-            skipped += [Skipped(spec, reason)] if reason else []
-    return specs, skipped
+    return list_cases([*split, *copied], of_plan, options, model, machine)
 
 
 def check_use(options: ScalingOptions, recorded: Recorded) -> None:
@@ -153,10 +143,7 @@ def check_use(options: ScalingOptions, recorded: Recorded) -> None:
 
 def lengths(options: ScalingOptions, model: Model, machine: Machine) -> Lengths:
     """Tokens of made-up requests."""
-    default_input, default_output = (32, 32) if machine.kind == "cpu" else (512, 128)
-    return Lengths(
-        options.input_tokens or default_input, options.output_tokens or default_output, model.shape.vocab_size
-    )
+    return default_lengths(model, machine, options.input_tokens, options.output_tokens)
 
 
 def cases_of_plan(
@@ -166,20 +153,16 @@ def cases_of_plan(
     model: Model,
     machine: Machine,
     recorded: Recorded | None = None,
-) -> list[CaseSpec]:
+) -> list[LoadSpec]:
     """The curves of one plan, the most telling first; `base` is the smallest plan of the run."""
     amount = AMOUNTS[options.preset]
     repeats = options.repeats or amount.repeats
-    flags = []
-    if plan.devices > len(machine.devices) and options.oversubscribe:
-        flags.append("oversubscribed")
-    if machine.host_shares_devices and plan.devices == len(machine.devices):
-        flags.append("host_shares_devices")
+    flags = flags_of(plan, options, machine)
 
-    def spec(curve: str, load: int | Saturate | Replay) -> CaseSpec:
+    def spec(curve: str, load: int | Saturate | Replay) -> LoadSpec:
         fewest = -(-FEWEST_REQUESTS // load) if isinstance(load, int) else 1
         turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.saturated_turns)
-        made = CaseSpec(plan, curve, load, lengths(options, model, machine), turns, repeats, tuple(flags))
+        made = LoadSpec(plan, curve, load, lengths(options, model, machine), turns, repeats, flags)
         made = replace(made, kv_like=base if curve == "pinned" else None)
         return made if recorded is None else recorded.given_to(made)
 

@@ -6,15 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.analysis.reading import streams
-from common.core.arrivals import Replay
 from common.experiment import recordings, report
-from common.experiment.cases import CaseSpec, Saturate
 from common.experiment.estimate import Estimate
+from common.experiment.spec import Spec
 
 
 def print_dry_run(
-    specs: Sequence[CaseSpec], skipped: Mapping[str, str], planned: Estimate, usd_per_hour: float | None
+    specs: Sequence[Spec], skipped: Mapping[str, str], planned: Estimate, usd_per_hour: float | None
 ) -> int:
     """Print cases, those that are skipped (id and reason), engine starts, minutes and dollars; the exit code."""
     recording = recordings.used_by(specs)
@@ -23,7 +21,7 @@ def print_dry_run(
     for note in recordings.notes(specs):
         sys.stdout.write(f"note: {note}\n")
     for spec in specs:
-        sys.stdout.write(f"{spec.id:24} {_load_in_words(spec)}, {_lengths_in_words(spec)}, {spec.repeats} repeats\n")
+        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {spec.repeats} repeats\n")
     for case_id, reason in skipped.items():
         sys.stdout.write(f"{case_id:24} skipped: {reason}\n")
     usd = planned.usd(usd_per_hour)
@@ -38,18 +36,3 @@ def print_dry_run(
         summary["workload"] = recordings.about(recording)
     report.print_last_line(None, "dry-run", summary)
     return 0
-
-
-def _load_in_words(spec: CaseSpec) -> str:
-    match spec.load:
-        case Saturate():
-            return f"{spec.streams} streams, until it saturates"
-        case Replay():
-            return f"{spec.turns} requests in {spec.replayed_s:.3g} s"
-        case count:
-            return streams(count)
-
-
-def _lengths_in_words(spec: CaseSpec) -> str:
-    mean = "" if spec.recording is None else " on average"
-    return f"{spec.lengths.input_tokens} in / {spec.lengths.output_tokens} out{mean}"

@@ -60,6 +60,10 @@ class Options:
     """Your own requests: ShareGPT conversations, prompts as JSON lines, or a trace (JSON lines or CSV); .gz works."""
     time_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stretch the times of a replayed trace: 0.5 sends it twice as fast. By default 1."""
+    oversubscribe: bool = False
+    """Run plans that need more devices than there are, flagged and without efficiency."""
+    allow_shared: bool = False
+    """Go on although somebody else uses the devices' memory, flagged."""
     engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
 

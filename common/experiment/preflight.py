@@ -12,8 +12,8 @@ from common.core.plan import ParallelPlan
 from common.engines.interpreter import check_arguments, find_engine
 from common.engines.settings import EngineSettings, InstalledEngine
 from common.engines.vllm_engine import vllm_is_installed
-from common.experiment.cases import CaseSpec
 from common.experiment.options import InputError
+from common.experiment.spec import Spec
 from common.machine import gpus, memory
 from common.machine.devices import Machine
 from common.store.schema import CaseError
@@ -50,7 +50,7 @@ def context_tokens(shape: ModelShape, machine: Machine, extra_args: Sequence[str
     return min(1024 if machine.kind == "cpu" else 4096, shape.max_position_embeddings)
 
 
-def check_lengths(specs: Sequence[CaseSpec], settings: EngineSettings) -> None:
+def check_lengths(specs: Sequence[Spec], settings: EngineSettings) -> None:
     """Check that every request fits the engine's context.
 
     Raises:
@@ -59,12 +59,11 @@ def check_lengths(specs: Sequence[CaseSpec], settings: EngineSettings) -> None:
     if any(word.partition("=")[0].replace("_", "-") == "--max-model-len" for word in settings.extra_args):
         return  # the user has set another limit, which vLLM itself checks
     for spec in specs:
-        length = spec.lengths.input_tokens + spec.lengths.output_tokens
-        if length > settings.max_model_len:
+        length, limit = spec.context_tokens, spec.configuration.settings(settings).max_model_len
+        if length > limit:
             raise InputError(
-                f"--input-tokens {spec.lengths.input_tokens} and --output-tokens {spec.lengths.output_tokens} are more"
-                f" than the engine's {settings.max_model_len}: ask for fewer, or"
-                f' --engine-args "--max-model-len {length}"'
+                f"{spec.id} sends requests of {length} tokens, prompt and answer, and the engine takes {limit}: ask for"
+                f' fewer (--input-tokens, --output-tokens), or --engine-args "--max-model-len {length}"'
             )
 
 

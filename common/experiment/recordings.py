@@ -10,9 +10,10 @@ from common.core.arrivals import Replay
 from common.core.recording import Recording
 from common.engines.models import Model, token_counter
 from common.engines.settings import parse_engine_args
-from common.experiment.cases import CaseSpec, Lengths
+from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import STARTS, InputError, Options, Preset
 from common.experiment.preflight import context_tokens
+from common.experiment.spec import Spec
 from common.load.workload_file import read_workload
 from common.load.workload_forms import Limits
 from common.machine.devices import Machine
@@ -42,7 +43,7 @@ class Recorded:
     whole: Recording
     replayed: Recording | None = None
 
-    def given_to(self, spec: CaseSpec) -> CaseSpec:
+    def given_to(self, spec: LoadSpec) -> LoadSpec:
         """The case with recorded requests; a replay sends each of its own once."""
         used = self.replayed if isinstance(spec.load, Replay) else self.whole
         assert used is not None, "a replay is listed only where there is one"
@@ -52,7 +53,7 @@ class Recorded:
 
 
 def read_recorded(
-    options: Options, model: Model, machine: Machine, lengths: Lengths, specs: Sequence[CaseSpec]
+    options: Options, model: Model, machine: Machine, lengths: Lengths, specs: Sequence[LoadSpec]
 ) -> Recorded:
     """As many requests of `--workload` as these cases, and a replay of a trace, can use.
 
@@ -87,7 +88,7 @@ def read_recorded(
     return Recorded(whole, _beginning(whole, options) if whole.timed else None)
 
 
-def used_by(specs: Sequence[CaseSpec]) -> Recording | None:
+def used_by(specs: Sequence[Spec]) -> Recording | None:
     """What was read of `--workload`: the longest part that a case uses."""
     found = [spec.recording for spec in specs if spec.recording is not None]
     return max(found, key=lambda recording: len(recording.entries), default=None)
@@ -100,7 +101,7 @@ def about(recording: Recording) -> dict[str, Any]:
     return about | lengths | {"left_out": dict(recording.left_out)}
 
 
-def notes(specs: Sequence[CaseSpec]) -> list[str]:
+def notes(specs: Sequence[Spec]) -> list[str]:
     """What must be said of the recordings, each thing once."""
     return list(dict.fromkeys(note for spec in specs if spec.recording for note in spec.recording.notes))
 

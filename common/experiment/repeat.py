@@ -53,11 +53,16 @@ def watch_tokens(engine: Engine) -> CounterWatch:
     return CounterWatch(list(dict.fromkeys(urls)), GENERATED)
 
 
-def repeat_numbers(
-    case: Case, loaded: LoadResult, before: ServerState, after: ServerState, tokens: CounterWatch
+def repeat_numbers(  # the two sides of one repeat, and what it is held to
+    case: Case,
+    loaded: LoadResult,
+    before: ServerState,
+    after: ServerState,
+    tokens: CounterWatch,
+    slo_ms: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Flat numbers with the keys of `vllm bench serve`; `steady_` ones where the repeat has a steady window."""
-    numbers = repeat_metrics(loaded.records, loaded.duration_s)
+    numbers = repeat_metrics(loaded.records, loaded.duration_s, slo_ms)
     closed = isinstance(case.arrivals, ClosedLoop)
     window = (
         closed_loop_window(loaded.records, case.arrivals.concurrency)

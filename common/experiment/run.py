@@ -17,12 +17,14 @@ from common.engines.reference_models import cache_root
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
-from common.experiment.cases import CaseSpec
 from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said
+from common.experiment.listing import Skipped
 from common.experiment.opening import Work, open_result
 from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
+from common.experiment.roofline import Roofline
+from common.experiment.spec import Spec
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.load.calibration import calibrate
@@ -30,15 +32,7 @@ from common.machine.ceilings import Ceilings, measure_ceilings
 from common.machine.devices import DeviceError, Machine, find_machine
 from common.machine.environment import describe_environment, machine_fingerprint
 from common.store import files
-from common.store.schema import CaseError, Result
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A case that was asked for and cannot run."""
-
-    spec: CaseSpec
-    reason: CaseError
+from common.store.schema import Result
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Experiment:
 
     name: str
     method_version: int
-    cases: Callable[[Any, Model, Machine], tuple[list[CaseSpec], list[Skipped]]]
+    cases: Callable[[Any, Model, Machine], tuple[Sequence[Spec], Sequence[Skipped]]]
     print_result: Callable[[Result], None]
     summary: Callable[[Result], dict[str, Any]]
 
@@ -82,7 +76,7 @@ class Prepared:
     machine: Machine
     settings: EngineSettings
     recount: Callable[[str], int] | None
-    specs: Sequence[CaseSpec]
+    specs: Sequence[Spec]
     planned: Estimate
     result: Result
     paths: files.ResultPaths
@@ -105,13 +99,13 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
-    preflight.check_engine_args(settings, specs[0].plan, say_plainly)
-    planned = estimate(specs, STARTS[options.preset], model.shape, machine.kind, _repeats_base(options))
+    preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
+    planned = estimate(specs, STARTS[options.preset], Roofline(model.shape, machine.kind), _repeats_base(options))
     if options.dry_run:
         left_out = {skip.spec.id: skip.reason.message for skip in skipped}
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)
-    devices_needed = max(spec.plan.devices for spec in specs)
-    warnings = preflight.check_machine(machine, devices_needed, getattr(options, "allow_shared", False), engine)
+    devices_needed = max(spec.configuration.plan.devices for spec in specs)
+    warnings = preflight.check_machine(machine, devices_needed, options.allow_shared, engine)
     name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
     result, paths = open_result(Work(name, version, options, model, machine, settings, recording))
     held.enter_context(files.hold(paths))
@@ -212,7 +206,7 @@ def _add_skipped(result: Result, skipped: Sequence[Skipped]) -> None:
             result.cases.append(case)
 
 
-def _batch_sizes(specs: Sequence[CaseSpec]) -> list[int]:
+def _batch_sizes(specs: Sequence[Spec]) -> list[int]:
     """Batch sizes whose all-reduce is worth timing: those that decoding will have, and one long prefill."""
     return sorted({size for spec in specs for size in spec.streams} | {1, 1024})
 

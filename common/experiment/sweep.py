@@ -13,9 +13,9 @@ from common.core.verdict import ClientCeiling
 from common.engines.engine import Engine, StartsEngines
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
-from common.experiment.cases import CaseSpec, order_of_starts
+from common.experiment.bench import Bench
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Watcher
-from common.experiment.measure import Measurer
+from common.experiment.spec import Configuration, Spec, order_of_starts
 from common.machine.devices import Device, Machine
 from common.machine.monitor import Monitor
 from common.store import files
@@ -40,23 +40,23 @@ class Sweep:
     repeat_base_last: bool = False
     recount: Callable[[str], int] | None = None
     ceiling: ClientCeiling | None = None
-    _broken: set[tuple[ParallelPlan, ParallelPlan | None]] = field(default_factory=set)
+    _broken: set[Configuration] = field(default_factory=set)
 
-    def run(self, specs: Sequence[CaseSpec]) -> None:
+    def run(self, specs: Sequence[Spec]) -> None:
         """Measure every case that the result does not hold yet.
 
         Raises:
             KeyboardInterrupt: passed on, once the engine is gone and the result saved as interrupted.
         """
-        engines = list(dict.fromkeys(spec.engine for spec in specs))
-        order = order_of_starts(engines, self.starts)
+        configurations = list(dict.fromkeys(spec.configuration for spec in specs))
+        order = order_of_starts(configurations, self.starts)
         if self.repeat_base_last and order:
-            order.append((self.starts, engines[0]))
+            order.append((self.starts, configurations[0]))
         try:
             self.save()
             with Monitor(self.machine) as monitor:
-                for start, engine in order:
-                    self._run_start(start, [spec for spec in specs if spec.engine == engine], monitor)
+                for start, configuration in order:
+                    self._run_start(start, [spec for spec in specs if spec.configuration == configuration], monitor)
         except KeyboardInterrupt:
             with _undisturbed():
                 self.result.status = "interrupted"
@@ -70,30 +70,30 @@ class Sweep:
         files.save(self.result, self.paths.json)
         export_for_vllm_plots(self.result, self.paths.bench)
 
-    def _run_start(self, start: int, specs: Sequence[CaseSpec], monitor: Monitor) -> None:
+    def _run_start(self, start: int, specs: Sequence[Spec], monitor: Monitor) -> None:
         """One engine start, and another one whenever the engine dies under a case."""
         waiting = [spec for spec in specs if not self._is_done(spec, start)]
-        while waiting and waiting[0].engine not in self._broken:
+        while waiting and waiting[0].configuration not in self._broken:
             with self._engine(start, waiting) as engine:
                 if engine is None:
                     return
-                measurer = Measurer(
+                bench = Bench(
                     engine, start, self.seed, self.paths.requests, monitor, self.watch, self.recount, self.ceiling
                 )
                 while waiting:
                     spec = waiting.pop(0)
-                    if not self._measure(spec, measurer):
+                    if not self._measure(spec, bench):
                         break
 
     @contextlib.contextmanager
-    def _engine(self, start: int, specs: Sequence[CaseSpec]) -> Iterator[Engine | None]:
+    def _engine(self, start: int, specs: Sequence[Spec]) -> Iterator[Engine | None]:
         """The specs' engine, ended and proven gone; None, and failed cases, if it does not start."""
-        plan = specs[0].plan
+        plan = specs[0].configuration.plan
         self.watch(EngineStarting(plan, start))
         try:
             engine = self.launcher.start(plan, self._devices(plan), self._settings(specs[0]))
         except EngineError as error:
-            self._broken.add(specs[0].engine)
+            self._broken.add(specs[0].configuration)
             for spec in specs:
                 self._keep(self._failed(self._case(spec, start), start, error))
             yield None
@@ -108,23 +108,23 @@ class Sweep:
                 if not gone.clean:
                     self.result.warnings.append(f"{plan}: something of the engine is left: {asdict(gone)}")
 
-    def _measure(self, spec: CaseSpec, measurer: Measurer) -> bool:
+    def _measure(self, spec: Spec, bench: Bench) -> bool:
         """Measure and save one case; False when the engine is dead and a new one is needed.
 
         The case becomes part of the result only now: what an interruption leaves unfinished is measured again.
         """
-        case = self._case(spec, measurer.start)
-        case.engine = asdict(measurer.engine.facts)
+        case = self._case(spec, bench.start)
+        case.engine = asdict(bench.engine.facts)
         ladder: list[Case] = []
         try:
-            measurer.measure(spec, case, ladder)
+            spec.measure(bench, case, ladder)
         except EngineError as error:
-            self._keep(*ladder, self._failed(case, measurer.start, error))
-            return measurer.engine.death() is None
+            self._keep(*ladder, self._failed(case, bench.start, error))
+            return bench.engine.death() is None
         self._keep(*ladder, case)
         return True
 
-    def _case(self, spec: CaseSpec, start: int) -> Case:
+    def _case(self, spec: Spec, start: int) -> Case:
         """A copy of the case as it stands, without what this start had measured or how it had failed."""
         for known in self.result.cases:
             if known.id == spec.id:
@@ -136,7 +136,7 @@ class Sweep:
                 return case
         return spec.unmeasured()
 
-    def _is_done(self, spec: CaseSpec, start: int) -> bool:
+    def _is_done(self, spec: Spec, start: int) -> bool:
         for case in self.result.cases:
             if case.id == spec.id:
                 measured = sum(repeat["start"] == start for repeat in case.repeats)
@@ -162,20 +162,22 @@ class Sweep:
         self.save()
         self.watch(CaseDone(cases[-1]))
 
-    def _settings(self, spec: CaseSpec) -> EngineSettings:
-        """The pinned settings; with as many KV blocks as another plan's engine had, where the case asks for that.
+    def _settings(self, spec: Spec) -> EngineSettings:
+        """What the case's engine is started with; `kv_like` needs that plan's engine to have told its KV blocks.
 
         Raises:
-            EngineError: that engine has not told how many it had.
+            EngineError: it has not.
         """
-        if spec.kv_like is None:
-            return self.settings
+        configuration = spec.configuration
+        settings, like = configuration.settings(self.settings), configuration.kv_like
+        if like is None:
+            return settings
         for case in self.result.cases:
             tokens, block = case.engine.get("kv_cache_tokens"), case.engine.get("settings", {}).get("block_size")
-            if case.plan == spec.kv_like and tokens and block:
-                return replace(self.settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas))
-        message = f"the KV cache of {spec.kv_like} is unknown, so it cannot be given to {spec.plan}"
-        raise EngineError(Failure("no_base", message, f"Measure {spec.kv_like} in the same run"))
+            if case.plan == like and tokens and block:
+                return replace(settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas))
+        message = f"the KV cache of {like} is unknown, so it cannot be given to {configuration.plan}"
+        raise EngineError(Failure("no_base", message, f"Measure {like} in the same run"))
 
     def _devices(self, plan: ParallelPlan) -> list[Device]:
         """The plan's devices; more ranks than devices share them in turn (`oversubscribed`)."""

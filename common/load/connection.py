@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 from typing import cast
 
 from common.core.record import RequestRecord
@@ -74,14 +74,14 @@ class Connection(asyncio.Protocol):
         self._end = ResponseEnd()
         request = head + exchange.payload
         record = exchange.record
-        record.sent_ns = time.perf_counter_ns()
+        record.sent_ns = perf_counter_ns()
         if record.intended_ns is None:
             record.intended_ns = record.sent_ns
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """Stamp and keep; parsing comes after the run."""
-        now_ns = time.perf_counter_ns()
+        now_ns = perf_counter_ns()
         exchange = self._exchange
         if exchange is None:
             return  # nobody asked for these bytes

@@ -40,7 +40,7 @@ class ResponseEnd:
             if len(piece) < _TAIL_BYTES:
                 piece = self._tail[-_TAIL_BYTES:] + piece
             self._tail = piece  # whole: keeping it costs nothing, cutting it would
-            return piece.endswith(_END_OF_HEAD) and _LAST_CHUNK in piece
+            return piece[-4:] == _END_OF_HEAD and _LAST_CHUNK in piece
         if self._remaining is None:
             return False
         self._remaining -= len(piece)

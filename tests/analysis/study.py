@@ -12,7 +12,7 @@ import numpy as np
 
 from common.analysis.checks import case_checks
 from common.core.plan import ParallelPlan
-from common.experiment.cases import order_of_starts
+from common.experiment.spec import order_of_starts
 from common.store.schema import Case, Result
 from tests.analysis.planted import TP1, TP2, case, result
 

@@ -8,7 +8,7 @@ import pytest
 
 from common.core.verdict import ClientCeiling
 from common.engines.reference_models import ensure_model
-from common.experiment import measure, preflight, run
+from common.experiment import bench, preflight, run
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
 
@@ -22,7 +22,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(measure, "run_load", made.run_load)
+    monkeypatch.setattr(bench, "run_load", made.run_load)
     return made
 
 

@@ -6,20 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from common.core.arrivals import Replay
+from common.core.arrivals import OpenLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.recording import RecordedRequest, Recording
 from common.engines.reference_models import REFERENCE_MODELS
-from common.experiment.cases import CaseSpec, Lengths, Saturate
-from common.experiment.estimate import Estimate, case_seconds, estimate
+from common.experiment.estimate import Estimate, estimate
+from common.experiment.load_spec import Lengths, LoadSpec, Saturate
+from common.experiment.roofline import Roofline
 
 SHAPE = ModelShape.from_config(REFERENCE_MODELS["qwen2-126m"].config())
-SPEC = CaseSpec(ParallelPlan(), "fixed", 4, Lengths(64, 32, 10_240), turns=3, repeats=3)
+ROOFLINE = Roofline(SHAPE, "cpu")
+SPEC = LoadSpec(ParallelPlan(), "fixed", 4, Lengths(64, 32, 10_240), turns=3, repeats=3)
 
 
 def seconds(**changed: object) -> float:
-    return case_seconds(replace(SPEC, **changed), SHAPE, "cpu")  # type: ignore[arg-type]
+    return replace(SPEC, **changed).seconds(ROOFLINE)  # type: ignore[arg-type]
 
 
 def test_more_work_takes_longer() -> None:
@@ -28,6 +30,10 @@ def test_more_work_takes_longer() -> None:
     assert seconds(load=64) > seconds(load=16) > seconds(load=1)
     assert seconds(lengths=Lengths(64, 64, 10_240)) > 1.5 * seconds()
     assert seconds(load=Saturate(16, 64)) > seconds(load=64, turns=2)
+
+
+def test_requests_by_the_clock_take_as_long_as_their_schedule() -> None:
+    assert 199 / 2 * 3.3 < seconds(load=OpenLoop(2.0), turns=200) < 205 / 2 * 3.3
 
 
 def test_more_devices_take_no_longer() -> None:
@@ -51,11 +57,11 @@ def test_a_replay_takes_as_long_as_its_trace_or_as_its_work() -> None:
 
 def test_cases_and_starts_add_up() -> None:
     one, other = SPEC, replace(SPEC, plan=ParallelPlan(tp=2))
-    single = estimate([one], 1, SHAPE, "cpu")
+    single = estimate([one], 1, ROOFLINE)
     assert (single.cases, single.engine_starts) == (1, 1)
-    assert estimate([one, replace(one, load=8)], 1, SHAPE, "cpu").engine_starts == 1, "cases of a plan share a start"
-    assert estimate([one, other], 1, SHAPE, "cpu").engine_starts == 2
-    assert estimate([one], 3, SHAPE, "cpu").seconds > 2.5 * single.seconds - 20
+    assert estimate([one, replace(one, load=8)], 1, ROOFLINE).engine_starts == 1, "cases of a plan share a start"
+    assert estimate([one, other], 1, ROOFLINE).engine_starts == 2
+    assert estimate([one], 3, ROOFLINE).seconds > 2.5 * single.seconds - 20
 
 
 def test_dollars_by_hand() -> None:

@@ -15,8 +15,9 @@ from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
-from common.experiment.cases import CaseSpec, Lengths, Saturate, order_of_starts
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Event, RepeatDone
+from common.experiment.load_spec import Lengths, LoadSpec, Saturate
+from common.experiment.spec import order_of_starts
 from common.experiment.sweep import Sweep
 from common.store import files
 from common.store.files import ResultPaths
@@ -30,8 +31,8 @@ SETTINGS = EngineSettings("/m", "m")
 REPEATS = 3
 
 
-def spec(plan: ParallelPlan, load: int | Saturate = 2, curve: str = "fixed") -> CaseSpec:
-    return CaseSpec(plan, curve, load, LENGTHS, turns=3, repeats=REPEATS)
+def spec(plan: ParallelPlan, load: int | Saturate = 2, curve: str = "fixed") -> LoadSpec:
+    return LoadSpec(plan, curve, load, LENGTHS, turns=3, repeats=REPEATS)
 
 
 FOUR = [spec(TP1, 1), spec(TP1, 4), spec(TP2, 1), spec(TP2, 4)]
@@ -53,7 +54,7 @@ class Trial:
         self.events.append(event)
         self.also(event)
 
-    def run(self, specs: Sequence[CaseSpec], result: Result | None = None) -> Result:
+    def run(self, specs: Sequence[LoadSpec], result: Result | None = None) -> Result:
         result = result or Result("benchmark_scaling", 1, "run", "key", [], {"model": "m"}, {})
         sweep = Sweep(
             self.world,
@@ -69,7 +70,7 @@ class Trial:
         sweep.run(specs)
         return self.saved()
 
-    def again(self, specs: Sequence[CaseSpec]) -> Result:
+    def again(self, specs: Sequence[LoadSpec]) -> Result:
         self.world.incidents.clear()
         return self.run(specs, replace(self.saved(), status="running"))
 
@@ -448,8 +449,8 @@ def test_a_second_ctrl_c_waits_for_the_clean_up(trial: Trial) -> None:
 # --- saturation
 
 
-def saturating(plan: ParallelPlan = TP1, first: int = 4, limit: int = 64) -> CaseSpec:
-    return CaseSpec(plan, "saturated", Saturate(first, limit), LENGTHS, turns=2, repeats=REPEATS)
+def saturating(plan: ParallelPlan = TP1, first: int = 4, limit: int = 64) -> LoadSpec:
+    return LoadSpec(plan, "saturated", Saturate(first, limit), LENGTHS, turns=2, repeats=REPEATS)
 
 
 @pytest.mark.parametrize(
@@ -558,7 +559,7 @@ def test_the_check_is_made_inside_each_start(trial: Trial) -> None:
 # --- as many KV blocks as the base
 
 
-PINNED = CaseSpec(TP2, "pinned", Saturate(2, 8), LENGTHS, turns=3, repeats=REPEATS, kv_like=TP1)
+PINNED = LoadSpec(TP2, "pinned", Saturate(2, 8), LENGTHS, turns=3, repeats=REPEATS, kv_like=TP1)
 
 
 def test_a_pinned_case_has_an_engine_of_its_own_with_the_bases_blocks(trial: Trial) -> None:

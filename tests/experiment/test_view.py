@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 
 from common.core.plan import ParallelPlan
-from common.experiment.cases import CaseSpec, Lengths
 from common.experiment.events import (
     CaseDone,
     EngineGone,
@@ -17,6 +16,7 @@ from common.experiment.events import (
     RepeatDone,
     Said,
 )
+from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.view import View
 from common.store.schema import Case, CaseError
 
@@ -24,7 +24,7 @@ TP2 = ParallelPlan(tp=2)
 
 
 def case(case_id: str, status: str = "ok", message: str | None = None) -> Case:
-    made = CaseSpec(TP2, "fixed", 4, Lengths(8, 4, 10_240), 3, 3).at(4)
+    made = LoadSpec(TP2, "fixed", 4, Lengths(8, 4, 10_240), 3, 3).at(4)
     made.id = case_id
     assert status in ("ok", "failed", "skipped")
     made.status = status  # type: ignore[assignment]

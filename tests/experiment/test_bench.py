@@ -12,9 +12,9 @@ import pytest
 from common.core.plan import ParallelPlan
 from common.core.verdict import ClientCeiling
 from common.engines.failures import EngineError
-from common.experiment.cases import CaseSpec, Lengths
+from common.experiment.bench import Bench
 from common.experiment.events import Event, Measuring, RepeatDone
-from common.experiment.measure import Measurer
+from common.experiment.load_spec import Lengths, LoadSpec
 from common.load.client import Endpoint
 from common.machine.monitor import Monitor
 from common.store.requests import load_requests
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timing
 
 __all__ = ["running_server"]
 
-SPEC = CaseSpec(ParallelPlan(), "fixed", 2, Lengths(8, 5, 10_240), turns=3, repeats=2)
+SPEC = LoadSpec(ParallelPlan(), "fixed", 2, Lengths(8, 5, 10_240), turns=3, repeats=2)
 
 
 class GoldenEngine(FakeEngine):
@@ -52,7 +52,7 @@ def measured(
     mode: str,
     monitor: Monitor,
     folder: Path,
-    spec: CaseSpec = SPEC,
+    spec: LoadSpec = SPEC,
     watch: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Case, list[Event]]:
     server.take_log()
@@ -63,9 +63,9 @@ def measured(
         watch(event)
 
     ceiling = ClientCeiling(1_024, 100_000.0, 0.001)
-    measurer = Measurer(GoldenEngine(server, mode), 0, 0, folder, monitor, note, len, ceiling)
+    bench = Bench(GoldenEngine(server, mode), 0, 0, folder, monitor, note, len, ceiling)
     case = spec.at(2)
-    measurer.measure(spec, case, [])
+    spec.measure(bench, case, [])
     return case, events
 
 

@@ -1,0 +1,127 @@
+"""One running engine as a place to measure: warm it up, send load, keep everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.analysis.checks import case_checks
+from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.verdict import ClientCeiling
+from common.core.workload import Request
+from common.engines.engine import Engine
+from common.engines.failures import EngineError, Failure
+from common.experiment.events import Measuring, RepeatDone, Watcher
+from common.experiment.repeat import ask, client_verdict, repeat_numbers, watch_tokens
+from common.load.client import LoadResult, run_load
+from common.machine.monitor import Monitor
+from common.store.requests import save_requests
+from common.store.schema import Case
+
+WARM_UP_TOKENS = 8
+FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
+REQUEST_TIMEOUT_S = 600.0
+
+
+@dataclass
+class Bench:
+    """One engine start; `requests_folder` receives the per-request files."""
+
+    engine: Engine
+    start: int
+    seed: int
+    requests_folder: Path
+    monitor: Monitor
+    watch: Watcher
+    recount: Callable[[str], int] | None = None
+    ceiling: ClientCeiling | None = None
+    ready_at: float = 0.0
+    warmed_to: int = 0  # the largest batch the engine has seen
+
+    def __post_init__(self) -> None:
+        self.ready_at = time.monotonic()
+
+    def seed_of(self, repeat: int) -> int:
+        """Prompts depend on start and repeat, not on plan or case: every plan does the same work."""
+        return self.seed + 1_000 * self.start + repeat
+
+    def warm_up(self, case: Case, streams: int, make: Callable[[int, int, int], list[Request]]) -> None:
+        """Bring the engine to a batch size, unless it has been there, with prompts that no repeat uses.
+
+        `make` gives requests for a number of them, their output tokens at the most, and a seed.
+        """
+        if streams <= self.warmed_to:
+            return
+        tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
+        seed = self.seed_of(0) + 999_983
+        self.load(case, make(streams, tokens, seed), ClosedLoop(streams), seed, "warm-up")
+        self.warmed_to = streams
+
+    def repeat(
+        self, case: Case, requests: list[Request], repeat: int, slo_ms: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Send one repeat as the case says, add its numbers to the case, and keep its request records.
+
+        Raises:
+            EngineError: the engine died, or answered nothing.
+        """
+        before = ask(self.engine)
+        with watch_tokens(self.engine) as tokens:
+            loaded = self.load(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
+        measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens, slo_ms)
+        measured |= {"start": self.start, "repeat": repeat, "engine_age_s": before.at_s - self.ready_at}
+        case.repeats.append(measured)
+        self.keep(case, loaded, repeat)
+        self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
+        return measured
+
+    def keep(self, case: Case, loaded: LoadResult, repeat: int, part: str = "") -> None:
+        """Save a load's request records, and tell the case what the machine did meanwhile."""
+        case.monitor = self.monitor.summary(loaded.begin_ns, loaded.end_ns)
+        failed = any(not record.ok for record in loaded.records)
+        flags = [*loaded.flags, *(["failed_requests"] if failed else [])]
+        case.flags += [flag for flag in flags if flag not in case.flags]
+        name = f"{case.id.replace('/', '-')}{part}-start{self.start}-repeat{repeat}.parquet"
+        save_requests(loaded.records, self.requests_folder / name)
+
+    def judge(self, case: Case) -> None:
+        """Check the case's numbers against each other, and say whether its client can be believed."""
+        case.checks = case_checks(case)
+        case.client = client_verdict(case, self.ceiling)
+
+    def load(self, case: Case, requests: list[Request], arrivals: Arrivals, seed: int, label: str) -> LoadResult:
+        """Send requests to the engine, with progress.
+
+        Raises:
+            EngineError: the engine died, or answered nothing.
+        """
+        began = time.perf_counter()
+
+        def progress(done: int, chunks: int) -> None:
+            seconds = time.perf_counter() - began
+            self.watch(Measuring(case.id, label, done, len(requests), chunks / seconds if seconds else 0.0))
+
+        loaded = run_load(
+            self.engine.endpoints,
+            requests,
+            arrivals,
+            seed=seed,
+            timeout_s=REQUEST_TIMEOUT_S,
+            progress=progress,
+            should_stop=lambda: not self.engine.alive(),
+            recount=self.recount,
+        )
+        self._raise_if_useless(loaded)
+        return loaded
+
+    def _raise_if_useless(self, loaded: LoadResult) -> None:
+        failed = [record for record in loaded.records if not record.ok]
+        if not failed:
+            return
+        if death := self.engine.death():
+            raise EngineError(death)
+        if len(failed) == len(loaded.records):
+            message = f"every request failed, the first with {failed[0].error_kind}: {failed[0].error}"
+            raise EngineError(Failure("all_requests_failed", message, "The engine's log may say more"))
