@@ -13,8 +13,8 @@ from common.core.verdict import ClientCeiling
 from common.core.workload import Request
 from common.engines.engine import Engine
 from common.engines.failures import EngineError, Failure
-from common.experiment.events import Measuring, RepeatDone, Watcher
-from common.experiment.repeat import ask, client_verdict, repeat_numbers, watch_tokens
+from common.experiment.events import Measuring, RepeatDone, Said, Watcher
+from common.experiment.repeat import ask, client_verdict, repeat_numbers, spoilt, watch_tokens
 from common.load.client import LoadResult, run_load
 from common.machine.monitor import Monitor
 from common.store.requests import save_requests
@@ -23,6 +23,7 @@ from common.store.schema import Case
 WARM_UP_TOKENS = 8
 FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
 REQUEST_TIMEOUT_S = 600.0
+AGAIN, MEASURED_AGAIN = 2, "measured_again"
 
 
 @dataclass
@@ -64,18 +65,36 @@ class Bench:
     ) -> dict[str, float]:
         """Send one repeat as the case says, add its numbers to the case, and keep its request records.
 
+        One in which the client was held up so long that its times are its own is measured again, twice at the most.
+        Only the client's halts decide that, never what the engine did.
+
         Raises:
             EngineError: the engine died, or answered nothing.
         """
-        before = ask(self.engine)
-        with watch_tokens(self.engine) as tokens:
-            loaded = self.load(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
-        measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens, slo_ms)
-        measured |= {"start": self.start, "repeat": repeat, "engine_age_s": before.at_s - self.ready_at}
+        loaded, measured = self._once(case, requests, repeat, slo_ms)
+        for _ in range(AGAIN):
+            if not spoilt(case, measured):
+                break
+            self.watch(Said(f"{case.id}: something held the client up for long: measured again"))
+            case.flags += [] if MEASURED_AGAIN in case.flags else [MEASURED_AGAIN]
+            loaded, measured = self._once(case, requests, repeat, slo_ms)
         case.repeats.append(measured)
         self.keep(case, loaded, repeat)
         self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
         return measured
+
+    def _once(
+        self, case: Case, requests: list[Request], repeat: int, slo_ms: Mapping[str, float] | None
+    ) -> tuple[LoadResult, dict[str, float]]:
+        before = ask(self.engine)
+        with watch_tokens(self.engine) as tokens:
+            loaded = self.load(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
+        measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens, slo_ms)
+        return loaded, measured | {
+            "start": self.start,
+            "repeat": repeat,
+            "engine_age_s": before.at_s - self.ready_at,
+        }
 
     def keep(self, case: Case, loaded: LoadResult, repeat: int, part: str = "") -> None:
         """Save a load's request records, and tell the case what the machine did meanwhile."""
