@@ -14,10 +14,11 @@ import numpy as np
 from common.load.completion_chunk import Chunk, decode_chunks
 from common.load.stamped import StampedBytes
 
-_HEAD = re.compile(rb"HTTP/1\.1 200[ \r]")
-_STREAM = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r|$)", re.IGNORECASE)
-_ENCODED = re.compile(rb"\r\ncontent-(?:encoding|length):", re.IGNORECASE)
+_HEAD = re.compile(rb"HTTP/1\.1 200 [ -~]*(?:\r\n[A-Za-z][A-Za-z-]*: [ -~]+)*")
+_STREAM = re.compile(rb"\r\ncontent-type: text/event-stream", re.IGNORECASE)
+_FRAMING = re.compile(
+    rb"\r\n(?:content-encoding|content-length|transfer-encoding|connection|upgrade): ([ -~]*)", re.IGNORECASE
+)
 _LINE_END, _BLANK_LINE = b"\r\n", b"\r\n\r\n"
 _FIRST, _LAST, _DONE = b"data: {", b"}\n\n", b"data: [DONE]\n\n"
 _APART = b"\0"  # in no JSON, so it cannot be mistaken for a part of an event
@@ -29,7 +30,7 @@ def plain_chunks(answer: StampedBytes) -> tuple[list[int], list[Chunk]] | None:
     Whatever is returned is what httptools and `EventSplitter` make of the same bytes (a test compares them).
     """
     head, _, body = answer.content.partition(_BLANK_LINE)
-    if not (_HEAD.match(head) and _STREAM.search(head) and _CHUNKED.search(head)) or _ENCODED.search(head):
+    if not (_HEAD.fullmatch(head) and _STREAM.search(head) and _FRAMING.findall(head) == [b"chunked"]):
         return None
     parts = body.split(_LINE_END)  # size, event, size, event, ..., 0, nothing, nothing
     if len(parts) % 2 == 0 or parts[-3:] != [b"0", b"", b""]:
@@ -57,6 +58,6 @@ def _contents(events: list[bytes]) -> list[Chunk] | None:
         return None
     try:
         chunks = decode_chunks(b"[%b]" % objects)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return chunks if len(chunks) == len(events) - 1 else None
