@@ -115,6 +115,8 @@ class VerifySpec:
             check, likeness = self._likeness(bench, answers, name, other)
             checks.append(check)
             numbers |= _numbers(name, likeness)
+        if self._is_the_reference(bench) and self.plan.tp > 1:
+            checks.append(Check(LIKE_BASE, None, f"{self.plan} is the smallest size: there is nothing to compare with"))
         case.repeats.append(numbers)
         case.checks = merged([*case.checks, *checks])
         finding = verdict_of(case)
@@ -165,9 +167,11 @@ class VerifySpec:
 
     def _compared_with(self, bench: Bench) -> list[tuple[str, ParallelPlan]]:
         """Names of checks and the served plans whose first start's answers they look at."""
-        first_of_base = self.plan == self.base and not self.offline and bench.start == 0
-        base = [] if first_of_base and self.plan.tp == 1 else [(LIKE_BASE, self.base)]
+        base = [] if self._is_the_reference(bench) else [(LIKE_BASE, self.base)]
         return base + ([(LIKE_SERVED, self.plan)] if self.offline and self.plan != self.base else [])
+
+    def _is_the_reference(self, bench: Bench) -> bool:
+        return self.plan == self.base and not self.offline and bench.start == 0
 
     def _likeness(
         self, bench: Bench, answers: Sequence[Answer], name: str, other: ParallelPlan
@@ -180,7 +184,7 @@ class VerifySpec:
         dtype = str(bench.engine.facts.settings.get("dtype", "unknown"))
         check = output_check(name, f"{other} served", likeness, dtype)
         if name == LIKE_BASE and check.passed and self.base.tp > 1:
-            check = replace(check, passed=None, detail=f"{check.detail}, which is itself split")
+            check = replace(check, passed=None, detail=f"{check.detail}; {other} is itself split")
         return check, likeness
 
     def seconds(self, roofline: Roofline) -> float:
