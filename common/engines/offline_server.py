@@ -44,7 +44,8 @@ def main() -> None:
         llm = LLM(**arguments)
         jobs: SimpleQueue[Job] = SimpleQueue()
         door = Door(llm, jobs, (parsed.served_model_name or [parsed.model])[0])
-        threading.Thread(target=door.serve, args=(parsed.host, parsed.port), daemon=True).start()
+        listener = socket.create_server((parsed.host, parsed.port))  # here, so that a taken port ends the process
+        threading.Thread(target=door.serve, args=(listener,), daemon=True).start()
         while True:
             work(llm, *jobs.get())
     except KeyboardInterrupt:
@@ -71,6 +72,8 @@ def read_command_line(words: list[str]) -> tuple[dict[str, Any], Any]:
 
 def work(llm: Any, call: Callable[[Any], Any], answer: Future[Any]) -> None:  # noqa: ANN401  # vllm.LLM
     """One job, on the main thread; what it raises is the asker's, a signal is ours."""
+    if not answer.set_running_or_notify_cancel():
+        return  # nobody waits any more
     try:
         answer.set_result(call(llm))
     except Exception as error:  # noqa: BLE001  # whatever vLLM raises, the server answers with it
@@ -138,7 +141,7 @@ class Door:
     def __init__(self, llm: Any, jobs: SimpleQueue[Job], model: str) -> None:  # noqa: ANN401  # vllm.LLM
         self._llm, self._jobs, self._model = llm, jobs, model
 
-    def serve(self, host: str, port: int) -> None:
+    def serve(self, listener: socket.socket) -> None:
         """Answer for ever; a thread's whole life."""
         application = web.Application(client_max_size=LARGEST_QUESTION_BYTES)
         application.add_routes(
@@ -151,7 +154,6 @@ class Door:
                 web.post("/lab/generate", self.generate),
             ]
         )
-        listener = socket.create_server((host, port))
         asyncio.run(_serve(application, listener))
 
     async def health(self, _: web.Request) -> web.Response:

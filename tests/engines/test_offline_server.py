@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -25,7 +26,7 @@ import pytest
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines import offline_server
-from common.engines.guarded import free_port, port_is_free
+from common.engines.guarded import port_is_free
 from common.engines.models import find_model
 from common.engines.offline_server import Door, read_question, work
 from common.engines.settings import EngineSettings
@@ -94,8 +95,8 @@ class PretendLLM:
 def open_door(llm: PretendLLM) -> Iterator[tuple[str, threading.Thread]]:
     """A door and the thread that does its work; the thread stands for the process's main one."""
     jobs: SimpleQueue[offline_server.Job] = SimpleQueue()
-    port = free_port()
-    threading.Thread(target=Door(llm, jobs, "m").serve, args=("127.0.0.1", port), daemon=True).start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=Door(llm, jobs, "m").serve, args=(listener,), daemon=True).start()
     over: Future[Any] = Future()
 
     def main() -> None:
@@ -104,11 +105,8 @@ def open_door(llm: PretendLLM) -> Iterator[tuple[str, threading.Thread]]:
 
     worker = threading.Thread(target=main)
     worker.start()
-    deadline = time.monotonic() + 10
-    while port_is_free(port) and time.monotonic() < deadline:
-        time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{port}", worker
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", worker
     finally:
         over.set_result(None)
         jobs.put((lambda _: None, Future()))
@@ -137,6 +135,14 @@ def test_what_the_engine_raises_is_an_answer_and_the_door_stays_open() -> None:
         with pytest.raises(ControlError, match=r"answered 500: .*RuntimeError: no such method"):
             asyncio.run(control.collective_rpc(url, "fail", (), 3.0))
         assert asyncio.run(control.is_healthy(url))
+
+
+def test_a_job_that_nobody_waits_for_is_left_out() -> None:
+    done: list[int] = []
+    answer: Future[Any] = Future()
+    answer.cancel()
+    work(PretendLLM(), lambda _: done.append(1), answer)
+    assert done == []
 
 
 @pytest.mark.parametrize(
