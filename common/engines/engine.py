@@ -50,6 +50,7 @@ class EngineFacts:
     settings: dict[str, Any]
     all_reduce: list[AllReduceTime] = field(default_factory=list)
     all_reduce_traced: TracedAllReduces | None = None
+    load_report_bytes_per_rank: list[int] = field(default_factory=list)  # vLLM's own "Model loading took", GPUs only
 
 
 class Engine(Protocol):

@@ -34,6 +34,7 @@ class RankProbe:
             "rank": self.rank,
             "pid": os.getpid(),
             "weight_bytes": vllm_plugin.weight_bytes,
+            "load_report_bytes": getattr(getattr(self, "model_runner", None), "model_memory_usage", None),
             "plan": {
                 "tp": parallel.tensor_parallel_size,
                 "pp": parallel.pipeline_parallel_size,

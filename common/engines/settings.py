@@ -53,6 +53,7 @@ class EngineSettings:
     num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
     extra_args: tuple[str, ...] = ()
     engine: InstalledEngine | None = None  # None: the vLLM of this environment
+    offline: bool = False  # the `LLM(...)` API behind a small server of the lab's, instead of `vllm serve`
 
     @property
     def python(self) -> str:
@@ -60,9 +61,10 @@ class EngineSettings:
         return self.engine.python if self.engine else sys.executable
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
-        """The `vllm serve` that runs one replica of `plan` on a port."""
+        """The `vllm serve` that runs one replica of `plan` on a port; `offline` differs from it by the module alone."""
+        module = "common.engines.offline_server" if self.offline else "vllm.entrypoints.cli.main"
         words = [
-            *(self.python, "-m", "vllm.entrypoints.cli.main", "serve", self.model),
+            *(self.python, "-m", module, "serve", self.model),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.served_name),
             *("--tensor-parallel-size", str(plan.tp)),
             *("--pipeline-parallel-size", str(plan.pp)),

@@ -73,12 +73,12 @@ def wait_until_serving(
         if phase := clock.follow():
             say(f"{phase} done")
         if not process.alive:
-            raise EngineError(explain(read_log(process.log), f"vllm serve ended with exit code {process.returncode}"))
+            raise EngineError(explain(read_log(process.log), f"vLLM ended with exit code {process.returncode}"))
         # The socket first: asking over HTTP ten times a second would cost the engine a twentieth of a core.
         if not port_is_free(process.port) and asyncio.run(control.is_healthy(base_url)):
             return
         if time.monotonic() > deadline:
-            otherwise = f"vllm serve was not up after {limit_s:.0f} s"
+            otherwise = f"vLLM was not up after {limit_s:.0f} s"
             raise EngineError(explain(read_log(process.log), otherwise))
         time.sleep(POLL_S)
 

@@ -1,4 +1,4 @@
-"""Real vLLM under a plan: one guarded `vllm serve` per replica."""
+"""Real vLLM under a plan: one guarded `vllm serve`, or offline `LLM(...)`, per replica."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEVICE_MEMORY_DEADLINE_S, DEVICE_MEMORY_TOLERANCE_BYTES = 15.0, 256 << 20
 
 
 class VllmServer:
-    """One `vllm serve`: one replica of a plan on its devices."""
+    """One `vllm serve`, or one offline `LLM(...)`: one replica of a plan on its devices."""
 
     def __init__(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings, log: Path) -> None:
         self.plan, self.devices, self.settings = plan, devices, settings
@@ -122,10 +122,16 @@ class VllmEngine:
             weight_bytes_per_rank=[
                 int(rank["weight_bytes"]) for server in servers for rank in server.ranks if rank["weight_bytes"]
             ],
+            load_report_bytes_per_rank=[
+                int(rank["load_report_bytes"])
+                for server in servers
+                for rank in server.ranks
+                if rank["load_report_bytes"]
+            ],
             memory_bytes_per_rank=[used for server in servers for used in server.memory_bytes_per_rank()],
             settings=first.ranks[0]["settings"],
             all_reduce=_time_all_reduces(first, tokens_to_time) if plan.tp > 1 else [],
-            all_reduce_traced=_trace_all_reduces(first) if plan.tp > 1 else None,
+            all_reduce_traced=_trace_all_reduces(first) if plan.tp > 1 and not first.settings.offline else None,
         )
         for server in servers:
             server.process.serving()
@@ -168,9 +174,9 @@ class VllmEngine:
         for server in self._servers:
             if not server.process.alive:
                 code = server.process.returncode
-                return explain(startup.read_log(server.process.log), f"vllm serve ended with exit code {code}")
+                return explain(startup.read_log(server.process.log), f"vLLM ended with exit code {code}")
             if not asyncio.run(control.is_healthy(server.base_url)):
-                return explain(startup.read_log(server.process.log), "vllm serve no longer answers /health")
+                return explain(startup.read_log(server.process.log), "vLLM no longer answers /health")
         return None
 
     def stop(self) -> Gone:
@@ -226,6 +232,10 @@ def vllm_is_installed() -> bool:
 
 def _no_answer(error: control.ControlError) -> Failure:
     return Failure("no_answer", str(error), "The engine's log may say more")
+
+
+def _told_by_ranks(servers: Sequence[VllmServer], name: str) -> list[int]:
+    return [int(rank[name]) for server in servers for rank in server.ranks if rank[name]]
 
 
 def _gpu_bytes(devices: Sequence[Device]) -> int:

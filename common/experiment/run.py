@@ -35,21 +35,30 @@ from common.store import files
 from common.store.schema import Result
 
 
+def any_case_failed(result: Result) -> bool:
+    """Whether something that was begun did not come to its end."""
+    return any(case.status == "failed" for case in result.cases)
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """What makes one script different from another: its name, its cases, how its result is read."""
+    """What makes one script different from another: its name, its cases, how its result is read.
+
+    `failed` says of a result whether the exit code must be 1.
+    """
 
     name: str
     method_version: int
     cases: Callable[[Any, Model, Machine], tuple[Sequence[Spec], Sequence[Skipped]]]
     print_result: Callable[[Result], None]
     summary: Callable[[Result], dict[str, Any]]
+    failed: Callable[[Result], bool] = any_case_failed
 
 
 def run(experiment: Experiment, options: Options) -> int:
     """Run an experiment and return the exit code.
 
-    0: all cases ok or skipped; 1: a case failed; 2: bad input or nothing can run; 130: interrupted.
+    0: all is well; 1: the experiment calls its result a failure; 2: bad input or nothing can run; 130: interrupted.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -152,7 +161,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
     _summarise(result, options.usd_per_hour)
     files.save(result, paths.json)
     experiment.print_result(result)
-    if any(case.status == "failed" for case in result.cases):
+    if experiment.failed(result):
         code = code or FAILED
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))

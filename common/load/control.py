@@ -33,7 +33,7 @@ async def served_models(base_url: str) -> list[str]:
     Raises:
         ControlError: no answer, or not a list of models.
     """
-    answer = await _ask_json("GET", f"{base_url}/v1/models", QUESTION_TIMEOUT_S)
+    answer = await ask_json("GET", f"{base_url}/v1/models", QUESTION_TIMEOUT_S)
     try:
         return [str(model["id"]) for model in answer["data"]]
     except (KeyError, TypeError):
@@ -46,7 +46,7 @@ async def version(base_url: str) -> str:
     Raises:
         ControlError: no answer, or none with a version.
     """
-    answer = await _ask_json("GET", f"{base_url}/version", QUESTION_TIMEOUT_S)
+    answer = await ask_json("GET", f"{base_url}/version", QUESTION_TIMEOUT_S)
     try:
         return str(answer["version"])
     except (KeyError, TypeError):
@@ -95,11 +95,24 @@ async def collective_rpc(base_url: str, method: str, args: Sequence[str], timeou
     """
     url = f"{base_url}/collective_rpc"
     body = msgspec.json.encode({"method": method, "args": list(args), "timeout": timeout_s})
-    answer = await _ask_json("POST", url, timeout_s, body)
+    answer = await ask_json("POST", url, timeout_s, body)
     results = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(results, list):
         raise ControlError(f"{url} did not answer with results for {method}")
     return results
+
+
+async def ask_json(method: str, url: str, timeout_s: float, body: bytes | None = None) -> Any:  # noqa: ANN401
+    """Whatever JSON a server answers with.
+
+    Raises:
+        ControlError: no answer in time, an error, or no JSON.
+    """
+    content = await _ask(method, url, timeout_s, body)
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ControlError(f"{url} did not answer with JSON") from None
 
 
 async def _samples(base_url: str) -> list[tuple[str, dict[str, str], float]]:
@@ -112,14 +125,6 @@ async def _samples(base_url: str) -> list[tuple[str, dict[str, str], float]]:
         ]
     except ValueError as failure:
         raise ControlError(f"{base_url}/metrics is not in Prometheus' text format: {failure}") from failure
-
-
-async def _ask_json(method: str, url: str, timeout_s: float, body: bytes | None = None) -> Any:  # noqa: ANN401
-    content = await _ask(method, url, timeout_s, body)
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ControlError(f"{url} did not answer with JSON") from None
 
 
 async def _ask(method: str, url: str, timeout_s: float, body: bytes | None = None) -> bytes:
