@@ -99,7 +99,8 @@ def left_out(result: Result) -> list[str]:
     reasons: dict[tuple[str, str, CaseError], list[str]] = {}
     for case in result.cases:
         if case.error is not None:
-            reasons.setdefault((str(case.plan), case.status, case.error), []).append(case.curve)
+            measured = "the server" if result.config.get("external") else str(case.plan)
+            reasons.setdefault((measured, case.status, case.error), []).append(case.curve)
     lines = [
         f"{plan} {status} ({', '.join(dict.fromkeys(curves))}): {error.message.rstrip('.')}. {error.remedy}".rstrip()
         for (plan, status, error), curves in reasons.items()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,11 +17,13 @@ from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
 from common.load import control
 from common.load.address import Address
-from common.load.client import Endpoint
+from common.load.client import Endpoint, without_host
 from common.machine.devices import Device
 
 NAME = "the server"  # in records, which are published: not its address
 MOST_NAMED = 8
+GONE = "server_gone"
+RESTART = "Start it again and run the same command: it goes on with what is missing"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class RemoteServer:
             return names[0]
         if self.model in names:
             return str(self.model)
-        shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "") or "none"
+        shown = " ".join(", ".join(names[:MOST_NAMED]).split()) + (", ..." if len(names) > MOST_NAMED else "") or "none"
         asked = f"it does not serve {self.model}" if self.model else "which model is not said"
         raise EngineError(Failure("wrong_model", f"{asked}; it serves {shown}", "Name one of them with --model"))
 
@@ -58,8 +63,8 @@ class RemoteServer:
             message = f"it answered {error.status}: it redirects to another address"
             return Failure("not_openai", message, "Give --base-url the address that it redirects to")
         if error.kind in ("status", "content"):
-            what = "its list of models is none" if error.status is None else f"it answered {error.status}"
-            message = f"not an OpenAI-compatible server: {what} ({self.address.prefix}/models)"
+            what = "no list of models" if error.status is None else f"{error.status}"
+            message = f"not an OpenAI-compatible server: {self.address.prefix}/models answers with {what}"
             return Failure("not_openai", message, "Give --base-url the address up to /v1, as in http://localhost:8000")
         if error.kind == "certificate":
             remedy = "Use the name that it was made for; name your own authority's file in SSL_CERT_FILE"
@@ -116,15 +121,13 @@ class RemoteEngine:
             self._server.serves()
         except EngineError as error:
             failure = error.failure
-            return Failure("server_gone", f"the server no longer serves: {failure.message}", RESTART)
+            why = without_host(failure.message, self.endpoints)
+            return Failure(GONE, f"the server no longer serves: {why}", RESTART)
         return None
 
     def stop(self) -> Gone:
         """It goes on serving."""
         return Gone(0.0, 0, (), (), (), True)
-
-
-RESTART = "Start it again and run the same command; what was measured until then is in the result"
 
 
 class RemoteLauncher:
@@ -147,5 +150,8 @@ def _reason(error: control.ControlError) -> str:
     """The system's own words, where there are any: `Connection refused`."""
     cause = error.__cause__
     system = getattr(cause, "os_error", None) or getattr(cause, "certificate_error", None) or cause
-    words = getattr(system, "verify_message", None) or getattr(system, "strerror", None) or type(system).__name__
-    return " ".join(str(words).split())
+    if isinstance(system, ssl.SSLCertVerificationError):
+        return system.verify_message
+    if isinstance(system, ssl.SSLError | socket.gaierror) or not isinstance(system, OSError) or not system.errno:
+        return " ".join(str(getattr(system, "strerror", None) or type(system).__name__).split())
+    return os.strerror(system.errno)  # asyncio's own words hold the address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from common.core.record import RequestRecord
 from common.engines.engine import Engine
@@ -29,7 +30,8 @@ def why_useless(records: Sequence[RequestRecord], engine: Engine) -> Failure | N
     if not failed:
         return None
     if death := engine.death():
-        return death
+        answered = len(records) - len(failed)
+        return replace(death, message=f"{death.message} ({answered} of {len(records)} requests were answered)")
     if len(failed) < len(records):
         return None
     kind, error = failed[0].error_kind or "", failed[0].error

@@ -15,6 +15,7 @@ from common.core.verdict import ClientCeiling
 from common.engines.engine import StartsEngines
 from common.engines.models import Model, ModelError, default_model, find_model, token_counter
 from common.engines.reference_models import cache_root
+from common.engines.remote import GONE
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
@@ -174,6 +175,8 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 ceiling=ClientCeiling(**client) if client else None,
             )
             sweep.run(prepared.specs)
+            if any(case.error is not None and case.error.kind == GONE for case in result.cases):
+                result.status = "interrupted"  # somebody starts it again, and the same command goes on
         except KeyboardInterrupt:
             code, result.status = INTERRUPTED, "interrupted"
     _summarise(result, options.usd_per_hour)

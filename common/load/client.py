@@ -120,7 +120,16 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         if record.error is not None:
             sent = sum(request.batch, ()) or request.prompt
             record.error = without_key(without_prompt(record.error, sent), endpoints[0].api_key)
+            record.error = without_host(record.error, endpoints)
     return result
+
+
+def without_host(error: str, endpoints: Sequence[Endpoint]) -> str:
+    """The error, with the name that an endpoint has been given in place of its host's."""
+    for endpoint in endpoints:
+        if endpoint.name:
+            error = error.replace(endpoint.host, endpoint.name)
+    return error
 
 
 def _exchanges(requests: Sequence[Request], endpoint: Endpoint, ignore_eos: bool) -> list[Exchange]:

@@ -1,4 +1,4 @@
-"""week5/benchmark_scaling.py in this process, on a machine of two slices, with the engines of a `World`."""
+"""A script of week5/ in this process, on a machine of two slices, with the engines of a `World`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from common.experiment import options
 
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "benchmark_scaling.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "week5"
+SCRIPT = SCRIPTS / "benchmark_scaling.py"
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Outcome:
         return lines[0]
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_scaling", SCRIPT)
+def load_script(name: str = "benchmark_scaling") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_scaling"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -59,7 +60,7 @@ class Script:
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, *arguments: str) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        self.monkeypatch.setattr(sys, "argv", [str(self.module.__file__), *arguments])
         self.capsys.readouterr()
         try:
             code = self.module.main()

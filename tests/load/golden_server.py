@@ -255,7 +255,13 @@ async def mortal(stream: Stream) -> bool:
     return await golden(stream)
 
 
-MODES["mortal"] = mortal
+async def tattles(stream: Stream) -> bool:
+    """Says the key that it refuses."""
+    key = stream.entry["head"].partition("Authorization: Bearer ")[2].partition("\r\n")[0]
+    return refuse(stream, "401 Unauthorized", json.dumps({"error": {"message": f"Incorrect API key: {key}"}}))
+
+
+MODES |= {"mortal": mortal, "tattles": tattles}
 RIGHT_KEY = "sk-golden-0123456789"
 
 
