@@ -59,11 +59,12 @@ class Address:
 
 
 def _check(parts: SplitResult, url: str) -> None:
+    url = " ".join(url.split())
     if "@" in url:
         raise ValueError("--base-url may hold no user or password: put the key into OPENAI_API_KEY")
     if parts.scheme not in DEFAULT_PORTS:
         raise ValueError(f"--base-url {url}: write http:// or https:// before it, as in http://localhost:8000")
-    if not parts.hostname or not parts.hostname.isascii() or any(sign.isspace() for sign in url.strip()):
+    if not parts.hostname or not parts.hostname.isascii() or " " in url:
         raise ValueError(f"--base-url {url}: no host; write it like http://localhost:8000")
     if not (parts.path.isascii() and parts.path.isprintable()):
         raise ValueError(f"--base-url {url}: its path holds characters that no request can carry")

@@ -118,9 +118,9 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         result = replace(result, flags=("ignore_eos_rejected",))
     for request, record in zip(requests, result.records, strict=True):
         if record.error is not None:
-            sent = sum(request.batch, ()) or request.prompt
-            record.error = without_key(without_prompt(record.error, sent), endpoints[0].api_key)
-            record.error = without_host(record.error, endpoints)
+            for prompt in request.batch or (request.prompt,):
+                record.error = without_prompt(record.error, prompt)
+            record.error = without_host(without_key(record.error, endpoints[0].api_key), endpoints)
     return result
 
 
