@@ -9,6 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from common.analysis.concurrency import BatchRow, ConcurrencyRow, Found, batch_rows, concurrency_unit, found, slo_of
 from common.analysis.concurrency_reading import batch_words, knee_words
@@ -41,6 +42,9 @@ def concurrency(result: Result) -> Figure:
     rates.set_ylim(0, 1.25 * max(row.throughput.value for one in plans for row in one.rows))
     rates.set_ylabel("output tokens per second")
     waits.set_yscale("log")
+    waits.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    waits.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    waits.yaxis.set_minor_formatter(NullFormatter())
     waits.set_ylabel("p99 time to first token, ms (logarithmic scale)", fontsize=13)
     if limit := slo_of(result).get("ttft"):
         waits.axhline(limit, color=INK, linewidth=1.5, linestyle=":")
@@ -61,7 +65,7 @@ def batch(result: Result) -> Figure:
     for place, (row, (color, marker)) in enumerate(zip(rows, LOOKS, strict=False)):
         _draw_gain(axes, place, row, color, marker)
     axes.axvline(1, color=INK, linewidth=1.5, zorder=1)
-    axes.set_yticks(range(len(rows)), [f"{row.who}\n{row.requests} prompts" for row in rows])
+    axes.set_yticks(range(len(rows)), [row.who for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     ends = [end for row in rows for end in (row.gain.low or row.gain.value, row.gain.high or row.gain.value, 1.0)]
     reach = max(0.1, *(abs(end - 1) for end in ends)) * 1.2
