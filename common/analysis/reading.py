@@ -23,14 +23,17 @@ def read_scaling(result: Result) -> list[str]:
 
 
 def machine(result: Result) -> str:
-    """What the devices are: `2 x AMD EPYC, 1 core`."""
+    """What the devices are: `2 x AMD EPYC, 1 core`; of somebody else's server that is not known."""
+    if result.config.get("external"):
+        return "a server of somebody else's"
     boards = Counter(device["name"] for device in result.environment.get("devices", []))
     return " + ".join(f"{count} x {name}" for name, count in boards.items()) or "unknown machine"
 
 
 def about(result: Result) -> str:
     """Where and when a result was measured, in one line."""
-    version = result.environment.get("versions", {}).get("vllm", "of unknown version")
+    own = next((case.engine["version"] for case in result.cases if case.engine.get("version")), "of unknown version")
+    version = result.environment.get("versions", {}).get("vllm", own)
     try:
         day = f"{datetime.strptime(result.run_id[:16], '%Y%m%dT%H%M%SZ').replace(tzinfo=UTC):%Y-%m-%d}"
     except ValueError:
@@ -59,7 +62,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += [*doubts(result), *_client(result)]
+    lines += [*doubts(result), *client_words(result)]
     if any(row.steady for row in rows):
         lines.append(
             "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
@@ -96,7 +99,8 @@ def left_out(result: Result) -> list[str]:
     reasons: dict[tuple[str, str, CaseError], list[str]] = {}
     for case in result.cases:
         if case.error is not None:
-            reasons.setdefault((str(case.plan), case.status, case.error), []).append(case.curve)
+            measured = "the server" if result.config.get("external") else str(case.plan)
+            reasons.setdefault((measured, case.status, case.error), []).append(case.curve)
     lines = [
         f"{plan} {status} ({', '.join(dict.fromkeys(curves))}): {error.message.rstrip('.')}. {error.remedy}".rstrip()
         for (plan, status, error), curves in reasons.items()
@@ -143,7 +147,7 @@ def _who(row: ScalingRow) -> str:
     return f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
 
 
-def _client(result: Result) -> list[str]:
+def client_words(result: Result) -> list[str]:
     """What the client's verdicts say, cases with the same word and remedy together."""
     judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for case in result.cases:

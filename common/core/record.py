@@ -11,7 +11,7 @@ class RequestRecord:
 
     `chunk_ns` holds the arrival of each chunk with generated content, `ended_ns` the last byte or the failure.
     `output_tokens` is what the server's `usage` says, `requested_tokens` what was asked for, `recounted_tokens` what a
-    tokenizer counts in the text.
+    tokenizer counts in the text. `slot` is the closed loop's client that sent it, from 0.
     """
 
     index: int
@@ -27,6 +27,7 @@ class RequestRecord:
     finish_reason: str | None = None
     error_kind: str | None = None
     error: str | None = None
+    slot: int | None = None
 
     @property
     def ok(self) -> bool:

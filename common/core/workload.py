@@ -14,7 +14,8 @@ FIRST_PLAIN_TOKEN_ID = 1_000  # below it vocabularies keep special tokens and ba
 class Request:
     """One request: its prompt as token ids or as text, and exactly how many tokens to generate.
 
-    `at_s` is when a recorded request came, in seconds after the recording's first.
+    `at_s` is when a recorded request came, in seconds after the recording's first. With `batch` it is one request for
+    several answers (`/v1/completions` takes a list of prompts), each of `output_tokens`; `prompt` then is not sent.
     """
 
     index: int
@@ -22,6 +23,25 @@ class Request:
     output_tokens: int
     request_class: str = "default"
     at_s: float | None = None
+    batch: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def requested_tokens(self) -> int:
+        """Tokens that the answer will have, or all answers of a batch together."""
+        return self.output_tokens * max(1, len(self.batch))
+
+
+def as_one(requests: Sequence[Request]) -> Request:
+    """The same prompts as one request.
+
+    Raises:
+        ValueError: no requests, prompts that are text, or answers of different lengths, which one request cannot ask.
+    """
+    batch = tuple(request.prompt for request in requests if not isinstance(request.prompt, str))
+    lengths = {request.output_tokens for request in requests}
+    if len(batch) < len(requests) or len(lengths) != 1:
+        raise ValueError("a batch needs prompts of token ids, and answers of one length")
+    return Request(0, (), lengths.pop(), "batch", batch=batch)
 
 
 @dataclass(frozen=True)

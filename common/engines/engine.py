@@ -42,7 +42,7 @@ class EngineFacts:
     """What an engine says about itself once it serves; lists are per rank, replicas one after another."""
 
     version: str | None
-    startup_s: float
+    startup_s: float | None  # None: somebody else started it
     startup_phases_s: dict[str, float]
     kv_cache_tokens: int | None  # over all replicas
     weight_bytes_per_rank: list[int]

@@ -12,7 +12,8 @@ from common.core.arrivals import Arrivals, ClosedLoop
 from common.core.verdict import ClientCeiling
 from common.core.workload import Request
 from common.engines.engine import Engine
-from common.engines.failures import EngineError, Failure
+from common.engines.failures import EngineError
+from common.experiment.answers import why_useless
 from common.experiment.events import Measuring, RepeatDone, Said, Watcher
 from common.experiment.repeat import ask, client_verdict, repeat_numbers, spoilt, watch_tokens
 from common.load.client import LoadResult, run_load
@@ -87,8 +88,11 @@ class Bench:
         self, case: Case, requests: list[Request], repeat: int, slo_ms: Mapping[str, float] | None
     ) -> tuple[LoadResult, dict[str, float]]:
         before = ask(self.engine)
-        with watch_tokens(self.engine) as tokens:
-            loaded = self.load(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
+        with watch_tokens(self.engine, before) as tokens:
+            loaded = self._send(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
+        if failure := why_useless(loaded.records, self.engine):
+            self.keep(case, loaded, repeat, "-partial")
+            raise EngineError(failure)
         measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens, slo_ms)
         return loaded, measured | {
             "start": self.start,
@@ -116,13 +120,19 @@ class Bench:
         Raises:
             EngineError: the engine died, or answered nothing.
         """
+        loaded = self._send(case, requests, arrivals, seed, label)
+        if failure := why_useless(loaded.records, self.engine):
+            raise EngineError(failure)
+        return loaded
+
+    def _send(self, case: Case, requests: list[Request], arrivals: Arrivals, seed: int, label: str) -> LoadResult:
         began = time.perf_counter()
 
         def progress(done: int, chunks: int) -> None:
             seconds = time.perf_counter() - began
             self.watch(Measuring(case.id, label, done, len(requests), chunks / seconds if seconds else 0.0))
 
-        loaded = run_load(
+        return run_load(
             self.engine.endpoints,
             requests,
             arrivals,
@@ -132,15 +142,3 @@ class Bench:
             should_stop=lambda: not self.engine.alive(),
             recount=self.recount,
         )
-        self._raise_if_useless(loaded)
-        return loaded
-
-    def _raise_if_useless(self, loaded: LoadResult) -> None:
-        failed = [record for record in loaded.records if not record.ok]
-        if not failed:
-            return
-        if death := self.engine.death():
-            raise EngineError(death)
-        if len(failed) == len(loaded.records):
-            message = f"every request failed, the first with {failed[0].error_kind}: {failed[0].error}"
-            raise EngineError(Failure("all_requests_failed", message, "The engine's log may say more"))

@@ -22,7 +22,7 @@ class EngineReady:
     """An engine serves."""
 
     plan: ParallelPlan
-    startup_s: float
+    startup_s: float | None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class LoadSpec:
     """A case to be: `turns` requests for each of `load` slots, repeated inside every engine start.
 
     What comes by the clock (`OpenLoop`, `Replay`) is one slot with `turns` requests. With a `recording` the requests
-    come from it, and `lengths` are its means. `slo_ms` limits ttft, tpot or e2el for goodput.
+    come from it, and `lengths` are its means. `slo_ms` limits ttft, tpot or e2el for goodput. `total` is the number of
+    requests where that is asked for and is no multiple of slots; `where` names what is measured in place of the plan.
     """
 
     plan: ParallelPlan
@@ -80,6 +81,8 @@ class LoadSpec:
     kv_like: ParallelPlan | None = None  # has as many KV blocks as that plan, whatever its own memory would hold
     changed: tuple[tuple[str, Any], ...] = ()  # engine settings that differ from the run's
     slo_ms: Mapping[str, float] = field(default_factory=dict, hash=False)
+    total: int | None = None
+    where: str = ""
 
     @property
     def configuration(self) -> Configuration:
@@ -89,16 +92,17 @@ class LoadSpec:
     @property
     def id(self) -> str:
         """Unique within a run, the same in the run that resumes it."""
+        named = f"{self.where or self.plan}/{self.curve}"
         match self.load:
             case Saturate():
-                return f"{self.plan}/{self.curve}"
+                return named
             case Replay(time_scale):
-                return f"{self.plan}/{self.curve}/x{time_scale:g}"
+                return f"{named}/x{time_scale:g}"
             case OpenLoop(rate):
                 ramp = f"-{self.load.final_rate_per_s:g}" if self.load.final_rate_per_s else ""
-                return f"{self.plan}/{self.curve}/r{rate:g}{ramp}"
+                return f"{named}/r{rate:g}{ramp}"
             case concurrency:
-                return f"{self.plan}/{self.curve}/c{concurrency}"
+                return f"{named}/c{concurrency}"
 
     @property
     def streams(self) -> list[int]:
@@ -140,7 +144,7 @@ class LoadSpec:
     def at(self, load: int | OpenLoop | Replay) -> Case:
         """The case, not yet measured, at a concurrency or by the clock."""
         slots, arrivals = (load, ClosedLoop(load)) if isinstance(load, int) else (0, load)
-        workload = self.source.described(max(slots, 1) * self.turns)
+        workload = self.source.described(self.total or max(slots, 1) * self.turns)
         if self.turns >= FEWEST_STAGGERED_TURNS:
             workload = replace(workload, staggered=slots)
         return Case(self.id, self.plan, self.curve, workload, arrivals, flags=list(self.flags))

@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from common.core.recording import Recording
 from common.engines.models import Model
@@ -21,7 +23,7 @@ from common.store.schema import Result
 
 # A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
 NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python")
-YOUR_PATHS = ("--results-dir", "--workload", "--engine-python")
+YOUR_PATHS = ("--results-dir", "--workload", "--engine-python", "--base-url")
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,49 @@ class Work:
 
 def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
-    asked = {key: value for key, value in asdict(work.options).items() if key not in NOT_PART_OF_THE_WORK}
+    asked = asked_for(work.options)
     asked["workload"] = None if work.recording is None else recordings.about(work.recording)
     config = {
         **asked,
         "model": work.model.name,
         "model_shape": asdict(work.model.shape),
         "engine_settings": asdict(work.settings) | {"model": None, "engine": None},
-        "results_dir": str(work.options.results_dir),
     }
-    same = {**config, "results_dir": None, "folder": str(work.model.folder)}
-    keyed = [work.method_version, same, machine_fingerprint(work.machine)]
+    keyed = [work.method_version, {**config, "folder": str(work.model.folder)}, machine_fingerprint(work.machine)]
     keyed += [work.settings.engine.versions] if work.settings.engine else []
+    place = Place(work.options.results_dir, work.experiment, work.machine, work.options.resume)
+    return open_keyed(place, work.method_version, config, keyed)
+
+
+def asked_for(options: Options) -> dict[str, Any]:
+    """The options that make a run the work that it is."""
+    return {key: value for key, value in asdict(options).items() if key not in NOT_PART_OF_THE_WORK}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's result belongs, and whether an unfinished one is gone on with."""
+
+    results: Path
+    experiment: str
+    machine: Machine
+    resume: bool
+
+
+def open_keyed(
+    place: Place, method_version: int, config: dict[str, Any], keyed: Sequence[Any]
+) -> tuple[Result, files.ResultPaths]:
+    """The interrupted result whose `keyed`, all that makes two runs the same work, is equal, or a new one."""
     key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
-    if work.options.resume and (found := files.find_interrupted(work.options.results_dir, work.experiment, key)):
+    if place.resume and (found := files.find_interrupted(place.results, place.experiment, key)):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
         result = files.load(found.json)
         return replace(result, status="running"), found
-    short_name = work.model.name.rpartition("/")[2]
-    paths = files.new_paths(work.options.results_dir, work.experiment, machine_name(work.machine), short_name)
+    short_name = str(config["model"]).rpartition("/")[2]
+    paths = files.new_paths(place.results, place.experiment, machine_name(place.machine), short_name)
     argv = [scrubbed(word) for word in _without(sys.argv[1:], YOUR_PATHS)]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
-    return Result(work.experiment, work.method_version, paths.json.stem, key, argv, config, {}), paths
+    return Result(place.experiment, method_version, paths.json.stem, key, argv, config, {}), paths
 
 
 def _without(words: Sequence[str], options: Container[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.core.arrivals import ClosedLoop
+from common.core.fairness import jain, slot_tokens
 from common.core.metrics import repeat_metrics
 from common.core.steady import closed_loop_window, open_loop_window, slots_in_flight_share, steady_metrics
 from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, held_up, judge
@@ -18,6 +19,8 @@ from common.store.schema import Case
 PREEMPTIONS = "vllm:num_preemptions_total"
 GENERATED = "vllm:generation_tokens_total"
 PREFIX_QUERIES, PREFIX_HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
+QUEUED_S, QUEUED = "vllm:request_queue_time_seconds_sum", "vllm:request_queue_time_seconds_count"
+WAITING = "vllm:num_requests_waiting"
 SERVERS_COUNTS = {  # the names that the rises of the server's counters have in a repeat
     PREEMPTIONS: "preemptions",
     GENERATED: "server_output_tokens",
@@ -47,10 +50,10 @@ def ask(engine: Engine) -> ServerState:
     return ServerState(time.monotonic(), engine.metrics(), engine.front_end_cpu_s())
 
 
-def watch_tokens(engine: Engine) -> CounterWatch:
-    """A second opinion on generated tokens, once a second."""
-    urls = [f"http://{endpoint.host}:{endpoint.port}" for endpoint in engine.endpoints]
-    return CounterWatch(list(dict.fromkeys(urls)), GENERATED)
+def watch_tokens(engine: Engine, before: ServerState) -> CounterWatch:
+    """A second opinion on generated tokens, and the length of the queue, once a second; none where it keeps none."""
+    urls = [endpoint.origin for endpoint in engine.endpoints] if GENERATED in before.counters else []
+    return CounterWatch(list(dict.fromkeys(urls)), GENERATED, WAITING)
 
 
 def repeat_numbers(  # the two sides of one repeat, and what it is held to
@@ -77,9 +80,13 @@ def repeat_numbers(  # the two sides of one repeat, and what it is held to
     if isinstance(case.arrivals, ClosedLoop):
         in_flight = slots_in_flight_share(loaded.records, case.arrivals.concurrency)
         numbers |= {} if in_flight is None else {"slots_in_flight_share": in_flight}
+        evenly = jain(slot_tokens(loaded.records, case.arrivals.concurrency) or [])
+        numbers |= {} if evenly is None else {"slot_fairness": evenly}
+    numbers |= {f"slo_{name}_ms": limit for name, limit in (slo_ms or {}).items()}
     for counter, name in SERVERS_COUNTS.items():
         if counter in after.counters:
             numbers[name] = after.counters[counter] - before.counters.get(counter, 0.0)
+    numbers |= _queueing(before, after, tokens.levels(loaded.begin_ns, loaded.end_ns))
     used = [late - early for early, late in zip(before.front_end_cpu_s, after.front_end_cpu_s, strict=False)]
     if used:
         numbers["front_end_cpu_share"] = max(used) / (after.at_s - before.at_s)
@@ -95,6 +102,18 @@ def repeat_numbers(  # the two sides of one repeat, and what it is held to
 def spoilt(case: Case, numbers: Mapping[str, float]) -> bool:
     """Whether the client was held up so long that the repeat should be measured again."""
     return held_up(_evidence(case, numbers))
+
+
+def _queueing(before: ServerState, after: ServerState, waiting: list[float]) -> dict[str, float]:
+    """How long requests waited at the server before it worked on them, and how many did, by its own account."""
+    found = {}
+    if QUEUED in before.counters and QUEUED in after.counters:
+        count = after.counters[QUEUED] - before.counters[QUEUED]
+        seconds = after.counters.get(QUEUED_S, 0.0) - before.counters.get(QUEUED_S, 0.0)
+        found |= {"mean_queue_ms": 1e3 * seconds / count} if count > 0 else {}
+    if waiting:
+        found |= {"mean_requests_waiting": sum(waiting) / len(waiting), "max_requests_waiting": max(waiting)}
+    return found
 
 
 def client_verdict(case: Case, ceiling: ClientCeiling | None) -> Verdict | None:

@@ -12,14 +12,16 @@ from typing import Any
 from common.analysis.scaling import LATENCY, samples
 from common.core.stats import geometric_mean
 from common.core.verdict import ClientCeiling
+from common.engines.engine import StartsEngines
 from common.engines.models import Model, ModelError, default_model, find_model, token_counter
 from common.engines.reference_models import cache_root
+from common.engines.remote import GONE
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
 from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
-from common.experiment.events import CaseDone, Said
+from common.experiment.events import CaseDone, Said, Watcher
 from common.experiment.listing import Skipped
 from common.experiment.opening import Work, open_result
 from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
@@ -33,6 +35,8 @@ from common.machine.devices import DeviceError, Machine, find_machine
 from common.machine.environment import describe_environment, machine_fingerprint
 from common.store import files
 from common.store.schema import Result
+
+Say = Callable[[str], None]
 
 
 def any_case_failed(result: Result) -> bool:
@@ -55,14 +59,14 @@ class Experiment:
     failed: Callable[[Result], bool] = any_case_failed
 
 
-def run(experiment: Experiment, options: Options) -> int:
-    """Run an experiment and return the exit code.
+def run(experiment: Experiment, options: Options, prepare: Prepare | None = None) -> int:
+    """Run an experiment and return the exit code; on engines of our own, unless `prepare` has others.
 
     0: all is well; 1: the experiment calls its result a failure; 2: bad input or nothing can run; 130: interrupted.
     """
     with contextlib.ExitStack() as held:
         try:
-            prepared = _prepare(experiment, options, held)
+            prepared = (prepare or _prepare)(experiment, options, held)
         except (InputError, ModelError, DeviceError, files.StoreError, ValueError) as error:
             say_plainly(f"error: {error}")
             return BAD_INPUT
@@ -80,15 +84,26 @@ def run(experiment: Experiment, options: Options) -> int:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that may begin: everything is checked, and the result is ours to write."""
+    """A run that may begin: everything is checked, and the result is ours to write.
+
+    `describe` tells the environment, once; `launcher` is given what a start has to say; `starts` is how often.
+    """
 
     machine: Machine
     settings: EngineSettings
     recount: Callable[[str], int] | None
     specs: Sequence[Spec]
-    planned: Estimate
+    planned: Estimate | None
     result: Result
     paths: files.ResultPaths
+    launcher: Callable[[Say], StartsEngines]
+    describe: Callable[[Result, Say], dict[str, Any]]
+    starts: int
+    repeat_base_last: bool
+    told: Callable[[Watcher], Watcher] = lambda watch: watch  # how its events are put to whoever watches
+
+
+Prepare = Callable[[Experiment, Any, contextlib.ExitStack], Prepared | int]
 
 
 def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
@@ -122,13 +137,30 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
     recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
-    return Prepared(machine, settings, recount, specs, planned, result, paths)
+
+    def launcher(say: Say) -> StartsEngines:
+        return VllmLauncher(paths.logs, _batch_sizes(specs), say)
+
+    def describe(result: Result, say: Say) -> dict[str, Any]:
+        say("measuring the machine's own ceilings")
+        versions = engine.versions if engine else None
+        environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
+        return environment | {"client": calibrated(machine, result, say)}
+
+    starts, base_last = STARTS[options.preset], _repeats_base(options)
+    how = (launcher, describe, starts, base_last)
+    return Prepared(machine, settings, recount, specs, planned, result, paths, *how)
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
     machine, result, paths = prepared.machine, prepared.result, prepared.paths
     code = 0
-    with View(prepared.planned.seconds, options.usd_per_hour) as view:
+    planned_s = None if prepared.planned is None else prepared.planned.seconds
+    with View(planned_s, options.usd_per_hour) as view:
+
+        def say(line: str) -> None:
+            view(Said(line))
+
         for warning in result.warnings:
             view(Said(f"note: {warning}"))
         for case in result.cases:
@@ -136,26 +168,24 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 view(CaseDone(case))
         try:
             if not result.environment:
-                view(Said("measuring the machine's own ceilings"))
-                engine = prepared.settings.engine
-                ceilings = _ceilings(machine, result)
-                result.environment = describe_environment(machine, ceilings, engine=engine.versions if engine else None)
-                result.environment["client"] = _calibrated(machine, result, lambda line: view(Said(line)))
+                result.environment = prepared.describe(result, say)
             client = result.environment.get("client")
             sweep = Sweep(
-                VllmLauncher(paths.logs, _batch_sizes(prepared.specs), lambda line: view(Said(line))),
+                prepared.launcher(say),
                 machine,
                 prepared.settings,
                 result,
                 paths,
-                view,
+                prepared.told(view),
                 seed=options.seed,
-                starts=STARTS[options.preset],
-                repeat_base_last=_repeats_base(options),
+                starts=prepared.starts,
+                repeat_base_last=prepared.repeat_base_last,
                 recount=prepared.recount,
                 ceiling=ClientCeiling(**client) if client else None,
             )
             sweep.run(prepared.specs)
+            if any(case.error is not None and case.error.kind == GONE for case in result.cases):
+                result.status = "interrupted"  # somebody starts it again, and the same command goes on
         except KeyboardInterrupt:
             code, result.status = INTERRUPTED, "interrupted"
     _summarise(result, options.usd_per_hour)
@@ -181,7 +211,7 @@ def _ceilings(machine: Machine, result: Result) -> Ceilings | None:
         return None
 
 
-def _calibrated(machine: Machine, result: Result, say: Callable[[str], None]) -> dict[str, Any] | None:
+def calibrated(machine: Machine, result: Result, say: Say) -> dict[str, Any] | None:
     """The client's own ceiling here, kept from an earlier run or measured in some seconds; `None` where it fails."""
     fingerprint = {key: value for key, value in machine_fingerprint(machine).items() if key != "vllm"}
     try:

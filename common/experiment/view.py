@@ -31,7 +31,7 @@ PLAIN_WIDTH = 80
 class View:
     """Shows events; use as a context manager around the sweep. Everything goes to stderr: stdout is for the result."""
 
-    def __init__(self, planned_s: float, usd_per_hour: float | None, console: Console | None = None) -> None:
+    def __init__(self, planned_s: float | None, usd_per_hour: float | None, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._planned_s, self._usd_per_hour = planned_s, usd_per_hour
         self._began = time.monotonic()
@@ -64,7 +64,8 @@ class View:
             case EngineStarting():
                 self._engine = f"{event.plan}: engine starting (start {event.start + 1})"
             case EngineReady():
-                self._engine = f"{event.plan}: engine up after {event.startup_s:.0f} s"
+                after = "" if event.startup_s is None else f" after {event.startup_s:.0f} s"
+                self._engine = f"{event.plan}: engine up{after}"
             case EngineGone():
                 self._engine = f"{event.plan}: engine gone" + ("" if event.clean else ", BUT SOMETHING IS LEFT")
             case Measuring():
@@ -96,8 +97,11 @@ class View:
 
     def _footer(self) -> str:
         elapsed_s = time.monotonic() - self._began
+        footer = f"{elapsed_s / 60:.1f} min so far"
+        if self._planned_s is None:
+            return footer
         left_s = max(0.0, self._planned_s - elapsed_s)
-        footer = f"{elapsed_s / 60:.1f} min so far, about {left_s / 60:.1f} left"
+        footer += f", about {left_s / 60:.1f} left"
         if self._usd_per_hour is not None:
             usd_so_far, usd_left = (self._usd_per_hour * seconds / 3600 for seconds in (elapsed_s, left_s))
             footer += f"; ${usd_so_far:.2f} so far, about ${usd_left:.2f} left"

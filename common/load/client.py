@@ -20,8 +20,8 @@ import numpy as np
 from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop, Replay
 from common.core.record import RequestRecord
 from common.core.workload import Request
-from common.load.connection import Exchange, Target
-from common.load.discretion import without_prompt
+from common.load.connection import Exchange, Target, tls_context
+from common.load.discretion import without_key, without_prompt
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import Lag, LoopLag
 from common.load.payload import request_head, request_payload
@@ -36,13 +36,24 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model is served: `/v1/completions`, or `/v1/chat/completions`."""
+    """Where a model is served: `/v1/completions`, or `/v1/chat/completions`.
+
+    `name` is what errors call it; by default its host and port.
+    """
 
     host: str
     port: int
     model: str
     path: str = "/v1/completions"
     api_key: str | None = field(default=None, repr=False)
+    tls: bool = False
+    name: str = ""
+
+    @property
+    def origin(self) -> str:
+        """`http://host:port`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.tls else ''}://{host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -107,14 +118,24 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         result = replace(result, flags=("ignore_eos_rejected",))
     for request, record in zip(requests, result.records, strict=True):
         if record.error is not None:
-            record.error = without_prompt(record.error, request.prompt)
+            for prompt in request.batch or (request.prompt,):
+                record.error = without_prompt(record.error, prompt)
+            record.error = without_host(without_key(record.error, endpoints[0].api_key), endpoints)
     return result
+
+
+def without_host(error: str, endpoints: Sequence[Endpoint]) -> str:
+    """The error, with the name that an endpoint has been given in place of its host's."""
+    for endpoint in endpoints:
+        if endpoint.name:
+            error = error.replace(endpoint.host, endpoint.name)
+    return error
 
 
 def _exchanges(requests: Sequence[Request], endpoint: Endpoint, ignore_eos: bool) -> list[Exchange]:
     return [
         Exchange(
-            RequestRecord(request.index, request.request_class, request.output_tokens),
+            RequestRecord(request.index, request.request_class, request.requested_tokens),
             request_payload(request, endpoint.model, endpoint.path, ignore_eos),
         )
         for request in requests
@@ -238,9 +259,11 @@ def _target(endpoint: Endpoint) -> Target:
     except socket.gaierror:
         found = []
     return Target(
-        name=f"{endpoint.host}:{endpoint.port}",
+        name=endpoint.name or f"{endpoint.host}:{endpoint.port}",
         addresses=tuple((str(address[0]), int(address[1])) for *_, address in found),
         head=request_head(endpoint.host, endpoint.port, endpoint.path, endpoint.api_key),
+        host=endpoint.host,
+        tls=tls_context() if endpoint.tls else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -16,11 +17,16 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint as the wire sees it: resolved addresses, and each request's bytes before its length and body."""
+    """An endpoint as the wire sees it: resolved addresses, and each request's bytes before its length and body.
+
+    With `tls` the connection is encrypted, and the server's certificate must be good for `host`.
+    """
 
     name: str
     addresses: tuple[tuple[str, int], ...]
     head: bytes = field(repr=False)  # holds the API key
+    host: str = ""
+    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def tls_context() -> ssl.SSLContext:
+    """For connections to servers whose certificate is checked against this system's authorities."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 async def connect(target: Target, connection: Connection) -> None:
     """Open the connection to the first of the target's addresses that answers.
 
@@ -115,7 +128,9 @@ async def connect(target: Target, connection: Connection) -> None:
     for host, port in target.addresses:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, host, port, ssl=target.tls, server_hostname=target.host if target.tls else None
+                )
             return
         except TimeoutError:
             failure = TimeoutError(f"{target.name} did not accept a connection within {CONNECT_TIMEOUT_S:.0f} s")

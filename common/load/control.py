@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+
+from common.load.connection import tls_context
 
 HEALTH_TIMEOUT_S = 5.0
 QUESTION_TIMEOUT_S = 10.0
 CACHE_CONFIG = "vllm:cache_config_info"
 
 
+Kind = Literal["unreachable", "timeout", "certificate", "status", "content"]
+
+
 class ControlError(ConnectionError):
-    """A server did not answer a control call, or not with what was asked for; one line says which and why."""
+    """A server did not answer a control call, or not with what was asked for; one line says which and why.
+
+    `status` is the HTTP status of an answer that was a refusal.
+    """
+
+    def __init__(self, message: str, kind: Kind = "content", status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.status = kind, status
 
 
 async def is_healthy(base_url: str) -> bool:
@@ -27,17 +39,18 @@ async def is_healthy(base_url: str) -> bool:
     return True
 
 
-async def served_models(base_url: str) -> list[str]:
-    """The model names that the server accepts.
+async def served_models(base_url: str, prefix: str = "/v1", api_key: str | None = None) -> list[str]:
+    """The model names that the server accepts; `prefix` is where its API begins.
 
     Raises:
         ControlError: no answer, or not a list of models.
     """
-    answer = await ask_json("GET", f"{base_url}/v1/models", QUESTION_TIMEOUT_S)
+    url = f"{base_url}{prefix}/models"
+    answer = await ask_json("GET", url, QUESTION_TIMEOUT_S, api_key=api_key)
     try:
         return [str(model["id"]) for model in answer["data"]]
     except (KeyError, TypeError):
-        raise ControlError(f"{base_url}/v1/models did not answer with a list of models") from None
+        raise ControlError(f"{url} did not answer with a list of models") from None
 
 
 async def version(base_url: str) -> str:
@@ -102,13 +115,15 @@ async def collective_rpc(base_url: str, method: str, args: Sequence[str], timeou
     return results
 
 
-async def ask_json(method: str, url: str, timeout_s: float, body: bytes | None = None) -> Any:  # noqa: ANN401
+async def ask_json(
+    method: str, url: str, timeout_s: float, body: bytes | None = None, api_key: str | None = None
+) -> Any:  # noqa: ANN401
     """Whatever JSON a server answers with.
 
     Raises:
         ControlError: no answer in time, an error, or no JSON.
     """
-    content = await _ask(method, url, timeout_s, body)
+    content = await _ask(method, url, timeout_s, body, api_key)
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -127,19 +142,24 @@ async def _samples(base_url: str) -> list[tuple[str, dict[str, str], float]]:
         raise ControlError(f"{base_url}/metrics is not in Prometheus' text format: {failure}") from failure
 
 
-async def _ask(method: str, url: str, timeout_s: float, body: bytes | None = None) -> bytes:
+async def _ask(method: str, url: str, timeout_s: float, body: bytes | None = None, api_key: str | None = None) -> bytes:
+    """No redirect is followed: load would not follow it either, and a key belongs to one server."""
     headers = {"Content-Type": "application/json"} if body is not None else {}
+    headers |= {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    tls = tls_context() if url.startswith("https:") else True
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
-            session.request(method, url, data=body, headers=headers) as response,
+            session.request(method, url, data=body, headers=headers, ssl=tls, allow_redirects=False) as response,
         ):
             content = await response.read()
     except TimeoutError:
-        raise ControlError(f"{url} did not answer within {timeout_s:g} s") from None
+        raise ControlError(f"{url} did not answer within {timeout_s:g} s", "timeout") from None
+    except aiohttp.ClientConnectorCertificateError as failure:
+        raise ControlError(f"{url}: {failure.certificate_error}", "certificate") from failure
     except (aiohttp.ClientError, OSError) as failure:
-        raise ControlError(f"{url} did not answer: {failure}") from failure
+        raise ControlError(f"{url} did not answer: {failure}", "unreachable") from failure
     if response.status != 200:
         text = " ".join(content.decode(errors="replace").split())[:200]
-        raise ControlError(f"{url} answered {response.status}: {text}")
+        raise ControlError(f"{url} answered {response.status}: {text}", "status", response.status)
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import threading
 import time
@@ -16,25 +17,28 @@ SCRAPE_INTERVAL_S, SCRAPE_TIMEOUT_S = 1.0, 5.0
 
 
 class CounterWatch:
-    """Context manager with a thread that reads one counter of `/metrics` from all servers and sums it.
+    """Context manager with a thread that reads a counter and a gauge of `/metrics` from all servers and sums each.
 
     A thread, and urllib, because the event loop is busy with what is measured; a reading is a few lines, cut out by a
     regular expression. A server that does not answer leaves a gap, no exception.
 
     Args:
-        base_urls: the servers, replicas of one another.
+        base_urls: the servers, replicas of one another; with none nothing is read.
         counter: its name in Prometheus' text format.
+        gauge: the same of a gauge; empty for none.
         interval_s: time between readings.
     """
 
-    def __init__(self, base_urls: Sequence[str], counter: str, interval_s: float = SCRAPE_INTERVAL_S) -> None:
+    def __init__(
+        self, base_urls: Sequence[str], counter: str, gauge: str = "", interval_s: float = SCRAPE_INTERVAL_S
+    ) -> None:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the servers are our own
         self._urls = [f"{url}/metrics" for url in base_urls]
-        # `name{labels} value`, or `name value`
-        self._line = re.compile(rb"^%b(?:\{[^\n]*\})? ([^ \n]+)" % re.escape(counter.encode()), re.MULTILINE)
+        self._counter, self._gauge = _line(counter), _line(gauge) if gauge else None
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._readings: list[tuple[int, float]] = []
+        self._levels: list[tuple[int, float]] = []
         self._thread = threading.Thread(target=self._run, name="counters", daemon=True)
 
     def __enter__(self) -> CounterWatch:
@@ -60,6 +64,10 @@ class CounterWatch:
         at_begin, at_end = np.interp([begin_ns, end_ns], times, values)
         return float(at_end - at_begin)
 
+    def levels(self, begin_ns: int, end_ns: int) -> list[float]:
+        """The gauge's readings between two moments of `time.perf_counter_ns`."""
+        return [level for at_ns, level in self._levels if begin_ns <= at_ns <= end_ns]
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
             self._read()
@@ -67,12 +75,27 @@ class CounterWatch:
     def _read(self) -> None:
         """One reading, stamped halfway between question and answer."""
         begin_ns = time.perf_counter_ns()
-        total = 0.0
-        with contextlib.suppress(OSError, ValueError):
+        total: float | None = 0.0 if self._urls else None
+        level: float | None = 0.0 if self._urls and self._gauge else None
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             for url in self._urls:
                 with self._opener.open(url, timeout=SCRAPE_TIMEOUT_S) as answer:
-                    values = [float(value) for value in self._line.findall(answer.read())]
-                if not values:
-                    return
-                total += sum(values)
-            self._readings.append(((begin_ns + time.perf_counter_ns()) // 2, total))
+                    content = answer.read()
+                total = _plus(total, self._counter, content)
+                level = _plus(level, self._gauge, content)
+            at_ns = (begin_ns + time.perf_counter_ns()) // 2
+            self._readings += [] if total is None else [(at_ns, total)]
+            self._levels += [] if level is None else [(at_ns, level)]
+
+
+def _line(name: str) -> re.Pattern[bytes]:
+    """`name{labels} value`, or `name value`."""
+    return re.compile(rb"^%b(?:\{[^\n]*\})? ([^ \n]+)" % re.escape(name.encode()), re.MULTILINE)
+
+
+def _plus(total: float | None, line: re.Pattern[bytes] | None, content: bytes) -> float | None:
+    """The total with this server's samples; None, for good, where it has none."""
+    if total is None or line is None:
+        return None
+    values = [float(value) for value in line.findall(content)]
+    return total + sum(values) if values else None

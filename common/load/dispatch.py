@@ -62,7 +62,7 @@ class ClosedDispatch:
     ) -> None:
         self.ledger = Ledger(len(exchanges), spill)
         slots = min(arrivals.concurrency, len(exchanges))
-        self.lanes = [Lane(targets[slot % len(targets)], self._ended) for slot in range(slots)]
+        self.lanes = [Lane(targets[slot % len(targets)], self._ended, slot) for slot in range(slots)]
         self._queue = deque(exchanges)
         self._living = slots
 

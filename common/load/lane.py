@@ -20,8 +20,9 @@ class Lane:
     A lane whose connection was refused is `dead`: it fails whatever it is given.
     """
 
-    def __init__(self, target: Target, on_end: Callable[[Lane, Exchange], None]) -> None:
+    def __init__(self, target: Target, on_end: Callable[[Lane, Exchange], None], slot: int | None = None) -> None:
         self.target = target
+        self.slot = slot  # of a closed loop
         self.exchange: Exchange | None = None
         self._on_end = on_end
         self._connection: Connection | None = None
@@ -46,6 +47,7 @@ class Lane:
     def send(self, exchange: Exchange) -> None:
         """Send now where a connection stands, else as soon as one does."""
         self.exchange = exchange
+        exchange.record.slot = self.slot
         if self._refusal is not None:
             self._end("refused", self._refusal)
         elif self._connection is not None and self._connection.usable:

@@ -16,7 +16,13 @@ _WORDS = (
 
 
 def request_head(host: str, port: int, path: str, api_key: str | None) -> bytes:
-    """All of the head that does not depend on the request; `request_payload` continues it."""
+    """All of the head that does not depend on the request; `request_payload` continues it.
+
+    Raises:
+        ValueError: a key with a line break or a character beyond ASCII, which no header can carry.
+    """
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("the API key holds characters that no HTTP header can carry")
     authorization = "" if api_key is None else f"Authorization: Bearer {api_key}\r\n"
     return (
         f"POST {path} HTTP/1.1\r\nHost: {f'[{host}]' if ':' in host else host}:{port}\r\n{authorization}"
@@ -42,7 +48,7 @@ def request_payload(request: Request, model: str, path: str, ignore_eos: bool = 
         text = request.prompt if isinstance(request.prompt, str) else chat_text(request.prompt)
         body["messages"] = [{"role": "user", "content": text}]
     else:
-        body["prompt"] = request.prompt
+        body["prompt"] = request.batch or request.prompt
     content = msgspec.json.encode(body)
     return b"Content-Length: %d\r\n\r\n%b" % (len(content), content)
 

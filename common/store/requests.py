@@ -25,6 +25,7 @@ COLUMNS = pyarrow.schema(
         ("finish_reason", pyarrow.string()),
         ("error_kind", pyarrow.string()),
         ("error", pyarrow.string()),
+        ("slot", pyarrow.int64()),
     ]
 )
 

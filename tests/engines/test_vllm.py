@@ -20,7 +20,7 @@ from common.engines.failures import EngineError
 from common.engines.models import find_model
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
-from common.experiment.repeat import watch_tokens
+from common.experiment.repeat import ask, watch_tokens
 from common.load.client import run_load
 from common.machine.devices import find_machine
 from tests.bench.serve import abba_ratio
@@ -115,7 +115,7 @@ def test_throughput_is_the_servers_own_over_half_a_minute(tp1: VllmEngine) -> No
     rate = repeat_metrics(quick.records, quick.duration_s)["output_throughput"]
     turns = round(42.0 * rate / (8 * 64))
     work = replace(WORK, requests=8 * turns, output_tokens=64, staggered=8, seed=5)
-    with watch_tokens(tp1) as tokens:
+    with watch_tokens(tp1, ask(tp1)) as tokens:
         loaded = run_load(tp1.endpoints, work.generate(), ClosedLoop(8))
     window = closed_loop_window(loaded.records, 8)
     assert window is not None and window.seconds >= 30

@@ -111,7 +111,7 @@ class World:
         if not load.is_warm_up:
             self.engine.preempted += self.preempts(plan, concurrency)
         failing = {"die": len(requests) // 2, "fail all": 0, "fail some": len(requests) - 1}.get(incident or "")
-        duration_ns = round(sum(request.output_tokens for request in requests) / self.rate(plan, concurrency) * 1e9)
+        duration_ns = round(sum(request.requested_tokens for request in requests) / self.rate(plan, concurrency) * 1e9)
         end_ns = time.perf_counter_ns()
         begin_ns = end_ns - duration_ns
         records = [
@@ -121,11 +121,11 @@ class World:
         return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, Lag(0.002, 0.001, 0.0001))
 
     def _record(self, request: Request, begin_ns: int, end_ns: int, fails: bool) -> RequestRecord:
-        record = RequestRecord(request.index, request.request_class, request.output_tokens, sent_ns=begin_ns)
+        record = RequestRecord(request.index, request.request_class, request.requested_tokens, sent_ns=begin_ns)
         if fails:
             record.error_kind, record.error = "connection", "the connection was closed"
             return record
-        tokens = request.output_tokens
+        tokens = request.requested_tokens
         step = (end_ns - begin_ns) // tokens
         record.chunk_ns = [begin_ns + step * (1 + index) for index in range(tokens)]
         record.prompt_tokens, record.output_tokens = len(request.prompt), tokens

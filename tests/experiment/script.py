@@ -14,8 +14,8 @@ import pytest
 
 from common.experiment import options
 
-WEEK = Path(__file__).resolve().parents[2] / "week5"
-SCRIPT = WEEK / "benchmark_scaling.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "week5"
+SCRIPT = SCRIPTS / "benchmark_scaling.py"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def load_script(name: str = "benchmark_scaling") -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, WEEK / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -60,7 +60,7 @@ class Script:
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, *arguments: str) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", [str(WEEK / f"{self.module.__name__}.py"), *arguments])
+        self.monkeypatch.setattr(sys, "argv", [str(self.module.__file__), *arguments])
         self.capsys.readouterr()
         try:
             code = self.module.main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import struct
 import sys
@@ -44,7 +45,8 @@ class Stream:
         _, *timing = body["model"].split(":")
         self.ttft_s, self.itl_s = (float(value) / 1e3 for value in timing or ("2", "1"))
         self.writer = writer
-        self.tokens = int(body["max_tokens"])
+        several = isinstance(body.get("prompt"), list) and isinstance(body["prompt"][0], list)
+        self.tokens = int(body["max_tokens"]) * (len(body["prompt"]) if several else 1)
         self.chat = "messages" in body
         self.entry = entry
 
@@ -246,6 +248,40 @@ _WRONG = (no_usage, wrong_usage, echoes)
 MODES: dict[str, Callable[[Stream], Awaitable[bool]]] = {mode.__name__: mode for mode in (*_GOOD, *_BAD, *_WRONG)}
 
 
+async def mortal(stream: Stream) -> bool:
+    """Takes the whole server along with its twentieth request."""
+    if len(log["requests"]) >= 20:
+        os._exit(1)
+    return await golden(stream)
+
+
+async def tattles(stream: Stream) -> bool:
+    """Says the key that it refuses."""
+    key = stream.entry["head"].partition("Authorization: Bearer ")[2].partition("\r\n")[0]
+    return refuse(stream, "401 Unauthorized", json.dumps({"error": {"message": f"Incorrect API key: {key}"}}))
+
+
+MODES |= {"mortal": mortal, "tattles": tattles}
+RIGHT_KEY = "sk-golden-0123456789"
+
+
+def models_page(path: str, head: str) -> tuple[str, str]:
+    """Status and body of the list of models, by the path that stands before it: how servers, and others, answer."""
+    listed = json.dumps({"data": [{"id": mode} for mode in MODES]})
+    key = head.partition("Authorization: Bearer ")[2].partition("\r\n")[0]
+    refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}})
+    return {
+        "/open": ("200 OK", listed),
+        "/single": ("200 OK", json.dumps({"data": [{"id": "golden"}]})),
+        "/locked": ("200 OK", listed) if key == RIGHT_KEY else ("401 Unauthorized", refusal),
+        "/forbidden": ("403 Forbidden", refusal),
+        "/html": ("200 OK", "<html>Welcome</html>"),
+        "/list": ("200 OK", "[]"),
+        "/moved": ("307 Temporary Redirect", ""),
+        "/broken": ("502 Bad Gateway", "<html>"),
+    }.get(path.removesuffix("/v1/models"), ("404 Not Found", "nothing here"))
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     port = writer.get_extra_info("sockname")[1]
     log["connections"] += 1
@@ -257,7 +293,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             body = await reader.readexactly(length)
             if head.startswith("GET") or "/collective_rpc" in head:
                 control(writer, head, body)
-            elif not await answer(writer, json.loads(body), {"port": port, "connection": connection}):
+            elif not await answer(writer, json.loads(body), {"port": port, "connection": connection, "head": head}):
                 break
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -281,6 +317,10 @@ async def answer(writer: asyncio.StreamWriter, body: dict[str, Any], entry: dict
 
 def control(writer: asyncio.StreamWriter, head: str, body: bytes) -> None:
     path = head.split(" ")[1]
+    if path.endswith("/v1/models") and path != "/v1/models":
+        status, content = models_page(path, head)
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n\r\n{content}".encode())
+        return
     if path == "/log":
         log["connections"] -= 1  # the question's own
         content = json.dumps(log)

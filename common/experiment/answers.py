@@ -1,0 +1,39 @@
+"""When answers are worth nothing, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from common.core.record import RequestRecord
+from common.engines.engine import Engine
+from common.engines.failures import Failure
+
+REMEDIES = {  # by the kind of the first record's error
+    "no_usage": "The server must count tokens: use one that answers stream_options.include_usage with `usage`",
+    "wrong_usage": "The server counts tokens wrongly: update it",
+    "no_content": "The server streams no text: try the other endpoint (--chat, or without it)",
+    "http_401": "Put a valid key into the environment variable OPENAI_API_KEY",
+    "http_403": "Put a key that may use this model into the environment variable OPENAI_API_KEY",
+    "http_404": "The server lacks this endpoint: try the other one (--chat, or without it)",
+    "http_405": "The server lacks this endpoint: try the other one (--chat, or without it)",
+    "http_429": "The server limits requests: ask for less with --concurrency or --rate",
+    "http_400": "Ask for what it can answer: --input-tokens, --output-tokens",
+    "timeout": "Ask for less load, or for shorter answers",
+}
+OTHERWISE = "The engine's log may say more"
+
+
+def why_useless(records: Sequence[RequestRecord], engine: Engine) -> Failure | None:
+    """Why nothing can be said of a load; `None` where some answers came and the engine still serves."""
+    failed = [record for record in records if not record.ok]
+    if not failed:
+        return None
+    if death := engine.death():
+        answered = len(records) - len(failed)
+        return replace(death, message=f"{death.message} ({answered} of {len(records)} requests were answered)")
+    if len(failed) < len(records):
+        return None
+    kind, error = failed[0].error_kind or "", failed[0].error
+    message = f"every request failed, the first with {kind}: {error}"
+    return Failure("all_requests_failed", message, REMEDIES.get(kind, OTHERWISE))
