@@ -59,7 +59,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += [*doubts(result), *_client(result)]
+    lines += [*doubts(result), *client_doubts(result)]
     if any(row.steady for row in rows):
         lines.append(
             "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
@@ -143,7 +143,7 @@ def _who(row: ScalingRow) -> str:
     return f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
 
 
-def _client(result: Result) -> list[str]:
+def client_doubts(result: Result) -> list[str]:
     """What the client's verdicts say, cases with the same word and remedy together."""
     judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for case in result.cases:

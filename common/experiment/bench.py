@@ -67,15 +67,33 @@ class Bench:
         Raises:
             EngineError: the engine died, or answered nothing.
         """
+        loaded, measured = self.sent(case, requests, repeat, slo_ms)
+        self.keep(case, loaded, repeat)
+        self.enter(case, measured)
+        return measured
+
+    def sent(
+        self, case: Case, requests: list[Request], repeat: int, slo_ms: Mapping[str, float] | None = None
+    ) -> tuple[LoadResult, dict[str, float]]:
+        """Send one repeat as the case says; what came back and its numbers, neither of them kept yet.
+
+        Raises:
+            EngineError: the engine died, or answered nothing.
+        """
         before = ask(self.engine)
         with watch_tokens(self.engine) as tokens:
             loaded = self.load(case, requests, case.arrivals, self.seed_of(repeat), f"repeat {repeat + 1}")
         measured = repeat_numbers(case, loaded, before, ask(self.engine), tokens, slo_ms)
-        measured |= {"start": self.start, "repeat": repeat, "engine_age_s": before.at_s - self.ready_at}
+        return loaded, measured | {
+            "start": self.start,
+            "repeat": repeat,
+            "engine_age_s": before.at_s - self.ready_at,
+        }
+
+    def enter(self, case: Case, measured: dict[str, float]) -> None:
+        """Add a repeat's numbers to its case."""
         case.repeats.append(measured)
-        self.keep(case, loaded, repeat)
-        self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
-        return measured
+        self.watch(RepeatDone(case.id, round(measured["repeat"]), measured.get("output_throughput")))
 
     def keep(self, case: Case, loaded: LoadResult, repeat: int, part: str = "") -> None:
         """Save a load's request records, and tell the case what the machine did meanwhile."""
