@@ -120,6 +120,11 @@ def judge(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Verdict:
     return Verdict("VALID")
 
 
+def held_up(evidence: ClientEvidence) -> bool:
+    """Whether the event loop stood still so long that the repeat is worth nothing: something that may pass."""
+    return any(finding.word == "INVALID" for finding in _delay(evidence))
+
+
 def _delay(evidence: ClientEvidence) -> Iterator[_Finding]:
     """What the event loop's halts add to the time of a random arrival, against the mean TTFT."""
     delay_s, ttft_s = evidence.loop_delay_s, evidence.mean_ttft_s

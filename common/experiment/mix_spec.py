@@ -16,7 +16,6 @@ from common.engines.failures import EngineError, Failure
 from common.experiment.bench import Bench
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Configuration
-from common.load.client import LoadResult
 from common.store.schema import Case, Check
 
 TOGETHER = ""  # the part of a repeat in which all classes come
@@ -116,19 +115,15 @@ class MixSpec:
     def _repeat(self, bench: Bench, case: Case, repeat: int) -> None:
         """One comparison: its numbers are those of all classes together, and each class's own (`core/fairness.py`)."""
         requests = self.requests(bench.seed_of(repeat))
-        parts = [*(one.name for one in self.workload.classes), TOGETHER]
-        loaded: dict[str, LoadResult] = {}
-        numbers: dict[str, float] = {}
-        for part in parts if (bench.start + repeat) % 2 == 0 else parts[::-1]:
-            if part == TOGETHER:
-                loaded[part], numbers = bench.sent(case, requests, repeat)
-            else:
-                label = f"repeat {repeat + 1}, {part} alone"
-                loaded[part] = bench.load(case, only(requests, part), case.arrivals, bench.seed_of(repeat), label)
+        names = [one.name for one in self.workload.classes]
+        parts = {name: only(requests, name) for name in names} | {TOGETHER: requests}
+        order = list(parts) if (bench.start + repeat) % 2 == 0 else list(parts)[::-1]
+        found = dict(zip(order, bench.sent(case, [parts[part] for part in order], repeat), strict=True))
         for part in parts:  # the whole last: the case's monitor is then that of all classes together
-            bench.keep(case, loaded[part], repeat, f"-alone-{part}" if part else "")
-        for one in self.workload.classes:
-            numbers |= fairness_numbers(loaded[TOGETHER].records, loaded[one.name].records, one.name)
+            bench.keep(case, found[part][0], repeat, f"-alone-{part}" if part else "")
+        together, numbers = found[TOGETHER]
+        for name in names:
+            numbers |= fairness_numbers(together.records, found[name][0].records, name)
         # A mix is meant to change while it lasts: it has no steady window.
         bench.enter(case, {key: value for key, value in numbers.items() if not key.startswith("steady_")})
 

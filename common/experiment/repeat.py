@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from common.core.arrivals import ClosedLoop
 from common.core.metrics import repeat_metrics
 from common.core.steady import closed_loop_window, open_loop_window, slots_in_flight_share, steady_metrics
-from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, judge
+from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, held_up, judge
 from common.engines.engine import Engine
 from common.load.client import LoadResult
 from common.load.counters import CounterWatch
@@ -90,6 +90,11 @@ def repeat_numbers(  # the two sides of one repeat, and what it is held to
         "loop_lag_p99_ms": 1e3 * loaded.loop_lag.p99_s,
         "loop_lag_max_ms": 1e3 * loaded.loop_lag.max_s,
     }
+
+
+def spoilt(case: Case, numbers: Mapping[str, float]) -> bool:
+    """Whether the client was held up so long that the repeat should be measured again."""
+    return held_up(_evidence(case, numbers))
 
 
 def client_verdict(case: Case, ceiling: ClientCeiling | None) -> Verdict | None:

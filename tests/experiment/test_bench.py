@@ -144,7 +144,24 @@ def test_an_event_loop_that_is_held_up_is_invalid(
         if isinstance(event, Measuring) and event.label != "warm-up":
             time.sleep(0.3)
 
-    case, _ = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=12, repeats=1), slow)
+    case, _ = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=6, repeats=1), slow)
+    assert "measured_again" in case.flags
     assert case.client is not None
     assert case.client.word == "INVALID"
     assert any("event" in reason for reason in case.client.reasons) and case.client.remedy
+
+
+def test_a_repeat_in_which_the_client_was_held_up_is_measured_again(
+    running_server: GoldenServer, monitor: Monitor, tmp_path: Path
+) -> None:
+    halts = iter([0.3])
+
+    def slow_once(event: Event) -> None:
+        if isinstance(event, Measuring) and event.label == "repeat 1":
+            time.sleep(next(halts, 0.0))
+
+    case, events = measured(running_server, "golden:20:10", monitor, tmp_path, replace(SPEC, turns=6), slow_once)
+    assert [repeat["repeat"] for repeat in case.repeats] == [0, 1]
+    assert sum(isinstance(event, RepeatDone) for event in events) == 2
+    assert "measured_again" in case.flags
+    assert case.client is not None and case.client.word != "INVALID"
