@@ -113,7 +113,8 @@ def _draw_requests(axes: Axes, case: Case, records: Sequence[RequestRecord]) -> 
             axes.axvline(came_s, color=FAINT, linestyle="--", linewidth=2, zorder=1)
         elif record.ok and record.chunk_ns:
             points.append((came_s, (record.chunk_ns[0] - record.intended_ns) / 1e9))
-    axes.plot(*zip(*points, strict=True), marker, color=color, markersize=9, alpha=0.8, label=setting(case))
+    came, waited = [came_s for came_s, _ in points], [waited_s for _, waited_s in points]
+    axes.plot(came, waited, marker, color=color, markersize=9, alpha=0.8, label=setting(case))
 
 
 def _draw_costs(axes: Axes, case: Case, shift: float) -> None:

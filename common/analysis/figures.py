@@ -141,6 +141,7 @@ def empty_figure(title: str, source: str, note: str) -> tuple[Figure, Axes]:
 
 
 def without_data(figure: Figure, axes: Axes) -> Figure:
+    """The figure with a sentence in place of what the result does not hold."""
     axes.axis("off")
     axes.text(0.5, 0.5, "this result has no data for this figure", ha="center", transform=axes.transAxes)
     return figure
