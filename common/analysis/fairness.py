@@ -202,9 +202,14 @@ def setting(case: Case) -> str:
 
 def _times(found: Estimate) -> str:
     unresolved = "" if excludes_one(found) else " (not resolved from no loss)"
-    return f"{interval(found)} times what it is{unresolved}"
+    return f"{_span(found)} times what it is{unresolved}"
+
+
+def _span(found: Estimate) -> str:
+    """Three digits that mean something: `0.27 [0.25, 0.29]`, `83 [71, 96]`."""
+    return interval(found, 2 if found.value < 10 else 1 if found.value < 100 else 0)
 
 
 def _in_words(change: Change) -> str:
     unresolved = " (not resolved from unchanged)" if change.unresolved else ""
-    return f"{change.name} {interval(change.ratio)}x{unresolved}"
+    return f"{change.name} {_span(change.ratio)}x{unresolved}"

@@ -30,8 +30,7 @@ from common.store.schema import Case, Result
 LEFT = ("plan", "engine", "class")
 COLUMNS = [
     *LEFT,
-    *("alone TTFT ms", "together TTFT ms", "slow- down", "alone E2EL ms", "together E2EL ms", "slow- down E2EL"),
-    *("halt ms", "Jain", "starved"),
+    *("TTFT alone s", "TTFT together s", "TTFT slow- down", "E2EL slow- down", "halt s", "Jain", "starved"),
 ]
 
 
@@ -43,8 +42,8 @@ def print_fairness(result: Result, console: Console | None = None) -> None:
     console.print(_table(frame) if len(frame) else "nothing was measured")
     unit = "between-starts" if between_starts(result) else "within-start"
     console.print(
-        f"p99 of TTFT and E2EL from the intended send; slowdown: p99 of each request over its class's median alone;"
-        f"\nhalt: the longest gap inside an answer; intervals below: 95 %, {unit}\n",
+        "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"
+        f"halt: longest gap inside an answer; intervals below: 95 %, {unit}\n",
         markup=False,
     )
     for line in read_fairness(result):
@@ -88,29 +87,21 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def _cells(case: Case, one: RequestClass) -> list[str]:
-    name, mark = one.name, "^" if fewest_requests(case, one) < FEWEST_FOR_P99 else ""
-    failed = total(case, f"{name}_failed")
+    name, failed = one.name, total(case, f"{one.name}_failed")
 
-    def p99(key: str) -> str:
+    def shown(key: str, unit: float = 1.0) -> str:
         found = estimate(case, key)
-        if found is None:
-            return f"{failed} failed" if failed else ""
-        return f"{found.value:.0f}{mark}" if found.value >= 10 else f"{found.value:.1f}{mark}"
+        if found is not None:
+            return f"{found.value / unit:.3g}"
+        return f"{failed} failed" if failed else ""
 
-    halt = estimate(case, f"{name}_max_itl_ms")
-    jain = estimate(case, f"{name}_jain", "")
-    sent = total(case, f"{name}_requests")
-    cells = [
-        p99(key)
-        for metric in ("ttft", "e2el")
-        for key in (f"alone_{name}_p99_{metric}_ms", f"{name}_p99_{metric}_ms", f"{name}_p99_{metric}_slowdown")
-    ]
     return [
         str(case.plan),
         f"{variant_of(case)}{' INVALID' if is_invalid(case) else ''}",
-        name,
-        *cells,
-        "" if halt is None else f"{halt.value:.0f}",
-        "" if jain is None else f"{jain.value:.2f}",
-        f"{total(case, f'{name}_starved')}/{sent}",
+        f"{name}{'^' if fewest_requests(case, one) < FEWEST_FOR_P99 else ''}",
+        *(shown(key, 1e3) for key in (f"alone_{name}_p99_ttft_ms", f"{name}_p99_ttft_ms")),
+        *(shown(f"{name}_p99_{metric}_slowdown") for metric in ("ttft", "e2el")),
+        shown(f"{name}_max_itl_ms", 1e3),
+        shown(f"{name}_jain"),
+        f"{total(case, f'{name}_starved')}/{total(case, f'{name}_requests')}",
     ]

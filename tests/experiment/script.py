@@ -1,4 +1,4 @@
-"""A script of week5/, benchmark_scaling.py if no other is named, in this process, on a machine of two slices, with the engines of a `World`."""
+"""A script of week5/ in this process, on a machine of two slices, with the engines of a `World`."""
 
 from __future__ import annotations
 
