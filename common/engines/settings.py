@@ -46,8 +46,8 @@ class EngineSettings:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     chunked_prefill: bool | None = None  # None: as vLLM does with this model; it cuts prompts up where it can
-    long_prefill_token_threshold: int = 0  # the most of one prompt in a step that others share; 0: all that fits
-    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    long_prefill_token_threshold: int | None = None  # the most of one prompt in a step that others share
+    scheduling_policy: Literal["fcfs", "priority"] | None = None  # None: vLLM's own, first come first served
     block_size: int | None = None
     eager: bool = True
     async_scheduling: bool = True
@@ -75,7 +75,6 @@ class EngineSettings:
             *("--max-model-len", str(self.max_model_len)),
             *("--max-num-seqs", str(self.max_num_seqs)),
             *("--max-num-batched-tokens", str(self.max_num_batched_tokens)),
-            *("--scheduling-policy", self.scheduling_policy),
             *("--gpu-memory-utilization", str(self.gpu_memory_utilization)),
             *("--generation-config", "vllm", "--seed", "0"),
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
@@ -84,18 +83,19 @@ class EngineSettings:
             *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"),
         ]
         words += ["--num-gpu-blocks-override", str(self.num_gpu_blocks)] if self.num_gpu_blocks else []
-        words += self._prefill_words()
+        words += self._scheduling_words()
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
         words += ["--enable-expert-parallel"] if plan.ep else []
         return [*words, *self.extra_args]
 
-    def _prefill_words(self) -> list[str]:
+    def _scheduling_words(self) -> list[str]:
         words: list[str] = []
         if self.chunked_prefill is not None:
             words += ["--enable-chunked-prefill" if self.chunked_prefill else "--no-enable-chunked-prefill"]
-        threshold = self.long_prefill_token_threshold
-        return words + (["--long-prefill-token-threshold", str(threshold)] if threshold else [])
+        if self.long_prefill_token_threshold is not None:
+            words += ["--long-prefill-token-threshold", str(self.long_prefill_token_threshold)]
+        return words + (["--scheduling-policy", self.scheduling_policy] if self.scheduling_policy else [])
 
     def environment(self, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
         """The engine's environment: its devices, its scratch folder, and no calls home."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,18 +87,13 @@ def test_switches_follow_the_settings() -> None:
         ({"chunked_prefill": True}, ["--enable-chunked-prefill"]),
         ({"chunked_prefill": False}, ["--no-enable-chunked-prefill"]),
         ({"long_prefill_token_threshold": 128}, ["--long-prefill-token-threshold", "128"]),
+        ({"scheduling_policy": "priority"}, ["--scheduling-policy", "priority"]),
     ],
 )
-def test_how_prompts_are_cut_up(changes: dict[str, int], words: list[str]) -> None:
+def test_what_schedules_requests(changes: dict[str, Any], words: list[str]) -> None:
     """What is left to vLLM is not on the command line: not every model can be told."""
     found = [word for word in replace(SETTINGS, **changes).command(ParallelPlan(), 1) if word not in PLAIN]
     assert found == words
-
-
-def test_requests_are_served_as_they_come_unless_told_otherwise() -> None:
-    assert options(SETTINGS.command(ParallelPlan(), 1))["--scheduling-policy"] == "fcfs"
-    by_priority = replace(SETTINGS, scheduling_policy="priority")
-    assert options(by_priority.command(ParallelPlan(), 1))["--scheduling-policy"] == "priority"
 
 
 def test_every_option_is_one_that_vllm_knows() -> None:
@@ -111,9 +107,7 @@ def test_every_option_is_one_that_vllm_knows() -> None:
     sources = [root / "engine" / "arg_utils.py", *(root / "entrypoints").rglob("cli_args.py")]
     text = "".join(source.read_text() for source in sources)
     fields = text.replace("_", "-")
-    settings = EngineSettings(
-        "/m", "m", block_size=16, eager=True, chunked_prefill=False, long_prefill_token_threshold=128
-    )
+    settings = EngineSettings("/m", "m", block_size=16, eager=True, chunked_prefill=False, scheduling_policy="fcfs")
     for option in options(settings.command(ParallelPlan(tp=2, ep=True), 1)):
         name = option.removeprefix("--").removeprefix("no-")
         assert option in text or name in fields, option
