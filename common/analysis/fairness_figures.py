@@ -66,10 +66,10 @@ def waiting(result: Result, requests: Records) -> Figure:
         return without_data(figure, axes)
     for case in shown:
         _draw_requests(axes, case, requests[case.id])
-    axes.set_yscale("log")
     axes.set_xlabel("seconds since the first request")
-    axes.set_ylabel("seconds to the first token (logarithmic)")
+    axes.set_ylabel("seconds to the first token")
     axes.set_xlim(left=-0.2)
+    axes.set_ylim(bottom=0)
     axes.legend(fontsize=13, loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=2, frameon=False)
     return figure
 
@@ -78,7 +78,7 @@ def waiting(result: Result, requests: Records) -> Figure:
 def costs(result: Result) -> Figure:
     """How many times as long as alone each class takes under every variant, with intervals."""
     over = "engine starts" if between_starts(result) else "repeats inside one engine start"
-    note = f"bars: 95 % interval over {over}; hollow: not resolved from no loss"
+    note = f"engines as in the table; bars: 95 % interval over {over}; hollow: not resolved from no loss"
     figure, axes = empty_figure(finding(result), about(result), note)
     plans = plans_of(result)
     if not plans:
@@ -89,9 +89,11 @@ def costs(result: Result) -> Figure:
     axes.axhline(1, color=INK, linewidth=1.5, zorder=1)
     axes.text(1.005, 1, "alone", va="center", fontsize=12, transform=axes.get_yaxis_transform())
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}×")
+    axes.set_ylim(top=2 * axes.get_ylim()[1])
     axes.set_xticks(range(len(COSTS)), [label for *_, label in COSTS])
     axes.set_xlim(-0.5, len(COSTS) - 0.5)
-    axes.set_ylabel(f"together over alone, {plans[0]} (logarithmic)")
+    axes.set_ylabel(f"together over alone, {plans[0]}\n(logarithmic)")
     axes.legend(fontsize=12, loc="upper right", frameon=False)
     return figure
 
@@ -120,15 +122,16 @@ def _draw_requests(axes: Axes, case: Case, records: Sequence[RequestRecord]) -> 
 def _draw_costs(axes: Axes, case: Case, shift: float) -> None:
     color, marker = _look(case)
     names = {one.name for one in classes_of(case)}
-    label: str | None = setting(case)
+    label: str | None = variant_of(case)
     for place, (name, figure, _) in enumerate(COSTS):
         found = estimate(case, f"{name}_{figure}_over_alone", "") if name in names else None
         if found is None:
             continue
         axes.plot([place + shift] * 2, [found.low or found.value, found.high or found.value], color=color, linewidth=3)
+        text = f"{found.value:.2g}" if found.value < 10 else f"{found.value:.0f}"
         fill = color if excludes_one(found) else "white"
         axes.plot(place + shift, found.value, marker, markersize=12, markerfacecolor=fill, markeredgecolor=color,
                   markeredgewidth=2.5, linestyle="none", label=label)  # fmt: skip
-        axes.annotate(f"{found.value:.2g}×", (place + shift, found.high or found.value), (0, 8), ha="center",
+        axes.annotate(text, (place + shift, found.high or found.value), (0, 8), ha="center",
                       textcoords="offset points", fontsize=11, color=color)  # fmt: skip
         label = None
