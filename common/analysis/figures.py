@@ -46,9 +46,9 @@ def speedup(result: Result) -> Figure:
     """Speed-up of every plan on every curve, against the ideal and against the machine's own ceilings."""
     rows = findings.gained_rows(result)
     note = f"{_interval_note(result)}; hollow: not resolved from no gain; grey line: no device wasted"
-    figure, axes = _frame(findings.speedup_finding(result), about(result), note)
+    figure, axes = empty_figure(findings.speedup_finding(result), about(result), note)
     if not rows:
-        return _without_data(figure, axes)
+        return without_data(figure, axes)
     looks = _looks(result)
     _scale_gains(axes, rows)
     axes.axhline(1, color=INK, linewidth=1.5, zorder=1)
@@ -69,9 +69,9 @@ def saturation(result: Result) -> Figure:
     """Throughput over concurrency of every plan, and where more load stops paying."""
     curves = load_curves(result)
     note = f"ring: the load that the plan's saturated case ran at; {_interval_note(result)}; none: tried once"
-    figure, axes = _frame(findings.saturation_finding(result), about(result), note)
+    figure, axes = empty_figure(findings.saturation_finding(result), about(result), note)
     if not curves:
-        return _without_data(figure, axes)
+        return without_data(figure, axes)
     looks = _looks(result)
     every = sorted({load.streams for curve in curves for load in curve.loads})
     rates = [load.throughput for curve in curves for load in curve.loads]
@@ -94,9 +94,9 @@ def decoding_step(result: Result) -> Figure:
     """What a decoding step costs under every plan at the same load, and at least how much of it is all-reduce."""
     rows = findings.step_rows(result)
     note = "median TPOT; all-reduces timed alone with all ranks arriving together: inside the model they cost more"
-    figure, axes = _frame(findings.step_finding(result), about(result), note)
+    figure, axes = empty_figure(findings.step_finding(result), about(result), note)
     if not rows:
-        return _without_data(figure, axes)
+        return without_data(figure, axes)
     figure.subplots_adjust(left=0.17)
     longest = max(row.tpot_ms or 0 for row in rows)
     loads = list(dict.fromkeys(row.load for row in rows))
@@ -127,7 +127,7 @@ def save_figures(result: Result, folder: Path) -> list[Path]:
     return paths
 
 
-def _frame(title: str, source: str, note: str) -> tuple[Figure, Axes]:
+def empty_figure(title: str, source: str, note: str) -> tuple[Figure, Axes]:
     """An empty figure with its finding above and where it comes from below."""
     figure, axes = plt.subplots(figsize=SIZE_INCHES)
     plt.close(figure)  # a notebook shows what a cell returns; without this it would show it twice
@@ -140,7 +140,8 @@ def _frame(title: str, source: str, note: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _without_data(figure: Figure, axes: Axes) -> Figure:
+def without_data(figure: Figure, axes: Axes) -> Figure:
+    """The figure with a sentence in place of what the result does not hold."""
     axes.axis("off")
     axes.text(0.5, 0.5, "this result has no data for this figure", ha="center", transform=axes.transAxes)
     return figure

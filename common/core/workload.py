@@ -14,7 +14,8 @@ FIRST_PLAIN_TOKEN_ID = 1_000  # below it vocabularies keep special tokens and ba
 class Request:
     """One request: its prompt as token ids or as text, and exactly how many tokens to generate.
 
-    `at_s` is when a recorded request came, in seconds after the recording's first. With `batch` it is one request for
+    `at_s` is when a request comes that comes by the clock, in seconds after its workload's beginning. `priority` is
+    vLLM's: a lower one is served earlier, by an engine that schedules by priority. With `batch` it is one request for
     several answers (`/v1/completions` takes a list of prompts), each of `output_tokens`; `prompt` then is not sent.
     """
 
@@ -23,6 +24,7 @@ class Request:
     output_tokens: int
     request_class: str = "default"
     at_s: float | None = None
+    priority: int = 0
     batch: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @property

@@ -49,6 +49,9 @@ class RankProbe:
                 "max_num_batched_tokens": scheduler.max_num_batched_tokens,
                 "async_scheduling": bool(scheduler.async_scheduling),
                 "enable_chunked_prefill": bool(scheduler.enable_chunked_prefill),
+                # None where it is as it always was, so that older results still say the same
+                "long_prefill_token_threshold": scheduler.long_prefill_token_threshold or None,
+                "scheduling_policy": None if scheduler.policy == "fcfs" else str(scheduler.policy),
                 "enable_prefix_caching": bool(cache.enable_prefix_caching),
                 "block_size": cache.block_size,
                 "gpu_memory_utilization": cache.gpu_memory_utilization,

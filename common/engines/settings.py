@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common.core.plan import ParallelPlan
 from common.machine.devices import Device
@@ -44,6 +45,9 @@ class EngineSettings:
     max_model_len: int = 1024
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
+    chunked_prefill: bool | None = None  # None: as vLLM does with this model; it cuts prompts up where it can
+    long_prefill_token_threshold: int | None = None  # the most of one prompt in a step that others share
+    scheduling_policy: Literal["fcfs", "priority"] | None = None  # None: vLLM's own, first come first served
     block_size: int | None = None
     eager: bool = True
     async_scheduling: bool = True
@@ -81,10 +85,19 @@ class EngineSettings:
             *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"),
         ]
         words += ["--num-gpu-blocks-override", str(self.num_gpu_blocks)] if self.num_gpu_blocks else []
+        words += self._scheduling_words()
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
         words += ["--enable-expert-parallel"] if plan.ep else []
         return [*words, *self.extra_args]
+
+    def _scheduling_words(self) -> list[str]:
+        words: list[str] = []
+        if self.chunked_prefill is not None:
+            words += ["--enable-chunked-prefill" if self.chunked_prefill else "--no-enable-chunked-prefill"]
+        if self.long_prefill_token_threshold is not None:
+            words += ["--long-prefill-token-threshold", str(self.long_prefill_token_threshold)]
+        return words + (["--scheduling-policy", self.scheduling_policy] if self.scheduling_policy else [])
 
     def environment(self, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
         """The engine's environment: its devices, its scratch folder, and no calls home."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from common.experiment.events import Measuring, RepeatDone, Said, Watcher
 from common.experiment.repeat import ask, client_verdict, repeat_numbers, spoilt, watch_tokens
 from common.load.client import LoadResult, run_load
 from common.machine.monitor import Monitor
-from common.store.requests import save_requests
+from common.store.requests import requests_file, save_requests
 from common.store.schema import Case
 
 WARM_UP_TOKENS = 8
@@ -72,17 +72,34 @@ class Bench:
         Raises:
             EngineError: the engine died, or answered nothing.
         """
-        loaded, measured = self._once(case, requests, repeat, slo_ms)
+        ((loaded, measured),) = self.sent(case, [requests], repeat, slo_ms)
+        self.keep(case, loaded, repeat)
+        self.enter(case, measured)
+        return measured
+
+    def sent(
+        self, case: Case, parts: Sequence[list[Request]], repeat: int, slo_ms: Mapping[str, float] | None = None
+    ) -> list[tuple[LoadResult, dict[str, float]]]:
+        """Send the parts of one repeat, one after the other: what came back and its numbers, none of it kept yet.
+
+        All are sent again where the client was held up in one of them.
+
+        Raises:
+            EngineError: the engine died, or answered nothing.
+        """
+        found = [self._once(case, requests, repeat, slo_ms) for requests in parts]
         for _ in range(AGAIN):
-            if not spoilt(case, measured):
+            if not any(spoilt(case, measured) for _, measured in found):
                 break
             self.watch(Said(f"{case.id}: something held the client up for long: measured again"))
             case.flags += [] if MEASURED_AGAIN in case.flags else [MEASURED_AGAIN]
-            loaded, measured = self._once(case, requests, repeat, slo_ms)
+            found = [self._once(case, requests, repeat, slo_ms) for requests in parts]
+        return found
+
+    def enter(self, case: Case, measured: dict[str, float]) -> None:
+        """Add a repeat's numbers to its case."""
         case.repeats.append(measured)
-        self.keep(case, loaded, repeat)
-        self.watch(RepeatDone(case.id, repeat, measured.get("output_throughput")))
-        return measured
+        self.watch(RepeatDone(case.id, round(measured["repeat"]), measured.get("output_throughput")))
 
     def _once(
         self, case: Case, requests: list[Request], repeat: int, slo_ms: Mapping[str, float] | None
@@ -106,8 +123,7 @@ class Bench:
         failed = any(not record.ok for record in loaded.records)
         flags = [*loaded.flags, *(["failed_requests"] if failed else [])]
         case.flags += [flag for flag in flags if flag not in case.flags]
-        name = f"{case.id.replace('/', '-')}{part}-start{self.start}-repeat{repeat}.parquet"
-        save_requests(loaded.records, self.requests_folder / name)
+        save_requests(loaded.records, requests_file(self.requests_folder, case.id, self.start, repeat, part))
 
     def judge(self, case: Case) -> None:
         """Check the case's numbers against each other, and say whether its client can be believed."""

@@ -44,6 +44,8 @@ def request_payload(request: Request, model: str, path: str, ignore_eos: bool = 
     }
     if ignore_eos:
         body["ignore_eos"] = True
+    if request.priority:  # a server that does not schedule by priority rejects any but 0
+        body["priority"] = request.priority
     if path.endswith(CHAT_PATH):
         text = request.prompt if isinstance(request.prompt, str) else chat_text(request.prompt)
         body["messages"] = [{"role": "user", "content": text}]

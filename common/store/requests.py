@@ -30,6 +30,11 @@ COLUMNS = pyarrow.schema(
 )
 
 
+def requests_file(folder: Path, case_id: str, start: int, repeat: int, part: str = "") -> Path:
+    """Where the records of one repeat, or of a part of it, lie in a result's folder of requests."""
+    return folder / f"{case_id.replace('/', '-')}{part}-start{start}-repeat{repeat}.parquet"
+
+
 def save_requests(records: Sequence[RequestRecord], path: Path) -> None:
     """Write one repeat's records; stamps are nanoseconds of one monotonic clock."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from common.core.arrivals import Arrivals
+from common.core.mix import MixedWorkload
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.core.verdict import Verdict
@@ -55,7 +56,7 @@ class Case:
     id: str
     plan: ParallelPlan
     curve: str
-    workload: Workload | RecordedWorkload
+    workload: Workload | RecordedWorkload | MixedWorkload
     arrivals: Arrivals
     status: Status = "ok"
     flags: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The notebook keeps its shape, runs on any result, and becomes a page that loads nothing from outside."""
+"""Notebooks keep their shape and run on any result; the first becomes a page that loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from common.analysis import html
-from common.store.files import save
+from common.analysis import fairness, fairness_figures, html
+from common.analysis.frames import latest_reference
+from common.store.files import load, save
 from tests.analysis.planted import full
 
 MOST_CELLS, MOST_LINES = 12, 12
@@ -27,13 +28,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return first
 
 
-def code_cells() -> list[str]:
-    notebook = nbformat.read(html.NOTEBOOK, as_version=4)
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+NOTEBOOKS = sorted(html.NOTEBOOK.parent.glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def test_cells_are_few_short_and_hold_no_plumbing() -> None:
-    cells = code_cells()
+@each_notebook
+def test_cells_are_few_short_and_hold_no_plumbing(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert 0 < len(cells) <= MOST_CELLS
     for source in cells:
         assert len(source.splitlines()) <= MOST_LINES
@@ -43,8 +45,9 @@ def test_cells_are_few_short_and_hold_no_plumbing() -> None:
     assert sum("RESULTS =" in source for source in cells) == 1
 
 
-def test_committed_without_outputs_and_metadata() -> None:
-    notebook = nbformat.read(html.NOTEBOOK, as_version=4)
+@each_notebook
+def test_committed_without_outputs_and_metadata(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
     assert set(notebook.metadata) == {"kernelspec"}
     for cell in notebook.cells:
         assert not cell.metadata
@@ -82,3 +85,17 @@ def test_the_page_shows_figures_tables_and_numbers(page: Path) -> None:
         assert part in text
     assert "Traceback" not in text
     assert "chosen_result()" not in text  # the code stays in the notebook
+
+
+def test_mixed_load_is_shown_from_the_committed_result() -> None:
+    """Both figures have data, and every number in the text is the result's own."""
+    place = latest_reference("test_mixed_workload")
+    executed = html.execute(html.NOTEBOOK.with_name("03_mixed_load_and_fairness.ipynb"), place)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    text = "".join(output.get("text", "") for output in outputs)
+    result = load(place)
+    assert place.name in text
+    for sentence in (*fairness.losses(result), *fairness.verdicts(result)):
+        assert sentence in text
+    assert fairness_figures.first_repeat(place, result), "requests lie beside it"

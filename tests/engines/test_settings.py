@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ PLANS = [ParallelPlan(), ParallelPlan(tp=2), ParallelPlan(tp=2, pp=2, dp=2), Par
 CPU = [Device(0, "cpu", "A CPU", cores=(0, 1)), Device(1, "cpu", "A CPU", cores=(4, 5))]
 GPU = [Device(3, "gpu", "A GPU", "GPU-ccc"), Device(1, "gpu", "A GPU", "GPU-aaa")]
 SETTINGS = EngineSettings("/models/x", "x")
+PLAIN = SETTINGS.command(ParallelPlan(), 1)
 
 
 def options(command: list[str]) -> dict[str, str]:
@@ -77,6 +80,22 @@ def test_switches_follow_the_settings() -> None:
     assert command[-2:] == ["--foo", "1"], "the user's own words come last, so that they win"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"chunked_prefill": True}, ["--enable-chunked-prefill"]),
+        ({"chunked_prefill": False}, ["--no-enable-chunked-prefill"]),
+        ({"long_prefill_token_threshold": 128}, ["--long-prefill-token-threshold", "128"]),
+        ({"scheduling_policy": "priority"}, ["--scheduling-policy", "priority"]),
+    ],
+)
+def test_what_schedules_requests(changes: dict[str, Any], words: list[str]) -> None:
+    """What is left to vLLM is not on the command line: not every model can be told."""
+    found = [word for word in replace(SETTINGS, **changes).command(ParallelPlan(), 1) if word not in PLAIN]
+    assert found == words
+
+
 def test_every_option_is_one_that_vllm_knows() -> None:
     """Read from vLLM's sources: importing it takes seconds, and is not possible everywhere."""
     from importlib.util import find_spec
@@ -88,7 +107,7 @@ def test_every_option_is_one_that_vllm_knows() -> None:
     sources = [root / "engine" / "arg_utils.py", *(root / "entrypoints").rglob("cli_args.py")]
     text = "".join(source.read_text() for source in sources)
     fields = text.replace("_", "-")
-    settings = EngineSettings("/m", "m", block_size=16, eager=True)
+    settings = EngineSettings("/m", "m", block_size=16, eager=True, chunked_prefill=False, scheduling_policy="fcfs")
     for option in options(settings.command(ParallelPlan(tp=2, ep=True), 1)):
         name = option.removeprefix("--").removeprefix("no-")
         assert option in text or name in fields, option

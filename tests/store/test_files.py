@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from common.core.arrivals import OpenLoop
+from common.core.mix import MixedWorkload, RequestClass
+from common.core.workload import RecordedWorkload
 from common.store import files
 from common.store.files import ResultPaths, StoreError
 from tests.store.sample import sample_result
@@ -91,6 +93,18 @@ def test_a_constant_open_loop_comes_back(path: Path) -> None:
     result.cases[0].arrivals = OpenLoop(2.0, None)
     files.save(result, path)
     assert files.load(path).cases[0].arrivals == OpenLoop(2.0, None)
+
+
+def test_a_mix_comes_back_as_a_mix(path: Path) -> None:
+    """Three kinds of workload stand in one field: each must come back as what it was."""
+    result = sample_result()
+    classes = (RequestClass("short", 8, 32, 16), RequestClass("long", 1, 2048, 16, None, 1))
+    workloads = [MixedWorkload(classes, 8.0, 3), RecordedWorkload("trace", "0" * 64, 5, 8, 4), result.cases[0].workload]
+    for workload in workloads:
+        result.cases[0].workload = workload
+        files.save(result, path)
+        assert files.load(path).cases[0].workload == workload
+        assert type(files.load(path).cases[0].workload) is type(workload)
 
 
 def test_a_crash_before_the_replacement_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,44 @@
+"""The mixed-load experiment as a user runs it: real vLLM, with a planted unfairness that it must report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.store import files
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "test_mixed_workload.py"
+# With the smallest model a prompt of 3,800 tokens holds everything up for about a second
+PLANTED = ("--long-tokens", "3800", "--short-rate", "12", "--seconds", "3")
+
+
+def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--model", "qwen2-9m", *PLANTED, "--results-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    result = files.load(Path(last["result"]))
+    cases = {case.curve: case for case in result.cases}
+    assert set(cases) == {"mix-on", "mix-off"}
+    for case in cases.values():
+        (ran,) = [check for check in case.checks if check.name == "the engine runs what was asked for"]
+        assert ran.passed is True, ran.detail
+        assert all(repeat["failed"] == 0 and repeat["token_count_mismatches"] == 0 for repeat in case.repeats)
+    assert cases["mix-off"].engine["settings"]["enable_chunked_prefill"] is False
+    assert cases["mix-on"].engine["settings"]["max_num_batched_tokens"] == 512
+
+    off = last["summary"]["tp1/mix-off"]
+    assert off["short_p99_ttft_slowdown"]["low"] > 1
+    assert off["short_p99_ttft_over_alone"]["low"] > 1, "against the same requests' p99 alone"
+    for repeat in cases["mix-off"].repeats:
+        held_up_ms = repeat["alone_long_p50_ttft_ms"]
+        assert repeat["short_p99_ttft_ms"] > held_up_ms / 3, "somebody waited for a good part of the long prompt"
+        assert repeat["alone_short_p99_ttft_ms"] < held_up_ms / 3, "and nobody alone"
+    assert "tp1/mix-on over off" in last["summary"]
+    assert "beside long requests the short ones' p99 TTFT is" in done.stdout
