@@ -52,7 +52,7 @@ def print_guess(result: Result, console: Console | None = None) -> None:
     if predicted is not None:
         console.print(f"  predicted    {predicted.value:.4g}{guess.unit}")
     console.print(f"  measured     {_with_interval(measured, guess.unit)}", markup=False)
-    console.print(f"  {judgement(guess, measured)}", markup=False)
+    console.print(f"  {judgement(guess, measured)}", soft_wrap=not console.is_terminal, markup=False)
 
 
 def prediction(result: Result, guess: Guess, measured: Estimate | None) -> Estimate | None:

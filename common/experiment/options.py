@@ -9,7 +9,7 @@ import sys
 import textwrap
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
@@ -105,7 +105,18 @@ class Options:
             raise InputError(f"--guess {self.guess}: a number above 0, as in 1.6")
 
 
-Parsed = TypeVar("Parsed", bound=Options)
+class CommandLine(Protocol):
+    """Options of any script: a frozen dataclass that can check itself."""
+
+    def check(self) -> None:
+        """Check what no type can say.
+
+        Raises:
+            InputError: a number out of its range.
+        """
+
+
+Parsed = TypeVar("Parsed", bound=CommandLine)
 
 
 def parse(kind: type[Parsed], description: str, arguments: list[str] | None = None) -> Parsed:
@@ -136,7 +147,7 @@ def _unwrapped(description: str) -> str:
     return textwrap.indent(description, " ")
 
 
-def _joined(arguments: list[str], kind: type[Options]) -> list[str]:
+def _joined(arguments: list[str], kind: type[Any]) -> list[str]:
     """`--engine-args "--x 1"` as one word: a value that begins with dashes would pass for an option.
 
     One of our own options after it is no value: a forgotten value must not turn a dry run into a real one.
