@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from common.analysis.load_curves import load_curves
 from common.analysis.reading import interval, streams
-from common.analysis.scaling import ScalingRow, communication_share, samples, scaling_rows
+from common.analysis.rivals import against_replicas, batch_gain, beside_base, busy_share, gained_rows, loads, ratio_of
+from common.analysis.scaling import ScalingRow, communication_share
 from common.analysis.table import stdout
-from common.core.arrivals import ClosedLoop
-from common.core.stats import Estimate, ratio
+from common.core.stats import Estimate
 from common.store.schema import Case, Result
 
 ALIKE_WITHIN = 0.05
@@ -53,7 +52,7 @@ def print_beliefs(result: Result, most: int | None = None, console: Console | No
 
 def n_devices_are_n_times(result: Result) -> str | None:
     """Where the interval of the largest plan's best speed-up ends below its devices."""
-    rows = [row for row in _compared(result) if row.curve in ("fixed", "saturated") and row.case.plan.tp > 1]
+    rows = [row for row in gained_rows(result) if row.curve in ("fixed", "saturated") and row.case.plan.tp > 1]
     if not rows:
         return None
     row = max(rows, key=lambda row: (row.case.plan.devices, _value(row.speedup)))
@@ -119,7 +118,7 @@ def links_never_matter(result: Result) -> str | None:
 def tp_beats_replicas(result: Result) -> str | None:
     """Where independent replicas on the same devices give more; and where they do not, by how much."""
     won, lost = [], []
-    for split, copies, gained in _against_replicas(result):
+    for split, copies, gained in against_replicas(result):
         if gained.low is None or gained.high is None or gained.low <= 1 <= gained.high:
             continue
         said = f"{_where(split)} {copies.case.plan} gives {interval(gained)}x of {split.case.plan}"
@@ -131,8 +130,8 @@ def tp_beats_replicas(result: Result) -> str | None:
 
 def tp_worsens_latency(result: Result) -> str | None:
     """Where a split model's tokens come faster at the same load."""
-    for row, base in _beside_base(result, "fixed"):
-        gap = _ratio(row.case, base.case, "median_tpot_ms")
+    for row, base in beside_base(result, "fixed"):
+        gap = ratio_of(row.case, base.case, "median_tpot_ms")
         if row.case.plan.tp > 1 and gap is not None and gap.high is not None and gap.high < 1:
             return (
                 f"{_where(row)} {row.case.plan} takes {interval(gap)} of the time per token of {base.case.plan}: all"
@@ -143,9 +142,9 @@ def tp_worsens_latency(result: Result) -> str | None:
 
 def full_utilisation_means_work(result: Result) -> str | None:
     """Where devices are busy all the time and yet a good part of them is wasted: waiting counts as busy."""
-    split = [row for row in _compared(result) if row.case.plan.tp > 1]
+    split = [row for row in gained_rows(result) if row.case.plan.tp > 1]
     for row in sorted(split, key=lambda row: _value(row.efficiency)):
-        busy = _busy(row.case)
+        busy = busy_share(row.case)
         waiting = "waiting"
         if "host_shares_devices" in row.case.flags:
             waiting += ", and here serving,"
@@ -158,37 +157,34 @@ def full_utilisation_means_work(result: Result) -> str | None:
 
 
 def a_batch_beats_concurrency(result: Result) -> str | None:
-    """Requests sent one by one at the same time against the same requests in one call."""
-    batch = next((case for case in result.cases if case.curve == BATCH), None)
-    single = next((case for case in result.cases if batch and _same_load(case, batch)), None)
-    gained = _ratio(batch, single, "output_throughput") if batch and single else None
-    if gained is None or gained.low is None or gained.high is None:
-        return None
-    if gained.low > 1:
-        return f"here it does: {interval(gained)}x, so something other than the engine costs single requests time."
-    verdict = "less" if gained.high < 1 else "no more, as far as this run can tell"
-    return f"the same requests as one batch give {interval(gained)}x, {verdict}: the engine batches what comes."
+    """Prompts as one request, against the same prompts sent by many clients at once."""
+    for case in result.cases:
+        gained = batch_gain(case)
+        if gained is None or gained.low is None or gained.high is None:
+            continue
+        if gained.low > 1:
+            return f"here it does: {interval(gained)}x, so something beside the engine costs single requests time."
+        verdict = "less" if gained.high < 1 else "no more, as far as this run can tell"
+        return f"the same prompts as one request give {interval(gained)}x, {verdict}: the engine batches what comes."
+    return None
 
 
 def more_load_is_better(result: Result) -> str | None:
-    """What the last doubling of load brought, and what it cost in waiting."""
-    for curve in load_curves(result):
-        if len(curve.loads) < 2:
+    """What the last step of load brought, and what it cost in waiting."""
+    for plan in sorted({case.plan for case in result.cases}, key=lambda plan: (plan.devices, plan.replicas, plan)):
+        measured = loads(result, plan)
+        if len(measured) < 2:
             continue
-        first, last = curve.loads[-2:]
-        waits = [_ttft_ms(result, str(curve.plan), load.streams) for load in (first, last)]
-        if waits[0] is None or waits[1] is None:
-            continue
-        gained, waited = last.throughput.value / first.throughput.value, waits[1] / waits[0]
+        (few, rate, wait_ms), (many, higher_rate, longer_ms) = measured[-2:]
+        gained, waited = higher_rate / rate, longer_ms / wait_ms
         if waited > WAITS_LONGER and waited > 1.2 * gained:
             return (
-                f"from {first.streams} to {streams(last.streams)} {curve.plan} gives {gained:.2f}x the tokens per"
-                f" second and {waited:.1f}x the wait for the first token."
+                f"from {few} to {streams(many)} {plan} gives {gained:.2f}x the tokens per second and {waited:.1f}x the"
+                " wait for the first token."
             )
     return None
 
 
-BATCH = "batch"  # the curve whose requests are sent in one call
 BELIEFS: dict[str, Callable[[Result], str | None]] = {
     "A batch beats concurrent requests": a_batch_beats_concurrency,
     "More load is better": more_load_is_better,
@@ -203,33 +199,8 @@ BELIEFS: dict[str, Callable[[Result], str | None]] = {
 }
 
 
-def _compared(result: Result) -> list[ScalingRow]:
-    """Rows with a speed-up over a smaller plan, on devices of their own."""
-    return [row for row in scaling_rows(result) if row.speedup is not None and row.efficiency is not None]
-
-
-def _beside_base(result: Result, curve: str) -> Iterator[tuple[ScalingRow, ScalingRow]]:
-    rows = [row for row in scaling_rows(result) if row.curve == curve]
-    for row in rows:
-        base = next((one for one in rows if one.is_base and one.load == row.load), None)
-        if row.speedup is not None and base is not None:
-            yield row, base
-
-
-def _against_replicas(result: Result) -> Iterator[tuple[ScalingRow, ScalingRow, Estimate]]:
-    """Split model, replicas on as many devices under the same load, and the replicas' throughput over the split's."""
-    rows = _compared(result)
-    for split in (row for row in rows if row.case.plan.tp > 1 and row.case.plan.replicas == 1):
-        for copies in rows:
-            plan = copies.case.plan
-            alike = (plan.devices, copies.curve, copies.load) == (split.case.plan.devices, split.curve, split.load)
-            gained = _ratio(copies.case, split.case, "output_throughput") if alike and plan.replicas > 1 else None
-            if gained is not None and plan.tp == 1:
-                yield split, copies, gained
-
-
 def _with_communication(result: Result) -> Iterator[tuple[ScalingRow, float]]:
-    for row in _compared(result):
+    for row in gained_rows(result):
         share = communication_share(row.case, result)
         if row.curve == "fixed" and share is not None:
             yield row, share
@@ -245,41 +216,6 @@ def _whole_and_split(result: Result) -> tuple[Case | None, Case | None]:
 
 def _started(result: Result) -> list[Case]:
     return [case for case in result.cases if case.engine.get("memory_bytes_per_rank")]
-
-
-def _ratio(case: Case, base: Case, metric: str) -> Estimate | None:
-    upper, lower = samples(case, metric), samples(base, metric)
-    return ratio(metric, "x", upper, lower) if upper and lower and min(*upper, *lower) > 0 else None
-
-
-def _same_load(case: Case, batch: Case) -> bool:
-    alike = (case.plan, case.workload.requests) == (batch.plan, batch.workload.requests)
-    return alike and case.curve != BATCH and isinstance(case.arrivals, ClosedLoop)
-
-
-def _ttft_ms(result: Result, plan: str, load: int) -> float | None:
-    """Median time to first token of a plan at a concurrency."""
-    for case in result.cases:
-        if str(case.plan) == plan and isinstance(case.arrivals, ClosedLoop) and case.arrivals.concurrency == load:
-            found = [value for value in samples(case, "median_ttft_ms") if value > 0]
-            if found:
-                return sum(found) / len(found)
-    return None
-
-
-def _busy(case: Case) -> float | None:
-    """Mean utilisation of the plan's devices; `None` where nobody watched."""
-    kinds = ("gpu", "cpu")
-    for kind in kinds:
-        found = [share for name, share in case.monitor.items() if _is_device(name, kind)]
-        if found:
-            return sum(found) / len(found)
-    return None
-
-
-def _is_device(name: str, kind: str) -> bool:
-    digits = name.removeprefix(kind).removesuffix("_utilisation_mean")
-    return name == f"{kind}{digits}_utilisation_mean" and digits.isdecimal()
 
 
 def _largest(case: Case, name: str) -> float:

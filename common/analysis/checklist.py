@@ -80,14 +80,14 @@ def checklist(evidence: Evidence, here: Here) -> list[Item]:
 
 
 def verified_plans(result: Result) -> list[ParallelPlan]:
-    """Plans over more than one device whose cases passed every check that could be made."""
+    """Plans that split the model over several devices, and whose cases all passed all their checks."""
     plans = dict.fromkeys(case.plan for case in result.cases if case.plan.tp > 1 and case.status != "skipped")
     return [plan for plan in plans if _passed([case for case in result.cases if case.plan == plan])]
 
 
 def _passed(cases: list[Case]) -> bool:
     checks = [check.passed for case in cases for check in case.checks]
-    return all(case.status == "ok" for case in cases) and False not in checks and True in checks
+    return all(case.status == "ok" for case in cases) and bool(checks) and all(checks)
 
 
 def _shows_devices(result: Result) -> Shown:

@@ -15,11 +15,11 @@ from common.analysis.table import stdout
 from common.core.arrivals import ClosedLoop
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
-from common.core.stats import Estimate, ratio
+from common.core.stats import Estimate, geometric_mean, ratio
 from common.store.schema import Case, Guess, Result
 
 MOST_TELLING = ("saturated", "fixed", "weak")
-SHORT_SLOWDOWN = "short_slowdown_p99"  # in a case's summary: the short class beside long ones, over itself alone
+MIX, SHORT_WAIT = "mix-", "short_p99_ttft_over_alone"  # curves of mixed load, and a number of their repeats
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,19 @@ def _ladder(cases: Sequence[Case]) -> list[Case]:
 
 
 def _ask_mixed(cases: Sequence[Case]) -> Asked | None:
-    here = [case for case in cases if case.status != "skipped"]
-    if not here:
+    """About the short class where a long prompt is not cut up, or else under whatever is measured first."""
+    mixed = [case for case in cases if case.curve.startswith(MIX) and case.status != "skipped"]
+    if not mixed:
         return None
-    text = "How many times as long as alone will the slowest short request in a hundred take beside long ones?"
-    return Asked(text, here[0].id)
+    asked = next((case for case in mixed if case.curve == f"{MIX}off"), mixed[0])
+    chunked = "Chunked prefill is off" if asked.curve == f"{MIX}off" else f"The engine is '{asked.curve[len(MIX) :]}'"
+    text = "how many times their p99 TTFT alone will short requests have beside very long prompts?"
+    return Asked(f"{chunked}: {text}", asked.id)
 
 
 def _slowdown(result: Result, case: str) -> Estimate | None:
-    found = [one for asked in result.cases if asked.id == case for one in asked.summary]
-    return next((estimate for estimate in found if estimate.metric == SHORT_SLOWDOWN), None)
+    found = next((samples(one, SHORT_WAIT) for one in result.cases if one.id == case), [])
+    return geometric_mean(SHORT_WAIT, "x", found) if found and min(found) > 0 else None
 
 
 def _ask_verification(cases: Sequence[Case]) -> Asked | None:

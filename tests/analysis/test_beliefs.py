@@ -10,6 +10,7 @@ from rich.console import Console
 
 from common.analysis import beliefs
 from common.analysis.beliefs import confront, print_beliefs
+from common.analysis.rivals import BATCH
 from common.core.plan import ParallelPlan
 from common.store.schema import Case, Result
 from tests.analysis.planted import TP1, TP2, X2, case, full, result
@@ -97,12 +98,22 @@ def test_busy_devices_may_waste_their_time() -> None:
     assert beliefs.full_utilisation_means_work(result(cases)) is None, "the devices are the GPUs"
 
 
-def test_a_batch_is_compared_with_the_same_requests_one_by_one() -> None:
-    single, batch = case(TP1, "fixed", 8, [99.0, 100.0, 101.0]), case(TP1, beliefs.BATCH, 8, [99.0, 101.0, 103.0])
-    assert "no more, as far as this run can tell" in says(beliefs.a_batch_beats_concurrency, single, batch)
-    batch = case(TP1, beliefs.BATCH, 8, [149.0, 150.0, 151.0])
-    assert says(beliefs.a_batch_beats_concurrency, single, batch).startswith("here it does: 1.50")
-    assert beliefs.a_batch_beats_concurrency(result([batch])) is None
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ([99.0, 101.0, 103.0], "no more, as far as this run can tell"),
+        ([149.0, 150.0, 151.0], "here it does: 1.49"),
+        ([89.0, 90.0, 91.0], "less: the engine batches what comes"),
+    ],
+)
+def test_a_batch_is_compared_with_the_same_requests_one_by_one(batches: list[float], said: str) -> None:
+    pairs = case(TP1, "batch", 8, [100.0, 100.5, 101.0])
+    for repeat, rate in zip(pairs.repeats, batches, strict=True):
+        repeat[BATCH] = rate
+    assert said in says(beliefs.a_batch_beats_concurrency, pairs)
+    assert beliefs.a_batch_beats_concurrency(result([case(TP1, "batch", 8, [100.0, 101.0])])) is None
+    del pairs.repeats[1:]
+    assert beliefs.a_batch_beats_concurrency(result([pairs])) is None, "one pair has no interval"
 
 
 def test_more_load_may_only_wait_longer() -> None:

@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from common.analysis.questions import QUESTIONS, SHORT_SLOWDOWN, print_guess
-from common.core.stats import Estimate
+from common.analysis.questions import QUESTIONS, SHORT_WAIT, print_guess
 from common.store.schema import Guess
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 
@@ -64,14 +63,24 @@ def test_verification_asks_for_the_share_of_the_weights() -> None:
     assert kind.ask(cases[:1]) is None
 
 
-def test_a_mixed_load_asks_for_the_slowdown_in_the_summary() -> None:
+def test_a_mixed_load_asks_what_short_requests_lose() -> None:
     kind = QUESTIONS["test_mixed_workload"]
-    mixed = case(TP1, "mixed", 1, [1.0])
-    asked = kind.ask([mixed])
+    mixed = [case(TP1, curve, 1, [1.0, 1.0]) for curve in ("mix-on", "mix-off")]
+    asked = kind.ask(mixed)
     assert asked is not None
-    assert kind.answer(result([mixed]), asked.case) is None
-    mixed.summary = [Estimate(SHORT_SLOWDOWN, "x", 4.0, 3.0, 5.0, 3)]
-    assert kind.answer(result([mixed]), asked.case) == mixed.summary[0]
+    assert asked.text.startswith("Chunked prefill is off: how many times their p99 TTFT alone")
+    assert asked.case == mixed[1].id
+    assert kind.answer(result(mixed), asked.case) is None
+    for repeat, slowdown in zip(mixed[1].repeats, (2.0, 8.0), strict=True):
+        repeat[SHORT_WAIT] = slowdown
+    answer = kind.answer(result(mixed), asked.case)
+    assert answer is not None
+    assert answer.value == pytest.approx(4.0)
+    assert answer.low is not None
+    only = kind.ask(mixed[:1])
+    assert only is not None
+    assert only.text.startswith("The engine is 'on'")
+    assert kind.ask([case(TP1, "fixed", 1, [])]) is None
 
 
 def test_a_guess_whose_case_failed_says_so() -> None:
