@@ -9,10 +9,12 @@ from typing import Annotated
 
 import tyro
 
+from common.analysis.beliefs import print_beliefs
 from common.analysis.compare import RefusedError, compare_files
 from common.analysis.differences import Named
 from common.analysis.figures import save_figures
 from common.analysis.frames import RESULTS, chosen_result, load_results
+from common.analysis.questions import print_guess
 from common.analysis.share import newest_of_ours, share_results
 from common.analysis.table import print_scaling
 from common.store.files import StoreError
@@ -29,6 +31,8 @@ def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
     """
     found = load_results(result or chosen_result())[-1]
     print_scaling(found)
+    print_beliefs(found)
+    print_guess(found)
     _say(save_figures(found, out))
 
 

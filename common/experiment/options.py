@@ -9,7 +9,7 @@ import sys
 import textwrap
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
@@ -60,6 +60,8 @@ class Options:
     """Your own requests: ShareGPT conversations, prompts as JSON lines, or a trace (JSON lines or CSV); .gz works."""
     time_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stretch the times of a replayed trace: 0.5 sends it twice as fast. By default 1."""
+    guess: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
+    """Your answer to the question that a terminal is asked before the run; it is kept and shown beside the result."""
     oversubscribe: bool = False
     """Run plans that need more devices than there are, flagged and without efficiency."""
     allow_shared: bool = False
@@ -99,9 +101,22 @@ class Options:
             raise InputError("--time-scale needs a trace to stretch: give one with --workload FILE")
         if self.time_scale is not None and not 0 < self.time_scale < 1e6:
             raise InputError(f"--time-scale {self.time_scale}: a factor above 0, as in 0.5 for twice the load")
+        if self.guess is not None and not 0 < self.guess < 1e6:
+            raise InputError(f"--guess {self.guess}: a number above 0, as in 1.6")
 
 
-Parsed = TypeVar("Parsed", bound=Options)
+class CommandLine(Protocol):
+    """Options of any script: a frozen dataclass that can check itself."""
+
+    def check(self) -> None:
+        """Check what no type can say.
+
+        Raises:
+            InputError: a number out of its range.
+        """
+
+
+Parsed = TypeVar("Parsed", bound=CommandLine)
 
 
 def parse(kind: type[Parsed], description: str, arguments: list[str] | None = None) -> Parsed:
@@ -132,7 +147,7 @@ def _unwrapped(description: str) -> str:
     return textwrap.indent(description, " ")
 
 
-def _joined(arguments: list[str], kind: type[Options]) -> list[str]:
+def _joined(arguments: list[str], kind: type[Any]) -> list[str]:
     """`--engine-args "--x 1"` as one word: a value that begins with dashes would pass for an option.
 
     One of our own options after it is no value: a forgotten value must not turn a dry run into a real one.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.analysis.scaling import scaling_rows
+from common.experiment.options import RESULTS
 from common.store.schema import Result
 
 
@@ -16,6 +17,16 @@ def print_last_line(path: Path | None, status: str, summary: dict[str, Any]) -> 
     document = {"result": None if path is None else str(path), "status": status, "summary": summary}
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
+
+
+def print_next_step(result: Result) -> None:
+    """After a complete run: where its exercises are, and what is left of the week."""
+    exercises = RESULTS.parent / "week5" / "exercises" / f"{result.experiment}.md"
+    if result.status == "complete" and exercises.is_file():
+        sys.stdout.write(
+            f"next: change one thing, three times: week5/exercises/{exercises.name};"
+            " what is left of the week: python week5/checklist.py\n"
+        )
 
 
 def scaling_summary(result: Result) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from common.analysis.beliefs import print_beliefs
+from common.analysis.questions import print_guess
 from common.analysis.scaling import LATENCY, samples
 from common.core.stats import geometric_mean
 from common.core.verdict import ClientCeiling
@@ -22,6 +24,7 @@ from common.experiment import preflight, recordings, report
 from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said, Watcher
+from common.experiment.guessing import check_guess, question_of, take_guess
 from common.experiment.listing import Skipped
 from common.experiment.opening import Work, open_result
 from common.experiment.options import BAD_INPUT, FAILED, INTERRUPTED, STARTS, InputError, Options
@@ -36,6 +39,7 @@ from common.machine.environment import describe_environment, machine_fingerprint
 from common.store import files
 from common.store.schema import Result
 
+BELIEFS = 2  # of all that a result contradicts; `python -m common.analysis look` prints the rest
 Say = Callable[[str], None]
 
 
@@ -123,6 +127,8 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
+    asked = question_of(experiment.name, [spec.unmeasured() for spec in specs])
+    check_guess(options.guess, asked)
     preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
     planned = estimate(specs, STARTS[options.preset], Roofline(model.shape, machine.kind), _repeats_base(options))
     if options.dry_run:
@@ -136,6 +142,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
+    take_guess(result, asked, options.guess)
     recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
 
     def launcher(say: Say) -> StartsEngines:
@@ -191,6 +198,9 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
     _summarise(result, options.usd_per_hour)
     files.save(result, paths.json)
     experiment.print_result(result)
+    print_beliefs(result, most=BELIEFS)
+    print_guess(result)
+    report.print_next_step(result)
     if experiment.failed(result):
         code = code or FAILED
     sys.stdout.write(f"result: {paths.json}\n")

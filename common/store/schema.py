@@ -70,6 +70,16 @@ class Case:
     client: Verdict | None = None
 
 
+@dataclass(frozen=True)
+class Guess:
+    """What a person expected before the run began: the answer to `question`, which the numbers of `case` give."""
+
+    question: str
+    unit: str
+    case: str
+    value: float
+
+
 @dataclass
 class Result:
     """One run of an experiment."""
@@ -87,6 +97,7 @@ class Result:
     cases: list[Case] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    guess: Guess | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -1,0 +1,296 @@
+"""The checklist ticks what results show, and names what they do not."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.analysis.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
+from common.analysis.configuration import NAME, write_configuration
+from common.analysis.evidence import gather
+from common.analysis.self_test import answers_file, self_test, store_answers
+from common.store.files import save
+from common.store.schema import CaseError, Check, Result
+from tests.analysis.planted import TP1, TP2, X2, case, full, result
+
+STEM = "20260102T030405Z-2x1core-synthetic-qwen2-9m"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def put(results: Path, read: Result, name: str = STEM) -> Path:
+    path = results / read.experiment / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(read, path)
+    return path
+
+
+def verified() -> Result:
+    passed = case(TP2, "verification", 1, [10.0, 11.0])
+    passed.checks = [Check("weights are split", True, "50 %"), Check("tokens are the same", True, "64 of 64")]
+    return result([case(TP1, "verification", 1, [10.0]), passed], experiment="test_tensor_parallel")
+
+
+def concurrent() -> Result:
+    cases = [case(TP1, "fixed", streams, [10.0 * streams]) for streams in (1, 4, 16)]
+    return result(cases, experiment="simulate_concurrent_requests")
+
+
+def items(results: Path, devices: int | None = 2, rented: bool = False) -> dict[str, Item]:
+    return {item.name: item for item in checklist(gather(results), Here(results, devices, rented))}
+
+
+def states(results: Path, devices: int | None = 2) -> dict[str, str]:
+    return {name: item.state for name, item in items(results, devices).items()}
+
+
+def do_everything(results: Path) -> Path:
+    """All results, right answers and the configuration; the scaling result's path."""
+    put(results, verified())
+    put(results, concurrent())
+    scaling = put(results, full())
+    store_answers(results, scaling, {quiz.key: quiz.right for quiz in self_test(full())})
+    write_configuration([(scaling, full())], results)
+    return scaling
+
+
+def test_on_a_fresh_clone_everything_is_open(results: Path) -> None:
+    found = states(results)
+    assert found.pop("terminated") == IMPOSSIBLE
+    assert set(found.values()) == {OPEN}
+    assert len(found) == 8
+
+
+def test_everything_done(results: Path) -> None:
+    do_everything(results)
+    found = items(results)
+    assert {name for name, item in found.items() if item.state != DONE} == {"terminated"}
+    assert found["devices"].evidence == "2 x SYNTHETIC, 1 core"
+    assert found["verified"].evidence == "tp2 passed"
+    assert found["concurrency"].evidence == "tp1: 1 to 16 streams, most 160 tok/s at 16"
+    assert found["scaling"].evidence == "tp2 1.67 [1.60, 1.74]x, 83% of each device (saturated)"
+    assert found["compared"].evidence.startswith("tp2 against tp1 at 16 streams: 1.56 [1.43, 1.70]x the tokens")
+    assert found["cost"].evidence == "$1.20 per hour: $1.67 per million output tokens with tp2"
+    assert all(item.file is not None and item.file.is_file() for item in found.values() if item.state == DONE)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "reopened"),
+    [
+        ("test_tensor_parallel", {"verified"}),
+        ("simulate_concurrent_requests", {"concurrency"}),
+        ("benchmark_scaling", {"scaling", "compared", "understood", "configuration", "cost"}),
+    ],
+)
+def test_deleting_a_result_reopens_its_items(results: Path, experiment: str, reopened: set[str]) -> None:
+    do_everything(results)
+    (results / experiment / f"{STEM}.json").unlink()
+    assert {name for name, state in states(results).items() if state == OPEN} == reopened
+
+
+def test_references_and_what_others_shared_tick_nothing(results: Path) -> None:
+    for place in (results / "reference" / "a-machine", results / "shared-ab12"):
+        do_everything(place)
+    assert DONE not in states(results).values()
+
+
+def spoil_by_truncating(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def spoil_throughput(text: str) -> str:
+    content = json.loads(text)
+    for one in content["cases"]:
+        for repeat in one["repeats"]:
+            repeat["output_throughput"] = -5.0
+    return json.dumps(content)
+
+
+def spoil_start(text: str) -> str:
+    return text.replace('"start":', '"begin":')
+
+
+def spoil_shape(text: str) -> str:
+    return json.dumps({**json.loads(text), "config": {"model": "m", "model_shape": {"hidden_size": "wide"}}})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_by_truncating,
+        spoil_throughput,
+        spoil_start,
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace("benchmark_scaling", "something_else"),
+        lambda text: text.replace('"schema_version": 2', '"schema_version": 1'),
+        lambda text: text.replace('"output_throughput": 100.0', '"output_throughput": NaN'),
+        lambda text: "\udcff".join(text.split()).encode("utf-8", "replace").decode(),
+    ],
+)
+def test_a_spoilt_result_is_named_and_not_ticked(results: Path, spoil: Callable[[str], str]) -> None:
+    path = do_everything(results)
+    path.write_text(spoil(path.read_text()))
+    found = items(results)
+    for name in ("scaling", "compared", "cost", "understood", "configuration"):
+        assert found[name].state == OPEN, name
+    assert any(STEM in line for line in found["scaling"].problems)
+    assert len(gather(results).unreadable) == 1
+
+
+def test_a_spoilt_shape_is_named_by_what_needs_it(results: Path) -> None:
+    path = do_everything(results)
+    path.write_text(spoil_shape(path.read_text()))
+    found = items(results)
+    assert found["understood"].state == OPEN
+    assert found["configuration"].state == OPEN
+
+
+def test_whatever_stands_in_a_file_nothing_crashes(results: Path) -> None:
+    """Edits at random places of valid JSON: numbers, texts, nothing, lists where objects were."""
+    chance = random.Random(5)
+    path = do_everything(results)
+    whole = path.read_text()
+    garbage: list[Any] = [None, -1, 1e308, "x", [], {}, [1], {"a": 1}, True, 0]
+    for _ in range(60):
+        content = json.loads(whole)
+        for _ in range(chance.randint(1, 4)):
+            place = content
+            while True:
+                key = chance.choice(list(place) if isinstance(place, dict) else list(range(len(place))))
+                inner = place[key]
+                if not isinstance(inner, dict | list) or not inner or chance.random() < 0.15:
+                    place[key] = chance.choice(garbage)
+                    break
+                place = inner
+        path.write_text(json.dumps(content))
+        assert len(items(results)) == 9
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
+def test_an_unfinished_run_is_named_with_what_is_missing(results: Path, status: str) -> None:
+    read = full()
+    read.status = status  # type: ignore[assignment]
+    put(results, read)
+    found = items(results)["scaling"]
+    assert found.state == OPEN
+    (line,) = found.problems
+    assert line.startswith(f"{STEM}.json is unfinished ({status}, ")
+    assert "tp1x2/saturated/c16 failed: no memory for the second replica" in line
+
+
+def test_a_run_whose_split_failed_is_named_with_its_reason(results: Path) -> None:
+    failed = case(TP2, "fixed", 1, [])
+    failed.status, failed.error = "failed", CaseError("nccl", "NCCL error: unhandled system error", "Try again")
+    put(results, result([case(TP1, "fixed", 1, [10.0, 11.0]), failed]))
+    (line,) = items(results)["scaling"].problems
+    assert line == (
+        f"{STEM}.json: no plan over several devices was measured; tp2/fixed/c1 failed: NCCL error: unhandled system"
+        " error"
+    )
+
+
+def test_one_curve_is_not_enough(results: Path) -> None:
+    put(results, result([case(TP1, "fixed", 1, [10.0, 11.0]), case(TP2, "fixed", 1, [15.0, 16.0])]))
+    found = items(results)
+    assert found["scaling"].state == OPEN
+    assert "only the fixed curve" in found["scaling"].problems[0]
+    assert found["compared"].state == DONE
+
+
+def test_an_older_sound_result_counts_where_a_newer_one_is_broken(results: Path) -> None:
+    put(results, full())
+    newer = results / "benchmark_scaling" / "20270101T000000Z-x-y.json"
+    newer.write_text("{")
+    found = items(results)["scaling"]
+    assert found.state == DONE
+    assert any("20270101T000000Z-x-y.json is truncated" in line for line in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("checks", "passes"),
+    [
+        ([True, True], True),
+        ([True, None], False),
+        ([True, False], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+def test_tp_is_verified_by_checks_that_passed(results: Path, checks: list[bool | None], passes: bool) -> None:
+    read = verified()
+    read.cases[1].checks = [Check(f"check {index}", passed, "") for index, passed in enumerate(checks)]
+    assert (verified_plans(read) == [TP2]) is passes
+    put(results, read)
+    found = items(results)["verified"]
+    assert (found.state == DONE) is passes
+
+
+def test_replicas_verify_nothing(results: Path) -> None:
+    read = verified()
+    read.cases[1].plan = X2
+    put(results, read)
+    assert items(results)["verified"].state == OPEN
+
+
+def test_a_failed_check_is_named(results: Path) -> None:
+    read = verified()
+    read.cases[1].checks[0] = Check("weights are split", False, "each rank holds all of them")
+    put(results, read)
+    (line,) = items(results)["verified"].problems
+    assert "weights are split: each rank holds all of them" in line
+
+
+def test_one_device_makes_comparisons_impossible_and_not_the_rest(results: Path) -> None:
+    found = states(results, devices=1)
+    assert {name for name, state in found.items() if state == OPEN} == {"concurrency", "cost"}
+    do_everything(results)
+    assert states(results, devices=1)["scaling"] == DONE, "measured elsewhere and brought home"
+    assert set(states(results, devices=None).values()) == {DONE, IMPOSSIBLE}
+
+
+def test_a_rented_machine_is_open_until_each_is_proven_gone(results: Path) -> None:
+    assert items(results, rented=True)["terminated"].state == OPEN
+    first, second = results / "cloud" / "a1", results / "cloud" / "b2"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    (first / "teardown.json").write_text('{"verified": true}')
+    found = items(results)["terminated"]
+    assert found.state == OPEN
+    assert found.problems == ["cloud/b2 has no teardown.json: nothing proves that it is gone"]
+    for text in ("", "{", "[]", '{"verified": false}', '{"verified": "yes"}', "[" * 100_000):
+        (second / "teardown.json").write_text(text)
+        found = items(results)["terminated"]
+        assert found.state == OPEN, text
+        assert "cloud/b2/teardown.json" in found.problems[0]
+    (second / "teardown.json").write_text('{"verified": true}')
+    found = items(results)["terminated"]
+    assert (found.state, found.evidence) == (DONE, "2 machines, each proven gone")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"result": "x"}', '{"result": "x", "answers": [1]}', "\x00"])
+def test_spoilt_answers_are_named(results: Path, text: str) -> None:
+    do_everything(results)
+    answers_file(results).write_text(text)
+    found = items(results)["understood"]
+    assert found.state == OPEN
+    assert len(found.problems) == 1
+
+
+@pytest.mark.parametrize("spoil", ["", "# Mine\n", "From `benchmark_scaling/gone.json`: x.\n"])
+def test_a_configuration_that_no_result_says_is_named(results: Path, spoil: str) -> None:
+    do_everything(results)
+    (results / NAME).write_text(spoil)
+    found = items(results)["configuration"]
+    assert found.state == OPEN
+    assert NAME in found.problems[0]
