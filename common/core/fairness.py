@@ -1,4 +1,4 @@
-"""How evenly requests are served: identical clients among each other, and a class beside others against itself alone."""
+"""How evenly requests are served: identical clients among each other, a class beside others against itself alone."""
 
 from __future__ import annotations
 
