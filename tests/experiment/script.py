@@ -15,7 +15,6 @@ import pytest
 from common.experiment import options
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "week5"
-SCRIPT = SCRIPTS / "benchmark_scaling.py"
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class Outcome:
         return lines[0]
 
 
-def load_script(script: Path = SCRIPT) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(script.stem, script)
+def load_script(name: str = "benchmark_scaling") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

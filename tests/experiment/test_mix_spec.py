@@ -34,7 +34,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> MixedWorld:
 
 @pytest.fixture(scope="module")
 def script_module() -> ModuleType:
-    return load_script(SCRIPT.with_name("test_mixed_workload.py"))
+    return load_script("test_mixed_workload")
 
 
 @pytest.fixture
