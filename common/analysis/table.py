@@ -27,7 +27,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     console.print(f"[bold]Scaling[/]  {about(result)}", soft_wrap=True)
     ends = [index for index, row in enumerate(rows[:-1]) if _group(row) != _group(rows[index + 1])]
     if rows:
-        console.print(_table(shown(result), ends))
+        console.print(framed(shown(result), ends))
     else:
         console.print("nothing was measured")
     console.print(f"[ ] 95 % interval, {sampling_unit(result)}; times are medians", markup=False)
@@ -40,7 +40,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  per plan; weights/n is what splitting should leave on each device")
-        console.print(_table(memory))
+        console.print(framed(memory))
     console.print()
     for line in read_scaling(result):
         console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
@@ -82,7 +82,8 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=NARROWEST)
 
 
-def _table(frame: pd.DataFrame, ends: Sequence[int] = ()) -> Table:
+def framed(frame: pd.DataFrame, ends: Sequence[int] = ()) -> Table:
+    """A frame of texts as a table of the house; `ends` are rows after which a group ends."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in map(str, frame.columns):
         title = name.replace(" ", "\n", 1)  # narrow columns: the unit goes below

@@ -69,6 +69,11 @@ class Options:
     engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
 
+    @property
+    def budget_s(self) -> float | None:
+        """Seconds that the run may take; None: as many as it needs."""
+        return None
+
     def tp_sizes(self) -> list[int]:
         """The sizes as numbers, ascending, each once.
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from common.analysis.beliefs import print_beliefs
@@ -21,6 +22,7 @@ from common.engines.remote import GONE
 from common.engines.settings import EngineSettings, parse_engine_args
 from common.engines.vllm_engine import VllmLauncher
 from common.experiment import preflight, recordings, report
+from common.experiment.budget import Budget
 from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import CaseDone, Said, Watcher
@@ -61,6 +63,7 @@ class Experiment:
     print_result: Callable[[Result], None]
     summary: Callable[[Result], dict[str, Any]]
     failed: Callable[[Result], bool] = any_case_failed
+    write_report: Callable[[Result, Path], list[Path]] | None = None  # files beside `<stem>.json`, given `<stem>`
 
 
 def run(experiment: Experiment, options: Options, prepare: Prepare | None = None) -> int:
@@ -104,6 +107,7 @@ class Prepared:
     describe: Callable[[Result, Say], dict[str, Any]]
     starts: int
     repeat_base_last: bool
+    budget: Budget | None = None
     told: Callable[[Watcher], Watcher] = lambda watch: watch  # how its events are put to whoever watches
 
 
@@ -123,6 +127,13 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
+    starts, base_last, roofline = STARTS[options.preset], _repeats_base(options), Roofline(model.shape, machine.kind)
+    budget = None if options.budget_s is None else Budget(options.budget_s, roofline)
+    if budget is not None:
+        specs, dear = budget.affordable(specs, starts)
+        skipped = [*skipped, *(Skipped(spec, budget.spent) for spec in dear)]
+        if not specs:
+            raise InputError(f"{budget.seconds / 60:.3g} minutes are not enough for a single case: give more")
     settings = replace(_settings(model, machine, options), engine=engine)
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
@@ -130,7 +141,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
     check_guess(options.guess, question)
     preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
-    planned = estimate(specs, STARTS[options.preset], Roofline(model.shape, machine.kind), _repeats_base(options))
+    planned = estimate(specs, starts, roofline, base_last)
     if options.dry_run:
         left_out = {skip.spec.id: skip.reason.message for skip in skipped}
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)
@@ -154,8 +165,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         environment = describe_environment(machine, _ceilings(machine, result), engine=versions)
         return environment | {"client": calibrated(machine, result, say)}
 
-    starts, base_last = STARTS[options.preset], _repeats_base(options)
-    how = (launcher, describe, starts, base_last)
+    how = (launcher, describe, starts, base_last, budget)
     return Prepared(machine, settings, recount, specs, planned, result, paths, *how)
 
 
@@ -189,6 +199,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 repeat_base_last=prepared.repeat_base_last,
                 recount=prepared.recount,
                 ceiling=ClientCeiling(**client) if client else None,
+                budget=prepared.budget,
             )
             sweep.run(prepared.specs)
             if any(case.error is not None and case.error.kind == GONE for case in result.cases):
@@ -203,6 +214,10 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
     report.print_next_step(result)
     if experiment.failed(result):
         code = code or FAILED
+    if experiment.write_report is not None:
+        sys.stdout.writelines(
+            f"report: {path}\n" for path in experiment.write_report(result, paths.json.with_suffix(""))
+        )
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))
     return code

@@ -14,6 +14,7 @@ from common.engines.engine import Engine, StartsEngines
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
 from common.experiment.bench import Bench
+from common.experiment.budget import Budget
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Watcher
 from common.experiment.spec import Configuration, Spec, order_of_starts
 from common.machine.devices import Device, Machine
@@ -40,6 +41,7 @@ class Sweep:
     repeat_base_last: bool = False
     recount: Callable[[str], int] | None = None
     ceiling: ClientCeiling | None = None
+    budget: Budget | None = None
     _broken: set[Configuration] = field(default_factory=set)
 
     def run(self, specs: Sequence[Spec]) -> None:
@@ -52,6 +54,9 @@ class Sweep:
         order = order_of_starts(configurations, self.starts)
         if self.repeat_base_last and order:
             order.append((self.starts, configurations[0]))
+        if self.budget is not None:
+            todo = [(start, spec) for start, engine in order for spec in specs if spec.configuration == engine]
+            self.budget.begin([one for one in todo if not self._is_done(one[1], one[0])], specs)
         try:
             self.save()
             with Monitor(self.machine) as monitor:
@@ -73,6 +78,9 @@ class Sweep:
     def _run_start(self, start: int, specs: Sequence[Spec], monitor: Monitor) -> None:
         """One engine start, and another one whenever the engine dies under a case."""
         waiting = [spec for spec in specs if not self._is_done(spec, start)]
+        if waiting and not self._affords(start, waiting[0], up=False):
+            self._leave_out(start, waiting)
+            return
         while waiting and waiting[0].configuration not in self._broken:
             with self._engine(start, waiting) as engine:
                 if engine is None:
@@ -82,7 +90,9 @@ class Sweep:
                 )
                 while waiting:
                     spec = waiting.pop(0)
-                    if not self._measure(spec, bench):
+                    if not self._affords(start, spec, up=True):
+                        self._leave_out(start, [spec])
+                    elif not self._measure(spec, bench):
                         break
 
     @contextlib.contextmanager
@@ -94,10 +104,14 @@ class Sweep:
             engine = self.launcher.start(plan, self._devices(plan), self._settings(specs[0]))
         except EngineError as error:
             self._broken.add(specs[0].configuration)
+            if self.budget is not None:
+                self.budget.broken(specs[0].configuration)
             for spec in specs:
                 self._keep(self._failed(self._case(spec, start), start, error))
             yield None
             return
+        if self.budget is not None:
+            self.budget.started(specs[0].configuration)
         try:
             self.watch(EngineReady(plan, engine.facts.startup_s))
             yield engine
@@ -119,10 +133,31 @@ class Sweep:
         try:
             spec.measure(bench, case, ladder)
         except EngineError as error:
+            self._ended(spec, bench.start)
             self._keep(*ladder, self._failed(case, bench.start, error))
             return bench.engine.death() is None
+        self._ended(spec, bench.start)
         self._keep(*ladder, case)
         return True
+
+    def _affords(self, start: int, spec: Spec, up: bool) -> bool:
+        """Whether there is time for a case, on an engine that is up or has yet to start."""
+        todo = (start, spec)
+        return self.budget is None or self.budget.affords(todo, running=todo if up else None)
+
+    def _ended(self, spec: Spec, start: int) -> None:
+        if self.budget is not None:
+            self.budget.ended((start, spec), measured=True)
+
+    def _leave_out(self, start: int, specs: Sequence[Spec]) -> None:
+        """No time is left: what was never measured is skipped, what was is not repeated."""
+        assert self.budget is not None
+        for spec in specs:
+            self.budget.ended((start, spec), measured=False)
+            case = self._case(spec, start)
+            if not case.repeats:
+                case.status, case.error = "skipped", self.budget.spent
+                self._keep(case)
 
     def _case(self, spec: Spec, start: int) -> Case:
         """A copy of the case as it stands, without what this start had measured or how it had failed."""

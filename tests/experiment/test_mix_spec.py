@@ -18,7 +18,7 @@ from common.store import files
 from common.store.requests import load_requests
 from common.store.schema import Result
 from tests.experiment.mixed_world import MixedWorld
-from tests.experiment.script import SCRIPT, Script, load_script
+from tests.experiment.script import Script, load_script
 
 SHORT, LONG = RequestClass("short", 16, 8, 8), RequestClass("long", 1, 1024, 4, burstiness=None)
 SPEC = MixSpec(ParallelPlan(), "off", MixedWorkload((SHORT, LONG), 8.0), 10_240, repeats=2)
