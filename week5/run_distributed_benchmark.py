@@ -171,9 +171,8 @@ LISTS: dict[Part, Callable[[EveningOptions, Model, Machine], Listed]] = {
     "mixed": mixed,
     "sequences": sequences,
 }
-EXPERIMENT = Experiment(
-    "run_distributed_benchmark", METHOD_VERSION, cases, print_evening, evening_summary, write_report=write_report
-)
+NAME = "run_distributed_benchmark"
+EXPERIMENT = Experiment(NAME, METHOD_VERSION, cases, print_evening, evening_summary, write_report=write_report)
 
 
 def main() -> int:

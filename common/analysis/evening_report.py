@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from common.analysis import concurrency_figures, fairness_figures, figures
@@ -28,7 +29,7 @@ from common.analysis.verification import verified
 from common.analysis.verification_table import read_verification, verdicts_shown
 from common.store.schema import Result
 
-Draw = Callable[[Result], figures.Figure]
+Draw = Callable[[Result], Figure]
 
 
 def write_report(result: Result, stem: Path) -> list[Path]:
@@ -41,7 +42,7 @@ def write_report(result: Result, stem: Path) -> list[Path]:
     """
     folder = stem.with_name(f"{stem.name}.report")
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Draw] = {name: draw for name, draw in figures.FIGURES.items()}
+    drawn: dict[str, Draw] = dict(figures.FIGURES)
     if concurrency_rows(result, "closed"):
         drawn["concurrency"] = concurrency_figures.concurrency
     if batch_rows(result):

@@ -129,11 +129,8 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
     starts, base_last, roofline = STARTS[options.preset], _repeats_base(options), Roofline(model.shape, machine.kind)
     budget = None if options.budget_s is None else Budget(options.budget_s, roofline)
-    if budget is not None:
-        specs, dear = budget.affordable(specs, starts)
-        skipped = [*skipped, *(Skipped(spec, budget.spent) for spec in dear)]
-        if not specs:
-            raise InputError(f"{budget.seconds / 60:.3g} minutes are not enough for a single case: give more")
+    specs, dear = _affordable(specs, starts, budget)
+    skipped = [*skipped, *dear]
     settings = replace(_settings(model, machine, options), engine=engine)
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
@@ -167,6 +164,20 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
 
     how = (launcher, describe, starts, base_last, budget)
     return Prepared(machine, settings, recount, specs, planned, result, paths, *how)
+
+
+def _affordable(specs: Sequence[Spec], starts: int, budget: Budget | None) -> tuple[Sequence[Spec], list[Skipped]]:
+    """The cases that there is time for, and the others.
+
+    Raises:
+        InputError: there is time for none.
+    """
+    if budget is None:
+        return specs, []
+    kept, dear = budget.affordable(specs, starts)
+    if not kept:
+        raise InputError(f"{budget.seconds / 60:.3g} minutes are not enough for a single case: give more")
+    return kept, [Skipped(spec, budget.spent) for spec in dear]
 
 
 def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> int:
@@ -215,9 +226,9 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
     if experiment.failed(result):
         code = code or FAILED
     if experiment.write_report is not None:
-        sys.stdout.writelines(
-            f"report: {path}\n" for path in experiment.write_report(result, paths.json.with_suffix(""))
-        )
+        written = experiment.write_report(result, paths.json.with_suffix(""))
+        sys.stdout.writelines(f"report: {path}
+" for path in written)
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))
     return code
