@@ -44,6 +44,7 @@ from week5 import benchmark_scaling, simulate_concurrent_requests, test_mixed_wo
 METHOD_VERSION = 1
 Part = Literal["scaling", "verification", "latency", "concurrency", "mixed", "sequences"]
 PARTS: tuple[Part, ...] = ("scaling", "verification", "latency", "concurrency", "mixed", "sequences")  # by value
+SMOKE_MINUTES = 5.0
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 Listed = tuple[Sequence[Spec], Sequence[Skipped]]
 
@@ -57,7 +58,7 @@ class EveningOptions(Options):
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n."""
     max_minutes: Number = None
-    """Leave out, from the least valuable on, what does not fit into so many minutes."""
+    """Leave out, from the least valuable on, what does not fit into so many minutes; 5 in smoke."""
     max_usd: Number = None
     """The same for so many dollars; needs --usd-per-hour."""
     slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
@@ -83,7 +84,8 @@ class EveningOptions(Options):
     @property
     def budget_s(self) -> float | None:
         """Seconds that the run may take; None: as many as it needs."""
-        limits = [] if self.max_minutes is None else [60 * self.max_minutes]
+        minutes = self.max_minutes or (SMOKE_MINUTES if self.preset == "smoke" and self.max_usd is None else None)
+        limits = [] if minutes is None else [60 * minutes]
         if self.max_usd is not None and self.usd_per_hour is not None:
             limits.append(3600 * self.max_usd / self.usd_per_hour)
         return min(limits, default=None)

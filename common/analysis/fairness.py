@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.analysis.reading import CARRIES_OVER, client_doubts, interval, left_out
+from common.analysis.reading import CARRIES_OVER, client_words, interval, left_out
 from common.analysis.scaling import is_invalid, samples
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
@@ -156,7 +156,7 @@ def finding(result: Result) -> str:
 def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     cases = mixes(result)
-    lines = client_doubts(result)
+    lines = client_words(result)
     if cases and not between_starts(result):
         lines.append(
             "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."

@@ -227,8 +227,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         code = code or FAILED
     if experiment.write_report is not None:
         written = experiment.write_report(result, paths.json.with_suffix(""))
-        sys.stdout.writelines(f"report: {path}
-" for path in written)
+        sys.stdout.writelines(f"report: {path}\n" for path in written)
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(paths.json, result.status, experiment.summary(result))
     return code
