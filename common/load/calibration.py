@@ -23,7 +23,7 @@ from common.core.arrivals import ClosedLoop
 from common.core.metrics import repeat_metrics
 from common.core.verdict import BENT, ClientCeiling
 from common.core.workload import Workload
-from common.load.bare_process import BareProcess
+from common.load.bare.process import BareProcess
 from common.load.client import run_load
 
 METHOD_VERSION = 1  # raise it when the levels or the limits change: ceilings of another method are measured anew

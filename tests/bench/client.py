@@ -28,8 +28,8 @@ from rich.table import Table
 from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop
 from common.core.metrics import repeat_metrics
 from common.core.workload import Workload
-from common.load.bare_process import BareProcess
-from common.load.bare_truth import Truth
+from common.load.bare.process import BareProcess
+from common.load.bare.truth import Truth
 from common.load.client import run_load
 from tests.bench.peers import AIPERF, GUIDELLM, PROMPT_TOKENS, VLLM, Load, Peer, PeerError, Seen, children_cpu_s
 

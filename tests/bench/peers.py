@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.engines.reference_models import ensure_model
-from common.load.bare_answer import MODEL
+from common.load.bare.answer import MODEL
 
 TOKENIZER_MODEL = "qwen2-9m"
 PROMPT_TOKENS = 64

@@ -20,8 +20,8 @@ import pytest
 
 from common.core.arrivals import ClosedLoop
 from common.core.workload import Request
-from common.load.bare_process import BareProcess
-from common.load.bare_truth import TruthLog
+from common.load.bare.process import BareProcess
+from common.load.bare.truth import TruthLog
 from common.load.client import Endpoint, run_load
 from common.load.control import is_healthy, served_models
 
@@ -269,7 +269,7 @@ def test_a_reader_that_leaves_is_counted_and_forgotten(bare: BareProcess) -> Non
 
 def test_it_ends_with_its_input_and_tells_what_it_has_not_told() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "common.load.bare_server", "--ttft-ms", "1", "--itl-ms", "1"],
+        [sys.executable, "-m", "common.load.bare", "--ttft-ms", "1", "--itl-ms", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -287,7 +287,7 @@ def test_it_ends_with_its_input_and_tells_what_it_has_not_told() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_it_ends_when_its_owner_is_killed() -> None:
     code = (
-        "import sys, time\nfrom common.load.bare_process import BareProcess\n"
+        "import sys, time\nfrom common.load.bare.process import BareProcess\n"
         "with BareProcess(1, 1) as s: print(s.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
@@ -302,7 +302,7 @@ def test_it_ends_when_its_owner_is_killed() -> None:
 def test_the_server_has_a_core_of_its_own_while_it_runs() -> None:
     code = """if True:
         import os
-        from common.load.bare_process import BareProcess
+        from common.load.bare.process import BareProcess
         os.sched_setaffinity(0, range(os.cpu_count()))  # other servers of these tests keep their owner off a core
         before = os.sched_getaffinity(0)
         if len(before) < 2:
@@ -329,7 +329,7 @@ def test_a_server_that_does_not_start_is_one_line() -> None:
 
 @pytest.mark.parametrize("option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "80"]])
 def test_impossible_options_are_refused(option: list[str]) -> None:
-    command = [sys.executable, "-m", "common.load.bare_server", *option]
+    command = [sys.executable, "-m", "common.load.bare", *option]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)
     assert done.returncode == 2 and "Traceback" not in done.stderr and option[0] in done.stderr
 

@@ -14,7 +14,7 @@ from common.core.metrics import repeat_metrics
 from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, judge
 from common.core.workload import Workload
 from common.load import calibration
-from common.load.bare_process import BareProcess
+from common.load.bare.process import BareProcess
 from common.load.calibration import Level, calibrate, measure_level
 from common.load.client import run_load
 

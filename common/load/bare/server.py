@@ -1,6 +1,6 @@
 """A bare server with known timing: what a load client is measured against.
 
-    python -m common.load.bare_server --ttft-ms 50 --itl-ms 10
+    python -m common.load.bare --ttft-ms 50 --itl-ms 10
 
 speaks `/v1/completions` and `/v1/chat/completions` (streams only), `/v1/models` and `/health` on a free port of the
 loopback interface, and prints its address. Every answer's first token is sent TTFT after its request was read and one
@@ -15,25 +15,19 @@ it keeps the time of 1,024 streams at 100 tokens per second each.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import gc
-import json
-import os
 import select
 import selectors
 import socket
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 
-from common.load import bare_answer
-from common.load.bare_answer import CHAT_PATH, COMPLETIONS_PATH, Asked, HttpRequest, Refusal
-from common.load.bare_connection import BareConnection
-from common.load.bare_truth import TruthLog
+from common.load.bare import answer as bare_answer
+from common.load.bare.answer import CHAT_PATH, COMPLETIONS_PATH, Asked, HttpRequest, Refusal
+from common.load.bare.connection import BareConnection
+from common.load.bare.truth import TruthLog
 
 _SENDS_AT_ONCE = 64
 _PARSED_AT_ONCE = 16
@@ -41,7 +35,6 @@ _ACCEPTED_AT_ONCE = 16
 _FLOOD_TOKENS = 128  # to a send: about 32 KiB
 _LONGEST_WAIT_S = 1.0
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_MOST_FILES = 8_192  # macOS refuses more than 10,240
 
 
 class _Answer:
@@ -263,55 +256,3 @@ class BareServer:
         self.log.abandoned += connection.busy
         self._blocked.pop(connection, None)
         connection.close()
-
-
-def _make_room_for_files() -> None:
-    """Raise the limit on open files, and let the kernel's table of them grow now.
-
-    Linux grows the table on the way, at 64 files, 256 and so on; in a process with threads it then waits for all CPUs
-    to pass a quiet state (`expand_fdtable` calls `synchronize_rcu`), which held the first requests up for 5 to 20 ms.
-    """
-    if sys.platform == "win32":
-        return
-    import fcntl
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
-    os.close(fcntl.fcntl(0, fcntl.F_DUPFD, room - 1))
-
-
-def _milliseconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 3_600_000:
-        raise argparse.ArgumentTypeError(f"must be 0 to 3600000 milliseconds, not {text}")
-    return value
-
-
-def _stop_at_end_of_input(server: BareServer) -> None:
-    sys.stdin.buffer.read()
-    server.stop()
-
-
-def main() -> None:
-    """Serve until standard input is closed, or Ctrl-C."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--ttft-ms", type=_milliseconds, default=50.0, help="request read to first token")
-    parser.add_argument("--itl-ms", type=_milliseconds, default=10.0, help="from token to token; 0 is a flood")
-    options = parser.parse_args()
-    _make_room_for_files()
-    server = BareServer(options.ttft_ms / 1e3, options.itl_ms / 1e3)
-    sys.stdout.write(server.address + "\n")
-    sys.stdout.flush()
-    gc.disable()  # nothing here makes cycles, and a collection would be late tokens
-    threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(asdict(server.log.summary())) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

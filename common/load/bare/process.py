@@ -10,15 +10,15 @@ import urllib.request
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from common.load.bare_answer import MODEL
-from common.load.bare_truth import Truth
+from common.load.bare.answer import MODEL
+from common.load.bare.truth import Truth
 from common.load.client import Endpoint
 
 _PATIENCE_S = 10.0
 
 
 class BareProcess:
-    """Starts `python -m common.load.bare_server` and ends it; a killed owner's server ends itself.
+    """Starts `python -m common.load.bare` and ends it; a killed owner's server ends itself.
 
     On Linux the server has the last of the owner's cores to itself: the calling thread, and what it starts, keep off it
     until the server ends. Left alone, the scheduler puts two processes that talk over loopback on one core as often
@@ -27,7 +27,7 @@ class BareProcess:
 
     def __init__(self, ttft_s: float, itl_s: float) -> None:
         self._cores: set[int] = set()  # the owner's, before the server took one
-        self._command = [sys.executable, "-m", "common.load.bare_server"]
+        self._command = [sys.executable, "-m", "common.load.bare"]
         self._command += ["--ttft-ms", f"{1e3 * ttft_s:g}", "--itl-ms", f"{1e3 * itl_s:g}"]
 
     def __enter__(self) -> BareProcess:

@@ -1,0 +1,1 @@
+"""A server of known timing, to judge a client by: bare, without any engine."""
