@@ -111,3 +111,9 @@ def test_an_empty_result_is_read_without_an_exception() -> None:
     print_concurrency(result([]), console)
     assert "nothing was measured" in console.export_text()
     assert concurrency_summary(result([])) == {}
+
+
+def test_requests_that_failed_are_said() -> None:
+    cases = [closed(TP1, clients) for clients in LADDER]
+    cases[1].repeats[0] |= {"failed": 3.0, "num_prompts": 8.0}
+    assert any(line.startswith("tp1/closed/c4: 3 of 8 requests failed") for line in read_concurrency(result(cases)))
