@@ -274,8 +274,9 @@ def test_an_interrupted_run_goes_on_once_the_server_is_back(
     script: Script, golden: GoldenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from common.experiment import bench
+    from common.load import client
 
-    real, calls = bench.run_load, []
+    real, calls = client.run_load, []
 
     def interrupted(*arguments: object, **options: object) -> object:
         calls.append(1)
