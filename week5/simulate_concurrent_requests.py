@@ -64,7 +64,7 @@ class ConcurrencyOptions(Options):
     concurrency: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
     """Clients; by default 1 4 16 64, in lab and full powers of two to 256, with --base-url 1 4 16."""
     requests: Count = None
-    """Requests of each case in one repeat; by default so many per client, in lab more."""
+    """Requests of each closed or open loop in one repeat; by default 2 per client, in lab 5."""
     input_tokens: Count = None
     """Prompt length; by default 32 on CPU, 512 on GPUs and with --base-url."""
     output_tokens: Count = None

@@ -94,7 +94,7 @@ def unevenness(result: Result) -> list[str]:
 
 def doubtful(result: Result) -> list[str]:
     """What the numbers do not show."""
-    lines = client_words(result)
+    lines = [*_failures(result), *client_words(result)]
     rows = concurrency_rows(result, "closed")
     if any(row.thin for row in rows):
         lines.append("~ marks a p99 of fewer than 100 requests in a repeat: little more than the slowest of them.")
@@ -110,6 +110,17 @@ def doubtful(result: Result) -> list[str]:
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     return [*lines, *left_out(result)]
+
+
+def _failures(result: Result) -> list[str]:
+    """Requests that failed in cases that went on: what throughput says is of the others."""
+    lines = []
+    for case in result.cases:
+        failed = sum(repeat.get("failed", 0.0) for repeat in case.repeats)
+        if failed and case.status == "ok":
+            sent = sum(repeat.get("num_prompts", 0.0) for repeat in case.repeats)
+            lines.append(f"{case.id}: {failed:.0f} of {sent:.0f} requests failed; its numbers are of the others.")
+    return lines
 
 
 def _ms(value: float) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from common.machine.devices import Device
 NAME = "the server"  # in records, which are published: not its address
 MOST_NAMED = 8
 GONE = "server_gone"
+SECOND_LOOK_S = 0.5
 RESTART = "Start it again and run the same command: it goes on with what is missing"
 
 
@@ -116,8 +118,10 @@ class RemoteEngine:
         return True
 
     def death(self) -> Failure | None:
-        """Why it no longer serves, or None while it does."""
+        """Why it no longer serves, or None while it does; asked twice, since one that is ending may still answer."""
         try:
+            self._server.serves()
+            time.sleep(SECOND_LOOK_S)
             self._server.serves()
         except EngineError as error:
             failure = error.failure

@@ -29,8 +29,10 @@ from common.store.schema import Result
 
 API_KEY = "OPENAI_API_KEY"
 EXTERNAL, SHARES = "external", "host_shares_devices"
-OURS_ONLY = ("tp", "cores_per_device", "device_ids", "engine_args", "engine_python", "workload", "time_scale")
-OURS_ONLY += ("oversubscribe", "allow_shared")
+OURS_ONLY = (
+    *("tp", "cores_per_device", "device_ids", "engine_args", "engine_python", "workload", "time_scale"),
+    *("oversubscribe", "allow_shared"),
+)
 ONE_START = "a server of somebody else's is not started anew: intervals are over repeats inside one start"
 
 Cases = Callable[[Any, tuple[str, ...]], Sequence[Spec]]

@@ -106,7 +106,7 @@ def spoilt(case: Case, numbers: Mapping[str, float]) -> bool:
 
 def _queueing(before: ServerState, after: ServerState, waiting: list[float]) -> dict[str, float]:
     """How long requests waited at the server before it worked on them, and how many did, by its own account."""
-    found = {}
+    found: dict[str, float] = {}
     if QUEUED in before.counters and QUEUED in after.counters:
         count = after.counters[QUEUED] - before.counters[QUEUED]
         seconds = after.counters.get(QUEUED_S, 0.0) - before.counters.get(QUEUED_S, 0.0)

@@ -28,13 +28,13 @@ def points(
     return made
 
 
-def closed(ideal_s: float, bottleneck_s: float) -> dict[str, Callable[[float], float]]:
+def closed(ideal_s: float, bottleneck_s: float) -> tuple[Callable[[float], float], Callable[[float], float]]:
     """n clients of a balanced closed network: X(n) = n / (D + (n - 1) d), R = n / X; power is largest at D/d - 1."""
 
     def rate(clients: float) -> float:
         return clients / (ideal_s + (clients - 1) * bottleneck_s)
 
-    return {"throughput": rate, "response_s": lambda clients: clients / rate(clients)}
+    return rate, lambda clients: clients / rate(clients)
 
 
 def test_of_m_m_1_it_is_half_the_capacity() -> None:
@@ -47,13 +47,13 @@ def test_of_m_m_1_it_is_half_the_capacity() -> None:
 
 @pytest.mark.parametrize("at", [4, 16, 64])
 def test_of_a_saturating_closed_loop_it_is_where_the_bottleneck_fills(at: int) -> None:
-    curve = points(DOUBLINGS, **closed(ideal_s=1.0, bottleneck_s=1 / (at + 1)))
+    curve = points(DOUBLINGS, *closed(ideal_s=1.0, bottleneck_s=1 / (at + 1)))
     found = knee(curve)
     assert found is not None and found.resolved and found.load == at
 
 
 def test_neighbours_that_overlap_leave_it_unresolved() -> None:
-    curve = points(DOUBLINGS, **closed(1.0, 1 / 17), noise=0.2)
+    curve = points(DOUBLINGS, *closed(1.0, 1 / 17), noise=0.2)
     found = knee(curve)
     assert found is not None and not found.resolved
     assert found.between[0] <= 16 <= found.between[1] and found.between[0] < found.between[1]
@@ -61,25 +61,25 @@ def test_neighbours_that_overlap_leave_it_unresolved() -> None:
 
 
 def test_one_repeat_has_no_interval() -> None:
-    found = knee(points(DOUBLINGS, **closed(1.0, 1 / 17), repeats=1))
+    found = knee(points(DOUBLINGS, *closed(1.0, 1 / 17), repeats=1))
     assert found is not None and found.load == 16 and not found.resolved and "one repeat" in found.why_not
 
 
 @pytest.mark.parametrize(("at", "edge"), [(1_000, "highest"), (1, "lowest")])
 def test_the_edge_of_what_was_tried_is_no_knee(at: int, edge: str) -> None:
-    found = knee(points((4, 8, 16), **closed(1.0, 1 / (at + 1))))
+    found = knee(points((4, 8, 16), *closed(1.0, 1 / (at + 1))))
     assert found is not None and not found.resolved and edge in found.why_not
 
 
 def test_two_points_have_no_middle() -> None:
-    assert knee(points((1, 2), **closed(1.0, 0.1))) is None
+    assert knee(points((1, 2), *closed(1.0, 0.1))) is None
     assert knee([]) is None
 
 
 def test_saturation_is_the_first_load_whose_doubling_gains_too_little() -> None:
     curve = closed(1.0, 0.1)  # X = n / (0.9 + 0.1 n): doubling n = 16 gains 22 %, 128 3.4 %, 256 1.7 %
-    assert saturation(points(DOUBLINGS, **curve)).load is None
-    found = saturation(points((*DOUBLINGS, 512), **curve))
+    assert saturation(points(DOUBLINGS, *curve)).load is None
+    found = saturation(points((*DOUBLINGS, 512), *curve))
     assert found.load == 256 and found.resolved and found.gain == pytest.approx(0.0173, abs=0.002)
 
 

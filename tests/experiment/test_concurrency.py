@@ -145,3 +145,14 @@ def test_a_plan_of_one_engine_is_one_configuration(script_module: ModuleType) ->
 
     plan, lengths = ParallelPlan(tp=2), Lengths(8, 8, 10_000)
     assert BatchSpec(plan, 4, lengths, 2).configuration == LoadSpec(plan, "closed", 1, lengths, 1, 1).configuration
+
+
+def test_queueing_is_the_rise_of_the_servers_own_histogram() -> None:
+    from common.experiment.repeat import QUEUED, QUEUED_S, ServerState, _queueing
+
+    before = ServerState(0.0, {QUEUED_S: 10.0, QUEUED: 100.0}, [])
+    after = ServerState(1.0, {QUEUED_S: 10.5, QUEUED: 110.0}, [])
+    found = _queueing(before, after, [0.0, 6.0, 3.0])
+    assert found == {"mean_queue_ms": pytest.approx(50), "mean_requests_waiting": 3, "max_requests_waiting": 6}
+    assert _queueing(before, before, []) == {}, "nobody came"
+    assert _queueing(ServerState(0.0, {}, []), after, []) == {}, "what it had counted before is not this repeat's"

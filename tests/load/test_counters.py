@@ -27,6 +27,10 @@ class Rising(BaseHTTPRequestHandler):
             lines.append(f"{NAME} many")
         elif not self.path.startswith("/broken"):
             lines += [f'{NAME}{{engine="{engine}",model_name="m"}} {now}' for engine in (0, 1)]
+        lines += [
+            'vllm:num_requests_waiting_by_reason{reason="capacity"} 99',
+            'vllm:num_requests_waiting{engine="0"} 7',
+        ]
         content = "\n".join(lines).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -89,3 +93,28 @@ def test_a_server_that_is_not_there_is_a_gap() -> None:
         time.sleep(0.05)
         now_ns = time.perf_counter_ns()
     assert watch.increase(now_ns, now_ns) is None
+
+
+def test_a_gauge_is_kept_as_its_readings(rising: str) -> None:
+    with CounterWatch([rising, rising], NAME, "vllm:num_requests_waiting", interval_s=0.05) as watch:
+        time.sleep(0.2)
+        begin_ns = time.perf_counter_ns()
+        time.sleep(0.2)
+        end_ns = time.perf_counter_ns()
+    assert set(watch.levels(begin_ns, end_ns)) == {14.0}, "seven on each"
+    assert 2 <= len(watch.levels(begin_ns, end_ns)) <= 4
+    assert watch.levels(0, begin_ns) and watch.levels(end_ns + 10**9, end_ns + 2 * 10**9) == []
+
+
+def test_without_servers_nothing_is_known() -> None:
+    with CounterWatch([], NAME, "vllm:num_requests_waiting") as watch:
+        begin_ns = time.perf_counter_ns()
+    assert watch.increase(begin_ns, begin_ns) is None and watch.levels(0, 2 * begin_ns) == []
+
+
+def test_a_server_without_the_gauge_still_has_its_counter(rising: str) -> None:
+    with CounterWatch([rising], NAME, "vllm:no_such_gauge", interval_s=0.05) as watch:
+        begin_ns = time.perf_counter_ns()
+        time.sleep(0.1)
+        end_ns = time.perf_counter_ns()
+    assert watch.increase(begin_ns, end_ns) is not None and watch.levels(begin_ns, end_ns) == []

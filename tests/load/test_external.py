@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from common.core.verdict import ClientCeiling
+from common.engines import remote
 from common.experiment import run
 from common.store import files
 from common.store.requests import load_requests
@@ -38,6 +39,8 @@ def script(
 ) -> Script:
     monkeypatch.setattr(run, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
     monkeypatch.setattr(run, "VllmLauncher", None)
+    monkeypatch.setattr(remote, "SECOND_LOOK_S", 0)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # saving is tested in tests/store
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     return Script(module, monkeypatch, capsys)
@@ -271,8 +274,9 @@ def test_an_interrupted_run_goes_on_once_the_server_is_back(
     script: Script, golden: GoldenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from common.experiment import bench
+    from common.load import client
 
-    real, calls = bench.run_load, []
+    real, calls = client.run_load, []
 
     def interrupted(*arguments: object, **options: object) -> object:
         calls.append(1)
@@ -297,6 +301,7 @@ class Blocked:
         if name.partition('.')[0] in ('vllm', 'torch', 'transformers'):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
+from common.engines import remote
 from common.experiment import run
 run.calibrate = lambda *_, **__: None  # ten seconds
 runpy.run_path(sys.argv[0], run_name='__main__')
