@@ -78,7 +78,7 @@ def waiting(result: Result, requests: Records) -> Figure:
 def costs(result: Result) -> Figure:
     """How many times as long as alone each class takes under every variant, with intervals."""
     over = "engine starts" if between_starts(result) else "repeats inside one engine start"
-    note = f"engines as in the table; bars: 95 % interval over {over}; hollow: not resolved from no loss"
+    note = f"logarithmic scale; bars: 95 % interval over {over}; hollow: not resolved from no loss"
     figure, axes = empty_figure(finding(result), about(result), note)
     plans = plans_of(result)
     if not plans:
@@ -93,7 +93,7 @@ def costs(result: Result) -> Figure:
     axes.set_ylim(top=2 * axes.get_ylim()[1])
     axes.set_xticks(range(len(COSTS)), [label for *_, label in COSTS])
     axes.set_xlim(-0.5, len(COSTS) - 0.5)
-    axes.set_ylabel(f"together over alone, {plans[0]}\n(logarithmic)")
+    axes.set_ylabel(f"together over alone, {plans[0]}")
     axes.legend(fontsize=12, loc="upper right", frameon=False)
     return figure
 

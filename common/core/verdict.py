@@ -121,8 +121,11 @@ def judge(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Verdict:
 
 
 def held_up(evidence: ClientEvidence) -> bool:
-    """Whether the event loop stood still so long that the repeat is worth nothing: something that may pass."""
-    return any(finding.word == "INVALID" for finding in _delay(evidence))
+    """Whether the event loop stood still so long that the repeat is worth nothing: something that may pass.
+
+    By the clock it also shows in requests that were sent too late, whatever the mean TTFT they are held against.
+    """
+    return any(finding.word == "INVALID" for finding in (*_delay(evidence), *_sends(evidence)))
 
 
 def _delay(evidence: ClientEvidence) -> Iterator[_Finding]:

@@ -21,6 +21,7 @@ from common.store.schema import Case, Check
 TOGETHER = ""  # the part of a repeat in which all classes come
 WARM_UP_STREAMS = 8
 IN_FLIGHT = 16  # an estimate, where requests come faster than they are worked off
+CLIENTS = ("p99_lateness_ms", "loop_delay_ms", "loop_lag_p99_ms", "loop_lag_max_ms")  # what a client is judged by
 ASKED = {  # a setting that a case changes, as the engine's ranks name it
     "chunked_prefill": "enable_chunked_prefill",
     "max_num_batched_tokens": "max_num_batched_tokens",
@@ -122,6 +123,8 @@ class MixSpec:
         for part in parts:  # the whole last: the case's monitor is then that of all classes together
             bench.keep(case, found[part][0], repeat, f"-alone-{part}" if part else "")
         together, numbers = found[TOGETHER]
+        # The client is judged by its worst part: late sends spoil what a class is held against just as much.
+        numbers |= {key: max(found[part][1].get(key, 0.0) for part in parts) for key in CLIENTS if key in numbers}
         for name in names:
             numbers |= fairness_numbers(together.records, found[name][0].records, name)
         # A mix is meant to change while it lasts: it has no steady window.

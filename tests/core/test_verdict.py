@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, judge
+from common.core.verdict import ClientCeiling, ClientEvidence, Verdict, held_up, judge
 
 CEILING = ClientCeiling(512, 48_000.0, 0.001, 3e6)
 OPEN_ENDED = replace(CEILING, at_least=True)
@@ -22,6 +22,20 @@ GOOD = ClientEvidence(
     mean_ttft_s=0.050,
     mean_tpot_s=0.010,
 )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, False),
+        ({"loop_delay_s": 0.0060}, True),
+        ({"lateness_p99_s": 0.0110}, True),
+        ({"lateness_p99_s": 0.0110, "mean_ttft_s": 2.0}, False),
+        ({"client_cpu_share": 0.99}, False),  # too much load does not pass by being tried again
+    ],
+)
+def test_what_may_pass_is_measured_again(change: dict[str, float], expected: bool) -> None:
+    assert held_up(replace(GOOD, **change)) is expected  # type: ignore[arg-type]
 
 
 def test_nothing_found_is_valid() -> None:
