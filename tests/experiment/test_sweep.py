@@ -303,7 +303,7 @@ def test_an_engine_that_dies_costs_its_case_and_no_other(trial: Trial) -> None:
     }
     error = result.cases[0].error
     assert error is not None
-    assert (error.kind, error.message, error.remedy) == (KILLED.kind, KILLED.message, KILLED.remedy)
+    assert (error.kind, error.message, error.remedy) == (KILLED.kind, KILLED.message, KILLED.advice)
     assert [plan for plan, _ in trial.world.starts] == ["tp1", "tp1", "tp2"], "the next case runs on a new engine"
     assert trial.world.stops == ["tp1", "tp1", "tp2"], "a dead engine is ended and proven gone, too"
     engines = {load.engine for load in trial.world.measured if load.plan == "tp1" and load.concurrency == 4}
