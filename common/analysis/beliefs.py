@@ -42,12 +42,16 @@ def confront(result: Result) -> list[Confronted]:
 def print_beliefs(result: Result, most: int | None = None, console: Console | None = None) -> None:
     """The beliefs that the result contradicts, at most so many."""
     console = console or stdout()
-    found = confront(result)[:most]
+    found = sentences(result)[:most]
     if found:
         console.print("\n[bold]Often believed[/]")
-    for one in found:
-        line = f'- "{one.belief}": {one.sentence}'
-        console.print(line, soft_wrap=not console.is_terminal, markup=False)
+    for line in found:
+        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)
+
+
+def sentences(result: Result) -> list[str]:
+    """Each belief in quotes, and what the result says to it."""
+    return [f'"{one.belief}": {one.sentence}' for one in confront(result)]
 
 
 def n_devices_are_n_times(result: Result) -> str | None:
