@@ -2,7 +2,7 @@
 
 Question.    How many times faster is tensor parallelism over n devices than the smallest plan that holds the model?
 Prediction.  Less than n: every layer waits for two all-reduces, small shards use a device worse than large ones, and
-             on CPU slices all devices share one memory. Write your guess down before you look.
+             on CPU slices all devices share one memory. On a terminal you are asked for your guess first.
 Method.      Real vLLM, one engine start per plan (lab: three), the same seeded requests for every plan, everything
              that vLLM would choose by plan pinned. Three curves, because one alone misleads:
                fixed      the same number of streams for every plan: what a user feels

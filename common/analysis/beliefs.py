@@ -42,12 +42,16 @@ def confront(result: Result) -> list[Confronted]:
 def print_beliefs(result: Result, most: int | None = None, console: Console | None = None) -> None:
     """The beliefs that the result contradicts, at most so many."""
     console = console or stdout()
-    found = confront(result)[:most]
+    found = sentences(result)[:most]
     if found:
         console.print("\n[bold]Often believed[/]")
-    for one in found:
-        line = f'- "{one.belief}": {one.sentence}'
-        console.print(line, soft_wrap=not console.is_terminal, markup=False)
+    for line in found:
+        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)
+
+
+def sentences(result: Result) -> list[str]:
+    """Each belief in quotes, and what the result says to it."""
+    return [f'"{one.belief}": {one.sentence}' for one in confront(result)]
 
 
 def n_devices_are_n_times(result: Result) -> str | None:
@@ -208,14 +212,14 @@ def _with_communication(result: Result) -> Iterator[tuple[ScalingRow, float]]:
 
 def _whole_and_split(result: Result) -> tuple[Case | None, Case | None]:
     """A plan on one device, and the one that splits the model most; `None` where either is missing."""
-    known = [case for case in _started(result) if case.engine.get("weight_bytes_per_rank")]
+    known = [case for case in _started(result) if max(case.engine.get("weight_bytes_per_rank") or [0]) > 0]
     whole = next((case for case in known if case.plan.devices == 1), None)
     split = [case for case in known if case.plan.tp > 1 and case.plan.devices == case.plan.tp]
     return whole, max(split, key=lambda case: case.plan.tp, default=None)
 
 
 def _started(result: Result) -> list[Case]:
-    return [case for case in result.cases if case.engine.get("memory_bytes_per_rank")]
+    return [case for case in result.cases if max(case.engine.get("memory_bytes_per_rank") or [0]) > 0]
 
 
 def _largest(case: Case, name: str) -> float:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from common.analysis.checklist import DONE, IMPOSSIBLE, OPEN, Item
 from common.analysis.evidence import Evidence
-from common.analysis.table import stdout
+from common.analysis.table import plain, stdout
 
 
 def print_checklist(items: Sequence[Item], evidence: Evidence, results: Path, console: Console | None = None) -> None:
@@ -25,14 +25,14 @@ def print_checklist(items: Sequence[Item], evidence: Evidence, results: Path, co
         table.add_column(name, no_wrap=name == "state")
     for item in items:
         mark = f" [{files.index(item.file) + 1}]" if item.file else ""
-        table.add_row(item.title, item.state, Text(f"{item.evidence}{mark}"))
+        table.add_row(item.title, item.state, Text(plain(f"{item.evidence}{mark}")))
     console.print(table)
     done, impossible = (sum(item.state == state for item in items) for state in (DONE, IMPOSSIBLE))
     left = len(items) - done - impossible
     lines = [f"{done} done, {left} not yet, {impossible} not possible here. Files are under {results}:"]
     lines += [f"  [{index}] {_place(path, results)}" for index, path in enumerate(files, 1)]
     for line in [*lines, *_what_is_left(items), *_not_counted(items, evidence)]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(plain(line), soft_wrap=True, markup=False)
 
 
 def as_document(items: Sequence[Item], results: Path) -> dict[str, Any]:

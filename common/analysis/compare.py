@@ -17,7 +17,7 @@ from common.analysis.compared import METRICS, STEADY, ComparedCase, compared_cas
 from common.analysis.differences import Difference, Named, differences
 from common.analysis.frames import load_sound
 from common.analysis.reading import about
-from common.analysis.table import stdout
+from common.analysis.table import plain, stdout
 from common.core.arrivals import ClosedLoop
 from common.core.stats import Estimate
 from common.store.files import StoreError
@@ -109,7 +109,7 @@ def _table(shown: Sequence[ComparedCase]) -> Table:
     for case in shown:
         cells = [_cell(case.ratio_of(metric)) for metric in METRICS]
         mark = f" {DOUBTFUL}" if case.doubts else ""
-        table.add_row(Text(f"{_plain(case.id)}{mark}{_loads(case)}"), *cells)
+        table.add_row(Text(f"{plain(case.id)}{mark}{_loads(case)}"), *cells)
     return table
 
 
@@ -201,14 +201,9 @@ def _shown(value: object, absent: str) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _plain(text if len(text) <= 90 else f"{text[:87]}...")
+    return plain(text if len(text) <= 90 else f"{text[:87]}...")
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(_plain(line), soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
-
-
-def _plain(text: str) -> str:
-    """Without characters that a terminal obeys: the file may be anybody's."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+        console.print(plain(line), soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep

@@ -177,7 +177,7 @@ def _weight_share(result: Result, case: str) -> Estimate | None:
 
 
 def _is_whole(case: Case) -> bool:
-    return case.plan.tp * case.plan.pp == 1 and bool(case.engine.get("weight_bytes_per_rank"))
+    return case.plan.tp * case.plan.pp == 1 and max(case.engine.get("weight_bytes_per_rank") or [0]) > 0
 
 
 def _size(plan: ParallelPlan) -> tuple[int, int, ParallelPlan]:

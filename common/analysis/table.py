@@ -82,6 +82,11 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=NARROWEST)
 
 
+def plain(text: str) -> str:
+    """Without characters that a terminal obeys: the file may be anybody's."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def framed(frame: pd.DataFrame, ends: Sequence[int] = ()) -> Table:
     """A frame of texts as a table of the house; `ends` are rows after which a group ends."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+GUIDE = "week5/README.md"  # has a paragraph for every kind: what it means, how to check, how to mend
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure as it stands in a result: what kind, what happened, what to do."""
+    """A failure: what kind, what happened, what to do."""
 
     kind: str
     message: str
     remedy: str
+
+    @property
+    def advice(self) -> str:
+        """The remedy as it stands in a result, and where the guide says more."""
+        return f"{self.remedy} (see {GUIDE}#{self.kind.replace('_', '-')})"
 
 
 class EngineError(RuntimeError):
     """An engine did not start, or died."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.message}. {failure.remedy}")
+        super().__init__(f"{failure.message}. {failure.advice}")
         self.failure = failure
 
 

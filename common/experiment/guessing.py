@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import select
 import sys
@@ -52,7 +53,7 @@ def take_guess(result: Result, asked: Asked | None, given: float | None) -> None
 
 def ask(text: str, unit: str) -> float | None:
     """Ask on a terminal; `None` where there is none, for Enter, and where nobody answers within a minute."""
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)) or _is_in_background():
         return None
     for _ in range(TRIES):
         sys.stderr.write(f"Your guess? {text} (a number, in {unit}; Enter skips; goes on after {PATIENCE_S:.0f} s) ")
@@ -68,6 +69,14 @@ def ask(text: str, unit: str) -> float | None:
             return value
         say_plainly(f"'{line[:40]}' is no positive number; write it as in 1.6")
     return None
+
+
+def _is_in_background() -> bool:
+    """Whether reading from the terminal would stop this process, as it does after `&` in a shell."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:
+        return False  # a terminal that does not control this process cannot stop it
 
 
 def parse_guess(line: str, unit: str) -> float | None:

@@ -182,7 +182,7 @@ class Sweep:
     def _failed(self, case: Case, start: int, error: EngineError) -> Case:
         """Mark a case as failed; it stays so even if a later start goes well."""
         failure = error.failure
-        case.status, case.error = "failed", CaseError(failure.kind, failure.message, failure.remedy)
+        case.status, case.error = "failed", CaseError(failure.kind, failure.message, failure.advice)
         case.flags.append(_failed_flag(start))
         return case
 

@@ -259,5 +259,5 @@ def test_braces_in_a_log_do_no_harm() -> None:
 
 def test_the_error_reads_as_message_and_remedy() -> None:
     error = EngineError(Failure("kind", "it broke", "Mend it"))
-    assert str(error) == "it broke. Mend it"
+    assert str(error) == "it broke. Mend it (see week5/README.md#kind)"
     assert error.failure.kind == "kind"

@@ -109,10 +109,10 @@ def test_a_number_is_read_as_a_person_writes_it(line: str, value: float | None) 
     assert guessing.parse_guess(line, "x") == value
 
 
-def typed(text: str, patience_s: float = 60.0) -> str:
+def typed(text: str, patience_s: float = 60.0, before: str = "") -> str:
     """What `ask` returns to a process whose three streams are a terminal on which this is typed."""
     code = (
-        "from common.experiment import guessing\n"
+        f"import os\n{before}\nfrom common.experiment import guessing\n"
         f"guessing.PATIENCE_S = {patience_s}\n"
         "print('returned', guessing.ask('How many?', 'x'))"
     )
@@ -137,6 +137,12 @@ def test_on_a_real_terminal() -> None:
 def test_enter_skips_and_nobody_is_waited_for_for_ever() -> None:
     assert "returned None" in typed("\n")
     assert "returned None" in typed("", patience_s=0.2)
+
+
+def test_in_the_background_nobody_is_asked() -> None:
+    said = typed("1.7\n", before="os.tcgetpgrp = lambda _: 0")
+    assert "returned None" in said
+    assert "guess" not in said
 
 
 def test_a_guess_inside_the_interval_is_not_told_from_the_truth() -> None:

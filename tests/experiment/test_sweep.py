@@ -306,7 +306,7 @@ def test_an_engine_that_dies_costs_its_case_and_no_other(trial: Trial) -> None:
     assert (error.kind, error.message, error.remedy) == (
         KILLED.kind,
         f"{KILLED.message} (1 of 3 requests were answered)",
-        KILLED.remedy,
+        KILLED.advice,
     )
     assert [plan for plan, _ in trial.world.starts] == ["tp1", "tp1", "tp2"], "the next case runs on a new engine"
     assert trial.world.stops == ["tp1", "tp1", "tp2"], "a dead engine is ended and proven gone, too"
