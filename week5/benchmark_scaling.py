@@ -34,11 +34,12 @@ from common.core.arrivals import Replay
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment import report
+from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import Lengths, LoadSpec, Saturate
 from common.experiment.options import InputError, Options, parse
 from common.experiment.recordings import Recorded, read_recorded
-from common.experiment.run import Experiment, run
+from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
 

@@ -32,10 +32,11 @@ from common.analysis.evening import evening_summary, print_evening
 from common.analysis.evening_report import write_report
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
+from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.options import InputError, Options, parse
-from common.experiment.run import Experiment, run
+from common.experiment.run import run
 from common.experiment.slo import parse_slo
 from common.experiment.spec import Spec
 from common.machine.devices import Machine

@@ -36,12 +36,13 @@ from common.analysis.concurrency_table import concurrency_summary, print_concurr
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.batch_spec import BatchSpec
+from common.experiment.experiment import Experiment
 from common.experiment.external import run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
 from common.experiment.options import InputError, Options, parse
-from common.experiment.run import Experiment, run
+from common.experiment.run import run
 from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
 from common.experiment.words import Words

@@ -37,10 +37,11 @@ from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.engines.settings import EngineSettings
+from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, flags_of, list_cases, plans
 from common.experiment.mix_spec import MixSpec
 from common.experiment.options import InputError, Options, Preset, parse
-from common.experiment.run import Experiment, run
+from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
 

@@ -30,9 +30,10 @@ from common.analysis.verification import any_fails
 from common.analysis.verification_table import print_verification, verification_summary
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
+from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.options import InputError, Options, parse
-from common.experiment.run import Experiment, run
+from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.verify_spec import VerifySpec
 from common.machine.devices import Machine

@@ -17,9 +17,11 @@ from common.engines.remote import RemoteLauncher, RemoteServer
 from common.engines.settings import EngineSettings
 from common.experiment import report
 from common.experiment.events import EngineGone, EngineReady, EngineStarting, Event, Said, Watcher
+from common.experiment.experiment import Experiment
 from common.experiment.opening import Place, asked_for, open_keyed
 from common.experiment.options import InputError, Options
-from common.experiment.run import Experiment, Prepared, Say, calibrated, run
+from common.experiment.prepare import Prepared, Say, calibrated
+from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.load.address import Address
 from common.machine.devices import Machine, find_machine
@@ -106,7 +108,7 @@ def _prepare(
         return _environment(machine) | {"client": calibrated(machine, result, say)}
 
     settings = EngineSettings(model="", served_name=str(server.model))  # nothing is started with them
-    return Prepared(machine, settings, None, specs, None, result, paths, launcher, describe, 1, False, _told)
+    return Prepared(machine, settings, None, specs, None, result, paths, launcher, describe, 1, False, told=_told)
 
 
 def _told(watch: Watcher) -> Watcher:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.analysis.reading import streams
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
+from common.core.mix import MixedWorkload
 from common.core.plan import ParallelPlan
 from common.core.recording import Recording
 from common.core.workload import Request, Workload, staggered
@@ -152,7 +153,8 @@ class LoadSpec:
     def requests(self, case: Case, seed: int) -> list[Request]:
         """What is sent in one repeat of the case."""
         made = self.source.generate(case.workload.requests, seed)
-        return staggered(made, case.workload.staggered, seed) if case.workload.staggered else made
+        slots = 0 if isinstance(case.workload, MixedWorkload) else case.workload.staggered
+        return staggered(made, slots, seed) if slots else made
 
     def measure(self, bench: Bench, case: Case, ladder: list[Case]) -> None:
         """Add this start's repeats to `case`; a saturating case finds its concurrency first, on `ladder`.

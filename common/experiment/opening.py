@@ -22,8 +22,10 @@ from common.store import files
 from common.store.schema import Result
 
 # A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
-NOT_PART_OF_THE_WORK = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python", "guess")
-NOT_PART_OF_THE_WORK += ("max_minutes", "max_usd")
+NOT_PART_OF_THE_WORK = (
+    *("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python", "guess"),
+    *("max_minutes", "max_usd"),
+)
 YOUR_PATHS = ("--results-dir", "--workload", "--engine-python", "--base-url")
 
 

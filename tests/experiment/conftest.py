@@ -8,7 +8,7 @@ import pytest
 
 from common.core.verdict import ClientCeiling
 from common.engines.reference_models import ensure_model
-from common.experiment import bench, preflight, run
+from common.experiment import bench, preflight, prepare
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
 
@@ -50,10 +50,10 @@ def script(
     """The scaling benchmark on two CPU slices, with `world` in vLLM's place."""
     monkeypatch.setenv("LAB_CACHE_DIR", str(model_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(run, "find_machine", lambda *_: MACHINE)
-    monkeypatch.setattr(run, "measure_ceilings", lambda _: None)
-    monkeypatch.setattr(run, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
-    monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(world))
+    monkeypatch.setattr(prepare, "find_machine", lambda *_: MACHINE)
+    monkeypatch.setattr(prepare, "measure_ceilings", lambda _: None)
+    monkeypatch.setattr(prepare, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
+    monkeypatch.setattr(prepare, "VllmLauncher", vllm_launcher(world))
     monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
     monkeypatch.setattr(preflight, "check_arguments", lambda *_: None)  # asks vLLM itself: ten seconds
     return Script(script_module, monkeypatch, capsys)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.engines.interpreter import check_arguments
-from common.experiment import opening, preflight, run
+from common.experiment import opening, preflight, prepare
 from common.experiment.options import InputError
 from common.store import files
 from common.store.files import ResultPaths
@@ -125,7 +125,7 @@ def test_ctrl_c_while_the_ceilings_are_measured_is_interrupted_too(
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "measure_ceilings", interrupt)
+    monkeypatch.setattr(prepare, "measure_ceilings", interrupt)
     outcome = script(*FIXED, "--results-dir", str(results))
     assert outcome.code == 130
     assert outcome.last["status"] == "interrupted"

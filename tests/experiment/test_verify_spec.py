@@ -16,7 +16,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.weight_split import rank_weight_bytes
 from common.engines.settings import EngineSettings
-from common.experiment import run, verify_spec
+from common.experiment import prepare, verify_spec
 from common.experiment.load_spec import Lengths
 from common.experiment.roofline import Roofline
 from common.experiment.verify_spec import VerifySpec
@@ -97,7 +97,7 @@ def verify(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Callable[..., Outcome]:
-    monkeypatch.setattr(run, "VllmLauncher", vllm_launcher(planted))
+    monkeypatch.setattr(prepare, "VllmLauncher", vllm_launcher(planted))
     runner = Script(module, monkeypatch, capsys)
     return lambda *arguments: runner(*MODEL, "--results-dir", str(tmp_path), *arguments)
 

@@ -15,7 +15,7 @@ import pytest
 
 from common.core.verdict import ClientCeiling
 from common.engines import remote
-from common.experiment import run
+from common.experiment import prepare
 from common.store import files
 from common.store.requests import load_requests
 from common.store.schema import Case, Result
@@ -37,8 +37,8 @@ def module() -> ModuleType:
 def script(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Script:
-    monkeypatch.setattr(run, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
-    monkeypatch.setattr(run, "VllmLauncher", None)
+    monkeypatch.setattr(prepare, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
+    monkeypatch.setattr(prepare, "VllmLauncher", None)
     monkeypatch.setattr(remote, "SECOND_LOOK_S", 0)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # saving is tested in tests/store
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -302,8 +302,8 @@ class Blocked:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
 from common.engines import remote
-from common.experiment import run
-run.calibrate = lambda *_, **__: None  # ten seconds
+from common.experiment import prepare
+prepare.calibrate = lambda *_, **__: None  # ten seconds
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
