@@ -104,8 +104,8 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
-    asked = question_of(experiment.name, [spec.unmeasured() for spec in specs])
-    check_guess(options.guess, asked)
+    question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
+    check_guess(options.guess, question)
     preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
     planned = estimate(specs, STARTS[options.preset], Roofline(model.shape, machine.kind), _repeats_base(options))
     if options.dry_run:
@@ -119,7 +119,7 @@ def _prepare(experiment: Experiment, options: Options, held: contextlib.ExitStac
     warnings += recordings.notes(specs)
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, skipped)
-    take_guess(result, asked, options.guess)
+    take_guess(result, question, options.guess)
     recount = token_counter(model, of_a_prompt=False) if (model.folder / "tokenizer.json").is_file() else None
     return Prepared(machine, settings, recount, specs, planned, result, paths)
 
