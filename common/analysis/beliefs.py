@@ -121,7 +121,8 @@ def links_never_matter(result: Result) -> str | None:
 
 def tp_beats_replicas(result: Result) -> str | None:
     """Where independent replicas on the same devices give more; and where they do not, by how much."""
-    won, lost = [], []
+    won: list[str] = []
+    lost: list[str] = []
     for split, copies, gained in against_replicas(result):
         if gained.low is None or gained.high is None or gained.low <= 1 <= gained.high:
             continue

@@ -15,6 +15,8 @@ from common.analysis.checklist import DONE, IMPOSSIBLE, OPEN, Item
 from common.analysis.evidence import Evidence
 from common.analysis.table import plain, stdout
 
+MOST_PROBLEMS = 5  # below one command, the newest files first
+
 
 def print_checklist(items: Sequence[Item], evidence: Evidence, results: Path, console: Console | None = None) -> None:
     """Items with state and evidence; below them the files that show it, what does the rest, and what is not counted."""
@@ -58,7 +60,9 @@ def _what_is_left(items: Sequence[Item]) -> list[str]:
     for command in dict.fromkeys(item.command for item in items if item.state == OPEN):
         alike = [item for item in items if item.state == OPEN and item.command == command]
         lines += ["", f"{', '.join(item.title for item in alike)}:", f"  {command}"]
-        lines += [f"  - {line}" for line in dict.fromkeys(line for item in alike for line in item.problems)]
+        problems = list(dict.fromkeys(line for item in alike for line in item.problems))
+        lines += [f"  - {line}" for line in problems[:MOST_PROBLEMS]]
+        lines += [f"  - and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
     return lines
 
 

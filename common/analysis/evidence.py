@@ -105,7 +105,8 @@ def _has_sound_numbers(result: Result) -> bool:
 
 def _progress(result: Result) -> str:
     measured = sum(case.status == "ok" and bool(case.repeats) for case in result.cases)
-    return f"{result.status}, {measured} cases measured{_failures(result)}"
+    state = "running, or killed" if result.status == "running" else result.status
+    return f"{state}, {measured} cases measured{_failures(result)}"
 
 
 def _failures(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from common.analysis.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
+from common.analysis.checklist_table import print_checklist
 from common.analysis.configuration import NAME, write_configuration
 from common.analysis.evidence import gather
 from common.analysis.self_test import answers_file, self_test, store_answers
@@ -177,15 +180,15 @@ def test_whatever_stands_in_a_file_nothing_crashes(results: Path) -> None:
         assert len(items(results)) == 9
 
 
-@pytest.mark.parametrize("status", ["interrupted", "running"])
-def test_an_unfinished_run_is_named_with_what_is_missing(results: Path, status: str) -> None:
+@pytest.mark.parametrize(("status", "said"), [("interrupted", "(interrupted, "), ("running", "(running, or killed, ")])
+def test_an_unfinished_run_is_named_with_what_is_missing(results: Path, status: str, said: str) -> None:
     read = full()
     read.status = status  # type: ignore[assignment]
     put(results, read)
     found = items(results)["scaling"]
     assert found.state == OPEN
     (line,) = found.problems
-    assert line.startswith(f"{STEM}.json is unfinished ({status}, ")
+    assert line.startswith(f"{STEM}.json is unfinished {said}")
     assert "tp1x2/saturated/c16 failed: no memory for the second replica" in line
 
 
@@ -198,6 +201,31 @@ def test_a_run_whose_split_failed_is_named_with_its_reason(results: Path) -> Non
         f"{STEM}.json: no plan over several devices was measured; tp2/fixed/c1 failed: NCCL error: unhandled system"
         " error"
     )
+
+
+def test_no_more_files_are_named_below_a_command_than_a_screen_takes(results: Path) -> None:
+    for second in range(8):
+        put(results, result([], experiment="test_tensor_parallel"), f"20260102T03040{second}Z-x-y")
+    evidence = gather(results)
+    stream = io.StringIO()
+    found = checklist(evidence, Here(results, 2))
+    print_checklist(found, evidence, results, Console(file=stream, width=80))
+    lines = stream.getvalue().partition("TP verified:\n")[2].partition("\n\n")[0].splitlines()
+    assert lines[0].strip() == "python week5/test_tensor_parallel.py"
+    assert len(lines) == 1 + 5 + 1
+    assert lines[-1].strip() == "- and 3 more"
+    assert "20260102T030407Z" in lines[1], "the newest first"
+
+
+def test_what_a_terminal_obeys_does_not_reach_it(results: Path) -> None:
+    read = verified()
+    read.cases[1].checks[0] = Check("weights", False, "\x1b[2J gone")
+    put(results, read)
+    evidence = gather(results)
+    stream = io.StringIO()
+    print_checklist(checklist(evidence, Here(results, 2)), evidence, results, Console(file=stream, width=80))
+    assert "?[2J gone" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_one_curve_is_not_enough(results: Path) -> None:

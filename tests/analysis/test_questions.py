@@ -58,7 +58,8 @@ def test_verification_asks_for_the_share_of_the_weights() -> None:
     assert asked is not None
     answer = kind.answer(result(cases), asked.case)
     assert answer is not None
-    assert (answer.value, answer.unit) == (pytest.approx(50.0), "%")
+    assert answer.value == pytest.approx(50.0)
+    assert answer.unit == "%"
     assert kind.answer(result(cases[1:]), asked.case) == answer, "without TP=1 against the model's own size"
     assert kind.ask(cases[:1]) is None
 

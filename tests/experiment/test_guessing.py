@@ -60,9 +60,14 @@ def test_a_dry_run_asks_nothing(script: Script, results: Path, monkeypatch: pyte
 
 def test_an_answer_on_a_terminal_is_kept(script: Script, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(guessing, "ask", lambda text, unit: asked.append(text) or 1.5)
+
+    def answer(text: str, unit: str) -> float:
+        asked.append(f"{text} ({unit})")
+        return 1.5
+
+    monkeypatch.setattr(guessing, "ask", answer)
     script(*FIXED, "--results-dir", str(results))
-    assert asked == [QUESTION]
+    assert asked == [f"{QUESTION} (x)"]
     guess = the_result(results).guess
     assert guess is not None
     assert guess.value == 1.5

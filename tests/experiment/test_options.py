@@ -12,9 +12,10 @@ import pytest
 
 from common.experiment.options import RESULTS, InputError, Options, parse
 from tests.experiment.fakes import World
-from tests.experiment.script import SCRIPT, Script
+from tests.experiment.script import SCRIPTS, Script
 
-ROOT = SCRIPT.parents[1]
+SCRIPT = SCRIPTS / "benchmark_scaling.py"
+ROOT = SCRIPTS.parent
 SMALL = ("--model", "qwen2-9m", "--dry-run")
 
 

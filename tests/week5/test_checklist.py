@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,18 +22,55 @@ from tests.analysis.planted import TP1, TP2, case, full, result
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "checklist.py"
 
 
-def run(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--results-dir", str(results), *words]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd="/", timeout=120)
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the script said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def states(results: Path) -> dict[str, str]:
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("week5_checklist", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["week5_checklist"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The script in this process, without a terminal, on a machine of two devices that nobody rented."""
+    monkeypatch.setattr(script, "devices_here", lambda: 2)
+    monkeypatch.setattr(script, "RENTED", ())
+
+    def once(results: Path, *words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--results-dir", str(results), *words])
+        capsys.readouterr()
+        try:
+            code = script.main()
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return once
+
+
+def states(run: Run, results: Path) -> dict[str, str]:
     document: dict[str, Any] = json.loads(run(results, "--json").stdout)
     assert document["of"] == len(document["items"]) == 9
     return {item["name"]: item["state"] for item in document["items"]}
 
 
-def test_from_all_open_to_all_done(tmp_path: Path) -> None:
+def test_from_all_open_to_all_done(run: Run, tmp_path: Path) -> None:
     results = tmp_path / "results"
     first = run(results)
     assert first.returncode == 1
@@ -56,7 +97,7 @@ def test_from_all_open_to_all_done(tmp_path: Path) -> None:
     last = run(results, "--answers", words[0], "--write-configuration")
     assert last.returncode == 0, last.stdout
     assert "8 done, 0 not yet" in last.stdout
-    assert set(states(results).values()) == {"done", "not possible here"}
+    assert set(states(run, results).values()) == {"done", "not possible here"}
     (results / "benchmark_scaling" / f"{full().run_id}.json").write_text("{")
     spoilt = run(results)
     assert spoilt.returncode == 1
@@ -71,7 +112,7 @@ def test_from_all_open_to_all_done(tmp_path: Path) -> None:
         (("--no-such-thing",), "error: unknown option --no-such-thing"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_done_is_one_line(run: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     outcome = run(tmp_path, *words)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith(said)
@@ -79,7 +120,16 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, words: tuple[str, ...],
     assert outcome.stdout == ""
 
 
-def test_help_is_the_protocol() -> None:
-    text = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, timeout=60).stdout
+def test_as_a_command_it_counts_the_devices_itself(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--results-dir", str(tmp_path), "--json"]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    assert outcome.returncode == 1, outcome.stderr
+    found = {item["name"]: item["state"] for item in json.loads(outcome.stdout)["items"]}
+    assert found["concurrency"] == "not yet"
+    assert found["scaling"] in ("not yet", "not possible here")
+
+
+def test_help_is_the_protocol(run: Run, tmp_path: Path) -> None:
+    text = run(tmp_path, "--help").stdout
     assert "Question." in text
     assert "not possible here" in text

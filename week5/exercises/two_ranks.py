@@ -75,20 +75,20 @@ class TwoRanks:
         answers = [self._answer(rank, pipe, function) for rank, pipe in enumerate(self._pipes)]
         if all(kind == "ok" for kind, *_ in answers):
             return [(value, count) for _, value, count in answers]
-        if any(kind != "empty" for kind, *_ in answers):
-            self._end()  # a rank may still be waiting for the other: two fresh ones for the next call
+        if any(count for *_, count in answers):
+            self._end()  # the ranks may have lost each other: two fresh ones for the next call
         kind, text, _ = min((answer for answer in answers if answer[0] != "ok"), key=lambda answer: answer[0])
         raise NotImplementedError(text) if kind == "empty" else ExerciseError(text)
 
     def _answer(self, rank: int, pipe: Connection, function: str) -> Answer:
-        """What a rank says: ("ok", value, all-reduces), ("empty", hint, 0) or ("error", what happened, 0)."""
+        """What a rank says: ("ok", value, all-reduces), ("empty", hint, ...) or ("error", what happened, ...)."""
         try:
             if pipe.poll(self._patience_s + 30):
                 answer: Answer = pickle.loads(pipe.recv_bytes())
                 return answer
         except (EOFError, OSError):
-            return "error", f"rank {rank} ended in {function}: what it printed above says why", 0
-        return "error", f"rank {rank} does not come back from {function}", 0
+            return "error", f"rank {rank} ended in {function}: what it printed above says why", -1 - rank
+        return "error", f"rank {rank} does not come back from {function}", -1 - rank
 
     def _start(self) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -145,12 +145,12 @@ def _called(exercise: Path, function: str, arguments: tuple[Any, ...], link: Lin
     try:
         value = getattr(load_exercise(exercise), function)(*arguments, link)
     except NotImplementedError as error:
-        return "empty", str(error), 0
+        return "empty", str(error), link.all_reduces
     except Exception as error:  # noqa: BLE001  # whatever a learner's code raises is the answer
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = str(error).strip()
         if "timed out" in reason.lower() or "connection closed" in reason.lower():
             reason = "this rank waited for an all-reduce that the other did not make"
         line = f"{Path(where.filename).name}, line {where.lineno}"
-        return "error", f"{function} on rank {link.rank}: {type(error).__name__} ({line}): {reason}", 0
+        return "error", f"{function} on rank {link.rank}: {type(error).__name__} ({line}): {reason}", link.all_reduces
     return "ok", value, link.all_reduces
