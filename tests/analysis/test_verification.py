@@ -41,7 +41,7 @@ from common.core.workload import Workload
 from common.store.schema import Case, CaseError, Check, Result
 from tests.analysis.planted import ENVIRONMENT, SHAPE, TP1, TP2, TP4
 
-TINY = ModelShape(**SHAPE)
+TINY = ModelShape.from_config(SHAPE)
 WHOLE = round(rank_weight_bytes(TINY, 1, 4))
 HALF = round(rank_weight_bytes(TINY, 2, 4))
 ALIKE = Likeness(8, 8, 256, 90, noise_nats=1e-5)
