@@ -59,7 +59,7 @@ def planted(plan: ParallelPlan, held: list[int], *checks: Check, offline: bool =
     total = 1_500_000_000
     case.engine = {
         "startup_s": 27.5,
-        "kv_cache_tokens": 65_536 * plan.tp,
+        "kv_cache_tokens": 131_072 * plan.tp,
         "weight_bytes_per_rank": held,
         "memory_bytes_per_rank": [total] * plan.devices,
         "settings": {"dtype": "float32"},
@@ -245,14 +245,14 @@ def test_the_table_says_what_the_verdict_stands_on() -> None:
 
 def test_the_memory_table_shows_weights_beside_equal_totals() -> None:
     whole, half = memory_shown(GOOD).to_numpy().tolist()
-    assert whole == ["tp1", "42.0", "42.0", "536.9", "1500.0", "100.0%"]
-    assert half == ["tp2", "21.0", "21.0", "536.9", "1500.0", "50.0%"]
+    assert whole == ["tp1", "42.0", "42.0", "100.0%", "1073.7", "384.3", "1500.0"]
+    assert half == ["tp2", "21.0", "21.0", "50.0%", "1073.7", "405.3", "1500.0"]
 
 
 def test_the_trap_is_said_in_words() -> None:
     (line,) = [line for line in read_verification(GOOD) if line.startswith("Total memory is no proof")]
-    assert "1500 MB per device under tp1 and 1500 MB under tp2" in line
-    assert "42.0 to 21.0 MB per rank" in line
+    assert "1500 MB under tp1 and 1500 MB (100%) under tp2" in line
+    assert "42.0 and 21.0 MB (50%) per rank" in line
 
 
 def test_everything_fits_80_columns_and_the_end_is_said(capsys: pytest.CaptureFixture[str]) -> None:
