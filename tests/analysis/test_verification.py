@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_vllms_load_report_is_allowed_its_buffers() -> None:
 def test_float32_must_be_identical() -> None:
     assert SAME.passed is True
     assert SAME.detail == (
-        "8 of 8 answers token-identical to tp1 served's (float32); log-probabilities within 1e-05 nats"
+        "8 of 8 answers token-identical to tp1 served's (float32); log-probabilities within 1e-05 nats (tolerance 0.01)"
     )
     parted = Likeness(8, 7, 250, 90, first_divergence=3, gap_nats=1e-7, noise_nats=1e-6)
     check = output_check(LIKE_BASE, "tp1 served", parted, "float32")
@@ -162,7 +163,18 @@ def test_bfloat16_may_part_where_rounding_explains_it(
     check = output_check(LIKE_BASE, "tp1 served", likeness, "bfloat16")
     assert check.passed is passed
     assert "2 of 8 answers token-identical" in check.detail
-    assert f"tolerance {TOLERANCE:g} nats" in check.detail
+    assert f"(tolerance {TOLERANCE:g})" in check.detail
+
+
+def test_equal_tokens_of_unequal_likelihood_are_not_exact() -> None:
+    """The same tokens by luck: an engine whose log-probabilities are off by 5 % computes something else."""
+    check = output_check(LIKE_BASE, "tp1 served", replace(ALIKE, noise_nats=0.05), "float32")
+    assert check.passed is False
+
+
+def test_an_unknown_precision_is_held_to_be_exact() -> None:
+    parted = Likeness(8, 7, 250, 90, first_divergence=3, gap_nats=1e-7, noise_nats=1e-6)
+    assert output_check(LIKE_BASE, "tp1 served", parted, "int7").passed is False
 
 
 def test_identical_bfloat16_answers_pass() -> None:
