@@ -32,6 +32,7 @@ from common.engines.offline_server import Door, read_question, work
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
 from common.load import control
+from common.load.client import Endpoint
 from common.load.control import ControlError
 from common.load.generation import complete, generate_offline
 from common.machine.devices import find_machine
@@ -143,6 +144,24 @@ def test_a_job_that_nobody_waits_for_is_left_out() -> None:
     answer.cancel()
     work(PretendLLM(), lambda _: done.append(1), answer)
     assert done == []
+
+
+class VLLMClientError(Exception):
+    """As vLLM calls what the request is to blame for."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("a"), 400), (VLLMClientError("too long"), 400), (RuntimeError("a"), 500)]
+)
+def test_whose_fault_it_was_is_in_the_status(monkeypatch: pytest.MonkeyPatch, error: Exception, status: int) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(offline_server, "generate", refuse)
+    with open_door(PretendLLM()) as (url, _):
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(ControlError, match=f"answered {status}: .*{error}"):
+            asyncio.run(generate_offline(Endpoint("127.0.0.1", port, "m"), [[1]], 1))
 
 
 @pytest.mark.parametrize(
