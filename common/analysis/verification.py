@@ -21,8 +21,16 @@ WEIGHTS_WITHIN = 0.02
 half of them belong, are 100 % off."""
 REPORT_WITHIN = 0.10
 """vLLM reports what the device's memory shrank by: allocator blocks and buffers are in it."""
-TOLERANCE_NATS = {"bfloat16": 1.0, "float16": 0.125}
-"""How far rounding may move a log-probability."""
+EXACT = "float32"
+TOLERANCE_NATS = {EXACT: 0.01, "bfloat16": 0.5, "float16": 0.0625}
+"""How far rounding may move a log-probability, and how unequal two tokens may be that change places.
+
+Sums over ranks are taken in another order than on one device, so they round differently (Yuan et al., 2025,
+https://arxiv.org/abs/2506.09501). bfloat16 has 8 significant bits: logits of 4 to 8 come in steps of 1/32, those
+of 16 to 32 in steps of 1/8, and the tolerance is four of the latter. Measured on the 126M model, TP=2 against TP=1: 21
+of 24 answers part, over gaps of 0.03 to 0.16 nats, and log-probabilities move by 0.03 (median) to 0.16; TP=1 in
+bfloat16 is as far (0.14) from TP=1 in float32. float16 has 3 bits more. In float32 1.3e-5 was measured.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,19 +82,19 @@ def weights_check(
 def output_check(name: str, other: str, likeness: Likeness, dtype: str) -> Check:
     """Whether two engines' greedy answers are the same, as far as the precision allows.
 
-    In float32 every token must be; in 16 bits answers may part where the two tokens are as good as equally likely.
+    In float32 every token must be; in 16 bits answers may part where the two tokens are as good as equally likely, and
+    each engine listed the other's among its likeliest, which is what vLLM's own tests ask for (`check_logprobs_close`).
     """
     alike = f"{likeness.identical} of {likeness.prompts} answers token-identical to {other}'s ({dtype})"
     noise = "" if likeness.noise_nats is None else f"; log-probabilities within {likeness.noise_nats:.2g} nats"
     parted = _parted(likeness)
     if likeness.distinct_tokens < 2:
         return Check(name, None, f"{alike}, but they repeat a single token: choose another model or --seed")
-    tolerance = TOLERANCE_NATS.get(dtype)
-    if tolerance is None:
-        return Check(name, likeness.identical == likeness.prompts, f"{alike}{parted}{noise}")
-    allowed = f" (tolerance {tolerance:g} nats)"
+    tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_NATS[EXACT])
+    identical = likeness.identical == likeness.prompts
     explained = not likeness.unlisted and max(likeness.gap_nats or 0.0, likeness.noise_nats or 0.0) <= tolerance
-    return Check(name, explained, f"{alike}{parted}{noise}{allowed}")
+    exact = tolerance == TOLERANCE_NATS[EXACT]
+    return Check(name, explained and (identical or not exact), f"{alike}{parted}{noise} (tolerance {tolerance:g})")
 
 
 def _parted(likeness: Likeness) -> str:

@@ -31,7 +31,10 @@ from common.store.schema import Case, Result
 
 LEFT = ("plan", "verdict")
 COLUMNS = [*LEFT, "served start s", "offline start s", "answers", "weights", "output", "offline output"]
-MEMORY = ["plan", "weights MB/rank", "expected MB/rank", "KV MB/rank", "total MB/device", "share of TP=1's weights"]
+MEMORY = [
+    *("plan", "weights MB/rank", "expected MB/rank", "of TP=1's weights"),
+    *("KV MB/rank", "rest MB/rank", "total MB/device"),
+]
 WORDS = {True: "ok", False: "WRONG", None: "unknown"}
 
 
@@ -75,8 +78,9 @@ def memory_shown(result: Result) -> pd.DataFrame:
     records = [
         [
             str(row["plan"]),
-            *(_number(row[name], 1e6) for name in ("weights", "expected", "kv", "total")),
+            *(_number(row[name], 1e6) for name in ("weights", "expected")),
             "" if row["share"] is None else f"{row['share']:.1%}",
+            *(_number(row[name], 1e6) for name in ("kv", "rest", "total")),
         ]
         for row in memory_rows(result)
     ]
@@ -84,21 +88,23 @@ def memory_shown(result: Result) -> pd.DataFrame:
 
 
 def memory_rows(result: Result) -> list[dict[str, Any]]:
-    """Bytes of the fullest rank of each served plan: `weights`, `expected`, `kv`, `total`, and its `share` of TP=1's
-    weights; None where unknown."""
+    """Bytes of the fullest rank of each served plan: `weights`, `expected`, `kv`, the `rest` and the `total`, and its
+    `share` of TP=1's weights; None where unknown."""
     started = [case for case in verified(result) if case.curve == SERVED and case.engine]
     whole = next((_fullest(case, "weight_bytes_per_rank") for case in started if case.plan.tp == 1), None)
     rows = []
     for case in sorted(started, key=lambda case: case.plan.devices):
         weights = _fullest(case, "weight_bytes_per_rank")
         predicted = [one.value for one in case.predicted if one.metric == EXPECTED_WEIGHTS]
+        kv, total = _kv_bytes(case, result), _fullest(case, "memory_bytes_per_rank")
         rows.append(
             {
                 "plan": case.plan,
                 "weights": weights,
                 "expected": predicted[0] if predicted else None,
-                "kv": _kv_bytes(case, result),
-                "total": _fullest(case, "memory_bytes_per_rank"),
+                "kv": kv,
+                "rest": _rest(total, weights, kv),
+                "total": total,
                 "share": weights / whole if weights and whole else None,
             }
         )
@@ -150,16 +156,16 @@ def _trap(result: Result) -> list[str]:
     if len(rows) < 2:
         return []
     first, last = rows[0], rows[-1]
-    totals = f"{first['total'] / 1e6:.0f} MB per device under {first['plan']} and {last['total'] / 1e6:.0f} MB under"
-    weights = f"{first['weights'] / 1e6:.1f} to {last['weights'] / 1e6:.1f} MB per rank"
-    filled = (
-        "each rank sets the same room aside for the KV cache at any TP"
+    why = (
+        "each rank sets the same room aside for the KV cache and loads the same programs at any TP"
         if result.environment.get("device_kind") == "cpu"
-        else "vLLM fills the same share of every device at any TP"
+        else "vLLM fills the same share of every device at any TP, and replicas of the whole model look just the same"
     )
     return [
-        f"Total memory is no proof: {totals} {last['plan']}. {filled[0].upper()}{filled[1:]}, and replicas of the whole"
-        f" model would show the same. The weights are one: {weights}."
+        f"Total memory is no proof: a device holds {first['total'] / 1e6:.0f} MB under {first['plan']} and"
+        f" {last['total'] / 1e6:.0f} MB ({last['total'] / first['total']:.0%}) under {last['plan']}: {why}. Weights are"
+        f" one: {first['weights'] / 1e6:.1f} and {last['weights'] / 1e6:.1f} MB"
+        f" ({last['weights'] / first['weights']:.0%}) per rank."
     ]
 
 
@@ -187,6 +193,13 @@ def _kv_bytes(case: Case, result: Result) -> float | None:
     if not tokens or width is None or "model_shape" not in result.config:
         return None
     return rank_kv_bytes(ModelShape(**result.config["model_shape"]), case.plan.tp, tokens, width)
+
+
+def _rest(total: float | None, weights: float | None, kv: float | None) -> float | None:
+    """None where a part is unknown, or memory that was set aside is not yet in use."""
+    if total is None or weights is None or kv is None or total < weights + kv:
+        return None
+    return total - weights - kv
 
 
 def _fullest(case: Case, name: str) -> float | None:

@@ -198,8 +198,7 @@ class Door:
             return _refused(400, "the question is not JSON")
         answer = await self._ask(lambda llm: generate(llm, question))
         if isinstance(answer, Exception):
-            status = 400 if isinstance(answer, ValueError) else 500
-            return _refused(status, f"{type(answer).__name__}: {answer}")
+            return _refused(400 if _is_the_askers(answer) else 500, f"{type(answer).__name__}: {answer}")
         return web.json_response(answer)
 
     async def _ask(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401  # what the call returns, or what it raised
@@ -216,6 +215,11 @@ async def _serve(application: web.Application, listener: socket.socket) -> None:
     await runner.setup()
     await web.SockSite(runner, listener).start()
     await asyncio.Event().wait()
+
+
+def _is_the_askers(error: Exception) -> bool:
+    """Whether the question was wrong: a ValueError, or vLLM's own class for it."""
+    return isinstance(error, ValueError) or any(kind.__name__ == "VLLMClientError" for kind in type(error).__mro__)
 
 
 def _refused(status: int, message: str) -> web.Response:

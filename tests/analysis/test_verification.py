@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,7 @@ from common.core.workload import Workload
 from common.store.schema import Case, CaseError, Check, Result
 from tests.analysis.planted import ENVIRONMENT, SHAPE, TP1, TP2, TP4
 
-TINY = ModelShape(**SHAPE)
+TINY = ModelShape.from_config(SHAPE)
 WHOLE = round(rank_weight_bytes(TINY, 1, 4))
 HALF = round(rank_weight_bytes(TINY, 2, 4))
 ALIKE = Likeness(8, 8, 256, 90, noise_nats=1e-5)
@@ -59,7 +60,7 @@ def planted(plan: ParallelPlan, held: list[int], *checks: Check, offline: bool =
     total = 1_500_000_000
     case.engine = {
         "startup_s": 27.5,
-        "kv_cache_tokens": 65_536 * plan.tp,
+        "kv_cache_tokens": 131_072 * plan.tp,
         "weight_bytes_per_rank": held,
         "memory_bytes_per_rank": [total] * plan.devices,
         "settings": {"dtype": "float32"},
@@ -134,7 +135,7 @@ def test_vllms_load_report_is_allowed_its_buffers() -> None:
 def test_float32_must_be_identical() -> None:
     assert SAME.passed is True
     assert SAME.detail == (
-        "8 of 8 answers token-identical to tp1 served's (float32); log-probabilities within 1e-05 nats"
+        "8 of 8 answers token-identical to tp1 served's (float32); log-probabilities within 1e-05 nats (tolerance 0.01)"
     )
     parted = Likeness(8, 7, 250, 90, first_divergence=3, gap_nats=1e-7, noise_nats=1e-6)
     check = output_check(LIKE_BASE, "tp1 served", parted, "float32")
@@ -162,7 +163,18 @@ def test_bfloat16_may_part_where_rounding_explains_it(
     check = output_check(LIKE_BASE, "tp1 served", likeness, "bfloat16")
     assert check.passed is passed
     assert "2 of 8 answers token-identical" in check.detail
-    assert f"tolerance {TOLERANCE:g} nats" in check.detail
+    assert f"(tolerance {TOLERANCE:g})" in check.detail
+
+
+def test_equal_tokens_of_unequal_likelihood_are_not_exact() -> None:
+    """The same tokens by luck: an engine whose log-probabilities are off by 5 % computes something else."""
+    check = output_check(LIKE_BASE, "tp1 served", replace(ALIKE, noise_nats=0.05), "float32")
+    assert check.passed is False
+
+
+def test_an_unknown_precision_is_held_to_be_exact() -> None:
+    parted = Likeness(8, 7, 250, 90, first_divergence=3, gap_nats=1e-7, noise_nats=1e-6)
+    assert output_check(LIKE_BASE, "tp1 served", parted, "int7").passed is False
 
 
 def test_identical_bfloat16_answers_pass() -> None:
@@ -245,14 +257,14 @@ def test_the_table_says_what_the_verdict_stands_on() -> None:
 
 def test_the_memory_table_shows_weights_beside_equal_totals() -> None:
     whole, half = memory_shown(GOOD).to_numpy().tolist()
-    assert whole == ["tp1", "42.0", "42.0", "536.9", "1500.0", "100.0%"]
-    assert half == ["tp2", "21.0", "21.0", "536.9", "1500.0", "50.0%"]
+    assert whole == ["tp1", "42.0", "42.0", "100.0%", "1073.7", "384.3", "1500.0"]
+    assert half == ["tp2", "21.0", "21.0", "50.0%", "1073.7", "405.3", "1500.0"]
 
 
 def test_the_trap_is_said_in_words() -> None:
     (line,) = [line for line in read_verification(GOOD) if line.startswith("Total memory is no proof")]
-    assert "1500 MB per device under tp1 and 1500 MB under tp2" in line
-    assert "42.0 to 21.0 MB per rank" in line
+    assert "1500 MB under tp1 and 1500 MB (100%) under tp2" in line
+    assert "42.0 and 21.0 MB (50%) per rank" in line
 
 
 def test_everything_fits_80_columns_and_the_end_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ from common.engines.offline_server import Door, read_question, work
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
 from common.load import control
+from common.load.client import Endpoint
 from common.load.control import ControlError
 from common.load.generation import complete, generate_offline
 from common.machine.devices import find_machine
@@ -145,6 +146,24 @@ def test_a_job_that_nobody_waits_for_is_left_out() -> None:
     assert done == []
 
 
+class VLLMClientError(Exception):
+    """As vLLM calls what the request is to blame for."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("a"), 400), (VLLMClientError("too long"), 400), (RuntimeError("a"), 500)]
+)
+def test_whose_fault_it_was_is_in_the_status(monkeypatch: pytest.MonkeyPatch, error: Exception, status: int) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(offline_server, "generate", refuse)
+    with open_door(PretendLLM()) as (url, _):
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(ControlError, match=f"answered {status}: .*{error}"):
+            asyncio.run(generate_offline(Endpoint("127.0.0.1", port, "m"), [[1]], 1))
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
@@ -178,7 +197,7 @@ PROMPTS = [[int(token) for token in request.prompt] for request in Workload(6, 3
 
 
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngine, Path]]:
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     """The 9M model in float32 behind `LLM(...)`, TP=2, so that there are workers to be cleaned up."""
     model = find_model("qwen2-9m", say=lambda _: None)
     settings = EngineSettings(str(model.folder), model.name, dtype="float32", offline=True)
@@ -186,14 +205,13 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngi
     devices = find_machine().devices
     ranks = [devices[rank % len(devices)] for rank in range(2)]
     engine = VllmLauncher(logs, (1,), lambda _: None).start(ParallelPlan(tp=2), ranks, settings)
-    yield engine, logs
+    yield engine
     engine.stop()
 
 
 @pytest.mark.vllm
-def test_the_offline_engine_tells_the_same_facts(offline: tuple[VllmEngine, Path], tp2: VllmEngine) -> None:
-    engine, logs = offline
-    ours, served = engine.facts, tp2.facts
+def test_the_offline_engine_tells_the_same_facts(offline: VllmEngine, tp2: VllmEngine) -> None:
+    ours, served = offline.facts, tp2.facts
     assert ours.version == served.version
     assert ours.weight_bytes_per_rank == served.weight_bytes_per_rank
     assert ours.settings == served.settings
@@ -201,17 +219,17 @@ def test_the_offline_engine_tells_the_same_facts(offline: tuple[VllmEngine, Path
     assert list(ours.startup_phases_s) == list(served.startup_phases_s)
     assert len(ours.memory_bytes_per_rank) == 2
     assert ours.all_reduce[0].path == "shm"
-    assert engine.front_end_cpu_s()[0] > 0
-    assert engine.death() is None
-    assert "LLM" in (logs / "01-tp2-0.log").read_text()
+    assert offline.front_end_cpu_s()[0] > 0
+    assert offline.death() is None
+    commands = [" ".join(psutil.Process(pid).cmdline()) for pid in offline.pids()]
+    assert any("common.engines.offline_server serve" in command for command in commands)
+    assert not any("entrypoints.cli.main" in command for command in commands)
 
 
 @pytest.mark.vllm
-def test_the_offline_engine_writes_what_the_served_one_writes(
-    offline: tuple[VllmEngine, Path], tp1: VllmEngine
-) -> None:
-    endpoint = offline[0].endpoints[0]
-    before = offline[0].metrics()["vllm:generation_tokens_total"]
+def test_the_offline_engine_writes_what_the_served_one_writes(offline: VllmEngine, tp1: VllmEngine) -> None:
+    endpoint = offline.endpoints[0]
+    before = offline.metrics()["vllm:generation_tokens_total"]
     batch = asyncio.run(generate_offline(endpoint, PROMPTS, 16, logprobs=5))
     served = [asyncio.run(complete(tp1.endpoints[0], prompt, 16, logprobs=5)) for prompt in PROMPTS]
     assert [answer.token_ids for answer in batch.answers] == [answer.token_ids for answer in served]
@@ -221,30 +239,28 @@ def test_the_offline_engine_writes_what_the_served_one_writes(
             assert len(here) == len(there) == 5
             assert here[0][1] == pytest.approx(there[0][1], abs=1e-3)
     assert 0.01 < batch.seconds < 60
-    assert offline[0].metrics()["vllm:generation_tokens_total"] - before == 6 * 16
+    assert offline.metrics()["vllm:generation_tokens_total"] - before == 6 * 16
 
 
 @pytest.mark.vllm
-def test_lengths_by_prompt_and_no_log_probabilities(offline: tuple[VllmEngine, Path]) -> None:
-    batch = asyncio.run(generate_offline(offline[0].endpoints[0], PROMPTS[:3], [1, 2, 3]))
+def test_lengths_by_prompt_and_no_log_probabilities(offline: VllmEngine) -> None:
+    batch = asyncio.run(generate_offline(offline.endpoints[0], PROMPTS[:3], [1, 2, 3]))
     assert [len(answer.token_ids) for answer in batch.answers] == [1, 2, 3]
     assert all(answer.likeliest == () for answer in batch.answers)
 
 
 @pytest.mark.vllm
 @pytest.mark.parametrize(("prompt", "tokens"), [([1] * 5_000, 4), ([99_999_999], 4)])
-def test_a_prompt_that_vllm_refuses_leaves_the_engine_well(
-    offline: tuple[VllmEngine, Path], prompt: list[int], tokens: int
-) -> None:
-    endpoint = offline[0].endpoints[0]
+def test_a_prompt_that_vllm_refuses_leaves_the_engine_well(offline: VllmEngine, prompt: list[int], tokens: int) -> None:
+    endpoint = offline.endpoints[0]
     with pytest.raises(ControlError, match="answered 400"):
         asyncio.run(generate_offline(endpoint, [prompt], tokens))
     assert len(asyncio.run(generate_offline(endpoint, PROMPTS[:1], 4)).answers) == 1
 
 
 @pytest.mark.vllm
-def test_health_is_answered_while_a_batch_runs(offline: tuple[VllmEngine, Path]) -> None:
-    endpoint = offline[0].endpoints[0]
+def test_health_is_answered_while_a_batch_runs(offline: VllmEngine) -> None:
+    endpoint = offline.endpoints[0]
     url = f"http://{endpoint.host}:{endpoint.port}"
 
     async def both() -> tuple[bool, bool, int]:
@@ -258,10 +274,9 @@ def test_health_is_answered_while_a_batch_runs(offline: tuple[VllmEngine, Path])
 
 
 @pytest.mark.vllm
-def test_a_stop_in_the_middle_of_a_batch_leaves_nothing(offline: tuple[VllmEngine, Path]) -> None:
+def test_a_stop_in_the_middle_of_a_batch_leaves_nothing(offline: VllmEngine) -> None:
     """Last of this module: the engine is gone afterwards."""
-    engine = offline[0]
-    endpoint, pids = engine.endpoints[0], engine.pids()
+    endpoint, pids = offline.endpoints[0], offline.pids()
     assert len(pids) >= 4, "the LLM, the engine's core, two ranks"
     failures: list[BaseException] = []
 
@@ -274,7 +289,7 @@ def test_a_stop_in_the_middle_of_a_batch_leaves_nothing(offline: tuple[VllmEngin
     thread = threading.Thread(target=long_batch)
     thread.start()
     time.sleep(1.0)
-    gone = engine.stop()
+    gone = offline.stop()
     thread.join(10)
     assert gone.clean
     assert gone.killed == 0, "SIGINT is enough"

@@ -30,7 +30,7 @@ from tests.analysis.planted import SHAPE, TP1, TP2
 from tests.experiment.fakes import FakeEngine, World, vllm_launcher
 from tests.experiment.script import Outcome, Script, load_script
 
-TINY = ModelShape(**SHAPE)
+TINY = ModelShape.from_config(SHAPE)
 MODEL = ("--model", "qwen2-9m")
 
 

@@ -138,4 +138,4 @@ def test_a_server_that_is_not_there() -> None:
     endpoint = Endpoint("127.0.0.1", closed_port(), "m")
     for call in (generate_offline(endpoint, [(1,)], 1), complete(endpoint, (1,), 1)):
         with pytest.raises(ControlError, match="did not answer"):
-            asyncio.run(call)  # type: ignore[arg-type]
+            asyncio.run(call)
