@@ -47,6 +47,9 @@ def test_a_case_whose_client_made_the_numbers_is_no_point() -> None:
     cases[2].client = Verdict("INVALID", ["slots were idle"], "less load")
     (one,) = found(result(cases))
     assert one.knee is not None and one.knee.load != 16
+    unbelieved = batch(TP1, (1.1, 1.1))
+    unbelieved.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    assert batch_rows(result([unbelieved])) == []
 
 
 def test_failed_cases_are_named_and_not_measured() -> None:
