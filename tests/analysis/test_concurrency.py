@@ -99,7 +99,9 @@ def test_the_last_line_has_every_case_and_the_knees() -> None:
 def test_figures_draw_and_say_their_finding(name: str) -> None:
     figure = concurrency_figures.FIGURES[name](full())
     title = " ".join(figure.texts[0].get_text().split())
-    assert ("knee is at 16 streams" if name == "concurrency" else "1.20 [") in title
+    assert (
+        "tp1: more than 16 streams cost more waiting than they bring" if name == "concurrency" else "1.20 ["
+    ) in title
     figure.canvas.draw()
 
 
