@@ -99,7 +99,7 @@ def found(result: Result) -> list[Found]:
 
 
 def batch_rows(result: Result) -> list[BatchRow]:
-    """A batch against singles, for every plan."""
+    """A batch against singles, for every plan whose client can be believed."""
     return [row for case in result.cases if case.curve == "batch" for row in _batch_row(case)]
 
 
@@ -134,7 +134,7 @@ def _point(row: ConcurrencyRow) -> list[LoadPoint]:
 
 def _batch_row(case: Case) -> list[BatchRow]:
     ratios: dict[float, list[float]] = {}
-    for repeat in case.repeats if case.status == "ok" else []:
+    for repeat in case.repeats if case.status == "ok" and not is_invalid(case) else []:
         one, singles = repeat.get("batch_output_throughput"), repeat.get("output_throughput")
         if one and singles:
             ratios.setdefault(repeat["start"], []).append(one / singles)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from common.analysis.concurrency import BatchRow, ConcurrencyRow, Found, batch_rows, concurrency_unit, found, slo_of
-from common.analysis.concurrency_reading import batch_words, knee_words
+from common.analysis.concurrency_reading import batch_words, knee_finding
 from common.analysis.figures import FAINT, INK, LOOKS, SIZE_INCHES, STYLE, TITLE_WIDTH
 from common.analysis.reading import about
 from common.store.schema import Result
@@ -26,7 +26,7 @@ def concurrency(result: Result) -> Figure:
     plans = found(result)
     over = "engine starts" if concurrency_unit(result) == "between-starts" else "repeats inside one engine start"
     note = f"bars: 95 % interval over {over}; ring: the knee, dashed where it is not resolved"
-    figure, (rates, waits) = _frame("; ".join(map(knee_words, plans)) or NO_DATA, f"{about(result)}\n{note}", panels=2)
+    figure, (rates, waits) = _frame(knee_finding(plans) or NO_DATA, f"{about(result)}\n{note}", panels=2)
     if not plans:
         return _without_data(figure, [rates, waits])
     for one, (color, marker) in zip(plans, LOOKS, strict=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common.analysis.concurrency import (
     GOOD_ENOUGH,
     BatchRow,
@@ -42,6 +44,22 @@ def knee_words(one: Found) -> str:
     where = f"power is largest at {streams(one.knee.load)} ({numbers})"
     where += f", from {low:g} to {high:g} is possible" if low < high else ""
     return f"{one.who}: the knee is unresolved: {where}; {one.knee.why_not}"
+
+
+def knee_finding(plans: Sequence[Found]) -> str:
+    """The knees of all plans, short enough for a title."""
+    found = []
+    for one in plans:
+        if one.knee is None:
+            found.append(f"{one.who} was tried at too few loads for a knee")
+        elif one.knee.resolved:
+            found.append(f"{one.who}: more than {streams(one.knee.load)} cost more waiting than they bring")
+        elif one.knee.between[0] < one.knee.between[1]:
+            low, high = one.knee.between
+            found.append(f"{one.who}: the knee is not resolved, it lies between {low:g} and {streams(high)}")
+        else:
+            found.append(f"{one.who}: the knee is not resolved, {streams(one.knee.load)} are best ({one.knee.why_not})")
+    return "; ".join(found)
 
 
 def saturation_words(one: Found) -> str:
@@ -106,10 +124,22 @@ def doubtful(result: Result) -> list[str]:
     if rows and concurrency_unit(result) == "within-start":
         lines.append("Intervals are 95 % over repeats inside one engine start; another start may differ by more.")
     if result.config.get("external"):
+        lines += _prompts(result)
         lines.append("Which devices the server has, who else used it, and how it is set up is not known here.")
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     return [*lines, *left_out(result)]
+
+
+def _prompts(result: Result) -> list[str]:
+    """How long prompts truly were, where they were asked for in words."""
+    repeats = [(case, repeat) for case in result.cases for repeat in case.repeats]
+    tokens = sum(repeat.get("total_input_tokens", 0.0) for _, repeat in repeats)
+    answered = sum(repeat.get("completed", 0.0) for _, repeat in repeats)
+    if not tokens or not answered:
+        return []
+    words = repeats[0][0].workload.input_tokens
+    return [f"Prompts had {words} words, by the server's usage {tokens / answered:.4g} tokens on average."]
 
 
 def _failures(result: Result) -> list[str]:

@@ -76,6 +76,7 @@ def concurrency_summary(result: Result) -> dict[str, Any]:
             "p99_tpot_ms": row.tpot_p99_ms,
             "good_fraction": row.good_fraction,
             "mean_queue_ms": row.queue_ms,
+            "max_requests_waiting": row.waiting,
             "slot_fairness": row.fairness,
         }
         summary[row.case.id] |= {name: round(value, 4) for name, value in numbers.items() if value is not None}

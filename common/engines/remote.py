@@ -18,7 +18,8 @@ from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
 from common.load import control
 from common.load.address import Address
-from common.load.client import Endpoint, without_host
+from common.load.client import Endpoint
+from common.load.discretion import without_host
 from common.machine.devices import Device
 
 NAME = "the server"  # in records, which are published: not its address
@@ -125,7 +126,7 @@ class RemoteEngine:
             self._server.serves()
         except EngineError as error:
             failure = error.failure
-            why = without_host(failure.message, self.endpoints)
+            why = without_host(failure.message, self._server.address.host, NAME)
             return Failure(GONE, f"the server no longer serves: {why}", RESTART)
         return None
 

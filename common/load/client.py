@@ -21,7 +21,7 @@ from common.core.arrivals import Arrivals, ClosedLoop, OpenLoop, Replay
 from common.core.record import RequestRecord
 from common.core.workload import Request
 from common.load.connection import Exchange, Target, tls_context
-from common.load.discretion import without_key, without_prompt
+from common.load.discretion import without_host, without_key, without_prompt
 from common.load.dispatch import Array, ClosedDispatch, Dispatch, OpenDispatch, open_lanes
 from common.load.loop_lag import Lag, LoopLag
 from common.load.payload import request_head, request_payload
@@ -118,17 +118,15 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         result = replace(result, flags=("ignore_eos_rejected",))
     for request, record in zip(requests, result.records, strict=True):
         if record.error is not None:
-            for prompt in request.batch or (request.prompt,):
-                record.error = without_prompt(record.error, prompt)
-            record.error = without_host(without_key(record.error, endpoints[0].api_key), endpoints)
+            record.error = _publishable(record.error, request, endpoints)
     return result
 
 
-def without_host(error: str, endpoints: Sequence[Endpoint]) -> str:
-    """The error, with the name that an endpoint has been given in place of its host's."""
+def _publishable(error: str, request: Request, endpoints: Sequence[Endpoint]) -> str:
+    for prompt in request.batch or (request.prompt,):
+        error = without_prompt(error, prompt)
     for endpoint in endpoints:
-        if endpoint.name:
-            error = error.replace(endpoint.host, endpoint.name)
+        error = without_host(without_key(error, endpoint.api_key), endpoint.host, endpoint.name)
     return error
 
 

@@ -22,3 +22,8 @@ def without_key(error: str, api_key: str | None) -> str:
         return error
     size = min(SHORTEST_PART, len(api_key))
     return KEY_LEFT_OUT if api_key[:size] in error or api_key[-size:] in error else error
+
+
+def without_host(error: str, host: str, name: str) -> str:
+    """The error with a server's given name in place of its host's, if it was given one."""
+    return error.replace(host, name) if name else error

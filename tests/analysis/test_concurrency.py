@@ -47,6 +47,9 @@ def test_a_case_whose_client_made_the_numbers_is_no_point() -> None:
     cases[2].client = Verdict("INVALID", ["slots were idle"], "less load")
     (one,) = found(result(cases))
     assert one.knee is not None and one.knee.load != 16
+    unbelieved = batch(TP1, (1.1, 1.1))
+    unbelieved.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    assert batch_rows(result([unbelieved])) == []
 
 
 def test_failed_cases_are_named_and_not_measured() -> None:
@@ -96,7 +99,9 @@ def test_the_last_line_has_every_case_and_the_knees() -> None:
 def test_figures_draw_and_say_their_finding(name: str) -> None:
     figure = concurrency_figures.FIGURES[name](full())
     title = " ".join(figure.texts[0].get_text().split())
-    assert ("knee is at 16 streams" if name == "concurrency" else "1.20 [") in title
+    assert (
+        "tp1: more than 16 streams cost more waiting than they bring" if name == "concurrency" else "1.20 ["
+    ) in title
     figure.canvas.draw()
 
 

@@ -86,6 +86,7 @@ def test_it_sends_what_was_asked_and_nothing_else(script: Script, golden: Golden
         assert (repeat["num_prompts"], repeat["completed"], repeat["max_concurrent_requests"]) == (7, 7, clients)
         assert repeat["total_output_tokens"] == 7 * 5 and repeat["total_input_tokens"] == 7 * 7, "as usage says"
         assert 0.9 < repeat["slot_fairness"] <= 1 and repeat["good_fraction"] == 1
+    assert "Prompts had 9 words, by the server's usage 7 tokens on average" in outcome.out
     prompts = [entry["body"]["prompt"] for entry in sent["requests"]]
     assert len(prompts) == 2 * 7 + 2 + 3, "two repeats and a warm-up each"
     assert all(len(prompt.split()) == 9 for prompt in prompts)
