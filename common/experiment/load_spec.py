@@ -8,6 +8,7 @@ from typing import Any
 
 from common.analysis.reading import streams
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
+from common.core.mix import MixedWorkload
 from common.core.plan import ParallelPlan
 from common.core.recording import Recording
 from common.core.workload import Request, Workload, staggered
@@ -147,6 +148,7 @@ class LoadSpec:
 
     def requests(self, case: Case, seed: int) -> list[Request]:
         """What is sent in one repeat of the case."""
+        assert not isinstance(case.workload, MixedWorkload), "such a case is another kind's"
         made = self.source.generate(case.workload.requests, seed)
         return staggered(made, case.workload.staggered, seed) if case.workload.staggered else made
 
