@@ -24,6 +24,7 @@ from common.analysis.fairness import (
 )
 from common.analysis.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
 from common.analysis.reading import about
+from common.analysis.scaling import is_invalid
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths
 from common.store.requests import load_requests, requests_file
@@ -103,6 +104,10 @@ def _look(case: Case) -> tuple[str, str]:
     return LOOKS[ALWAYS.index(variant) if variant in ALWAYS else -1]
 
 
+def _doubt(case: Case) -> str:
+    return " INVALID" if is_invalid(case) else ""
+
+
 def _draw_requests(axes: Axes, case: Case, records: Sequence[RequestRecord]) -> None:
     color, marker = _look(case)
     begin_ns = min((record.intended_ns for record in records if record.intended_ns is not None), default=0)
@@ -116,13 +121,13 @@ def _draw_requests(axes: Axes, case: Case, records: Sequence[RequestRecord]) -> 
         elif record.ok and record.chunk_ns:
             points.append((came_s, (record.chunk_ns[0] - record.intended_ns) / 1e9))
     came, waited = [came_s for came_s, _ in points], [waited_s for _, waited_s in points]
-    axes.plot(came, waited, marker, color=color, markersize=9, alpha=0.8, label=setting(case))
+    axes.plot(came, waited, marker, color=color, markersize=9, alpha=0.8, label=f"{setting(case)}{_doubt(case)}")
 
 
 def _draw_costs(axes: Axes, case: Case, shift: float) -> None:
     color, marker = _look(case)
     names = {one.name for one in classes_of(case)}
-    label: str | None = variant_of(case)
+    label: str | None = f"{variant_of(case)}{_doubt(case)}"
     for place, (name, figure, _) in enumerate(COSTS):
         found = estimate(case, f"{name}_{figure}_over_alone", "") if name in names else None
         if found is None:

@@ -152,6 +152,7 @@ class LoadSpec:
 
     def requests(self, case: Case, seed: int) -> list[Request]:
         """What is sent in one repeat of the case."""
+        assert not isinstance(case.workload, MixedWorkload), "such a case is another kind's"
         made = self.source.generate(case.workload.requests, seed)
         slots = 0 if isinstance(case.workload, MixedWorkload) else case.workload.staggered
         return staggered(made, slots, seed) if slots else made

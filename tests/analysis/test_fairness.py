@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -84,7 +85,7 @@ def test_starts_are_the_sample_where_there_are_several() -> None:
 
 def test_an_invalid_client_is_compared_with_nothing() -> None:
     result = on_and_off()
-    result.cases[0].client = Verdict("INVALID", ("the event loop stood still",), "Run alone")
+    result.cases[0].client = Verdict("INVALID", ["the event loop stood still"], "Run alone")
     assert compared(result) == []
     assert not any(", on" in line for line in losses(result))
     assert "on INVALID" in fairness_shown(result)["engine"].tolist()
@@ -163,10 +164,10 @@ def test_figures_show_the_data_and_name_their_source() -> None:
     records = {case.id: requests() for case in result.cases}
     figure = fairness_figures.waiting(result, records)
     dots = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
-    assert [list(line.get_xdata()) for line in dots] == [[0, 1, 3, 4]] * 2
-    assert [list(line.get_ydata()) for line in dots] == [[6, 5, 3, 2]] * 2
+    assert [np.asarray(line.get_xdata()).tolist() for line in dots] == [[0, 1, 3, 4]] * 2
+    assert [np.asarray(line.get_ydata()).tolist() for line in dots] == [[6, 5, 3, 2]] * 2
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
-    assert {float(line.get_xdata()[0]) for line in dashed} == {2.0}
+    assert {float(np.asarray(line.get_xdata())[0]) for line in dashed} == {2.0}
     for drawn in (figure, fairness_figures.costs(result)):
         texts = " ".join(text.get_text() for text in drawn.texts)
         assert "SYNTHETIC" in texts and "standstill of an answer 0.25×" in texts.replace("\n", " ")

@@ -29,6 +29,7 @@ class MixedWorld(World):
 
     ignores: dict[str, object] = field(default_factory=dict)
     fails: Callable[[str], bool] = lambda request_class: False
+    late_s: dict[int, float] = field(default_factory=dict)  # number of a part -> how late the client sends in it
     parts: list[tuple[str, ...]] = field(default_factory=list)
 
     def start(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings) -> FakeEngine:
@@ -66,6 +67,8 @@ class MixedWorld(World):
         came_ns = [begin_ns + int(at_s * 1e9) for at_s in schedule_s(arrivals, requests, seed)]
         holds = [at for at, request in zip(came_ns, requests, strict=True) if request.request_class == "long"]
         records = [self._mixed(request, at, holds) for request, at in zip(requests, came_ns, strict=True)]
+        for record in records:
+            record.sent_ns = (record.intended_ns or 0) + round(self.late_s.get(len(self.parts) - 1, 0.0) * 1e9)
         end_ns = max(record.ended_ns or 0 for record in records)
         return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, Lag(0.002, 0.001, 0.0001))
 

@@ -157,6 +157,30 @@ def test_interrupted_in_the_middle_of_a_repeat_it_is_resumed_whole(
     assert [len(case.repeats) for case in the_result(results).cases] == [2, 2]
 
 
+def test_a_part_that_the_client_spoilt_is_measured_again_with_all_the_others(
+    script: Script, world: MixedWorld, results: Path
+) -> None:
+    """A comparison of parts that were measured at different times would not be one."""
+    world.late_s = {0: 0.04}
+    outcome = script(*MODEL, "--variants", "on", "--repeats", "1", "--results-dir", str(results))
+    assert outcome.code == 0, outcome
+    (case,) = the_result(results).cases
+    assert len(world.parts) == 6 and len(case.repeats) == 1
+    assert "measured_again" in case.flags
+    assert case.client is not None and case.client.word == "VALID"
+
+
+def test_a_part_that_stays_spoilt_is_held_against_the_client(script: Script, world: MixedWorld, results: Path) -> None:
+    """Also where it is one alone: the others are held against it."""
+    world.late_s = {0: 0.04, 3: 0.04, 6: 0.04}
+    outcome = script(*MODEL, "--variants", "on", "--repeats", "1", "--results-dir", str(results))
+    (case,) = the_result(results).cases
+    assert len(world.parts) == 9
+    assert case.repeats[0]["p99_lateness_ms"] == pytest.approx(40.0, abs=0.1)
+    assert case.client is not None and case.client.word != "VALID", "40 ms, of a part whose first tokens take 50 ms"
+    assert "The client is" in outcome.out
+
+
 def test_every_part_is_kept(script: Script, world: MixedWorld, results: Path) -> None:
     outcome = script(*MODEL, "--variants", "on", "--repeats", "1", "--results-dir", str(results))
     folder = files.ResultPaths(Path(outcome.last["result"])).requests

@@ -20,7 +20,7 @@ from common.core.mix import MixedWorkload, RequestClass
 from common.core.workload import RecordedWorkload
 from common.store import files
 from common.store.files import ResultPaths, StoreError
-from tests.store.sample import sample_result
+from tests.store.sample import WORK, sample_result
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")
 
@@ -99,8 +99,8 @@ def test_a_mix_comes_back_as_a_mix(path: Path) -> None:
     """Three kinds of workload stand in one field: each must come back as what it was."""
     result = sample_result()
     classes = (RequestClass("short", 8, 32, 16), RequestClass("long", 1, 2048, 16, None, 1))
-    workloads = [MixedWorkload(classes, 8.0, 3), RecordedWorkload("trace", "0" * 64, 5, 8, 4), result.cases[0].workload]
-    for workload in workloads:
+    recorded = RecordedWorkload("trace", "0" * 64, 5, 8, 4)
+    for workload in (MixedWorkload(classes, 8.0, 3), recorded, WORK):
         result.cases[0].workload = workload
         files.save(result, path)
         assert files.load(path).cases[0].workload == workload
