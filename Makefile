@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULT ?=
+TO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab look test test-fast lint notebooks report share bench-sweep bench-client clean
@@ -43,9 +44,9 @@ report:  ## one HTML file of the scaling notebook and captioned figures (RESULT=
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis report $(if $(RESULT),--result $(RESULT))
 
-share:  ## results for a classmate: share.zip, without names, paths and logs (RESULT="a.json b.json"; else the newest)
+share:  ## results for a classmate: share.zip, without names, paths and logs (RESULT="a.json b.json"; else the newest; TO=x.zip)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@$(BIN)/python -m common.analysis share $(RESULT)
+	@$(BIN)/python -m common.analysis share $(RESULT) $(if $(TO),--to $(TO))
 
 bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 11 minutes)
 	@$(BIN)/python -m tests.bench.sweep

@@ -58,6 +58,8 @@ def compare_files(a: Path, b: Path, factors: Sequence[Named], console: Console |
     sys.stdout.flush()
     if refused:
         raise RefusedError(_remedy(refused, factors))
+    if not any(case.ratios for case in compared):
+        raise StoreError("no case was measured in both: nothing could be compared")
 
 
 def _listed(found: Sequence[Difference], factors: Sequence[str]) -> list[str]:

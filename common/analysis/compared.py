@@ -20,7 +20,8 @@ class ComparedCase:
     """One case of both results.
 
     `ratios`: B over A, by the metric they are of, as named in `vllm bench serve` (with `steady_` before it where both
-    sides have a steady window in every repeat). `why_not`: why there are none. `doubts`: why not to trust them.
+    sides have a steady window in every repeat); throughput alone where each side found a load of its own, because times
+    to a token grow with the load. `why_not`: why there are none. `doubts`: why not to trust them.
     """
 
     a: Case
@@ -75,7 +76,7 @@ def _compared(a: Case, b: Case) -> ComparedCase:
     if reasons := _of_both(a, b, _not_measured) or _of_both(a, b, _not_valid):
         return ComparedCase(a, b, why_not="; ".join(reasons))
     ratios = {}
-    for plain in METRICS:
+    for plain in METRICS if a.arrivals == b.arrivals else METRICS[:1]:
         metric = STEADY + plain if _is_everywhere(STEADY + plain, a, b) else plain
         upper, lower = samples(b, metric), samples(a, metric)
         if upper and lower and min(upper) > 0 and min(lower) > 0:

@@ -43,7 +43,8 @@ class WorkloadError(ValueError):
 def read_workload(path: Path, limits: Limits) -> Recording:
     """The first `limits.wanted` usable requests of a file, gzip-compressed or not.
 
-    A trace's times count from its first usable request, and its requests are sorted by time.
+    A trace's times count from its first usable request, and its requests are sorted by time: where they go back, all of
+    it is read.
 
     Raises:
         WorkloadError: no such file, none of the forms, an entry that makes no sense, or nothing that can be sent.
@@ -57,6 +58,7 @@ def read_workload(path: Path, limits: Limits) -> Recording:
     notes = [_left_out_note(left_out, looked_at)] if left_out else []
     if form.name == "trace":
         requests, went_back = _by_time(requests)
+        requests = requests[: limits.wanted]
         notes += ["The workload's timestamps went back: its requests were sorted by time."] if went_back else []
     kept = tuple(requests)
     return Recording(form.name, checksum, kept, limits.vocab_size, form.block_tokens, dict(left_out), tuple(notes))
@@ -67,7 +69,7 @@ def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[Recor
     form: Form | None = None
     requests: list[RecordedRequest] = []
     left_out: Counter[str] = Counter()
-    looked_at = 0
+    looked_at, goes_back = 0, False  # where times go back, the earliest request may be the file's last
     for place, content in itertools.islice(entries, MOST_ENTRIES):
         form = form or form_of(content, limits)
         if form is None:
@@ -80,8 +82,9 @@ def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[Recor
         if isinstance(outcome, str):
             left_out[outcome] += 1
         else:
+            goes_back |= form.name == "trace" and bool(requests) and _at(outcome) < _at(requests[-1])
             requests.append(outcome)
-        if len(requests) >= limits.wanted:
+        if len(requests) >= limits.wanted and not goes_back:
             break
     if form is None:
         raise WorkloadError(f"is empty; give {FORMS}")
@@ -94,9 +97,13 @@ def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[Recor
 
 def _by_time(requests: list[RecordedRequest]) -> tuple[list[RecordedRequest], bool]:
     """Sorted, with times from the first on; and whether they had to be sorted."""
-    ordered = sorted(requests, key=lambda request: request.at_s or 0.0)
-    first_s = ordered[0].at_s or 0.0
-    return [replace(request, at_s=(request.at_s or 0.0) - first_s) for request in ordered], ordered != requests
+    ordered = sorted(requests, key=_at)
+    first_s = _at(ordered[0])
+    return [replace(request, at_s=_at(request) - first_s) for request in ordered], ordered != requests
+
+
+def _at(request: RecordedRequest) -> float:
+    return request.at_s or 0.0
 
 
 def _counts(left_out: Mapping[str, int]) -> str:

@@ -356,8 +356,8 @@ def test_nothing_measured_in_both_is_said_and_is_no_crash(run: Run) -> None:
     for one in b.cases:
         one.repeats = []
     said = run(side(), b)
-    assert said.code == 0
-    assert "no case was measured in both" in said.out
+    assert said.code == 2
+    assert "no case was measured in both" in said.out and "nothing could be compared" in said.err
     assert said.last["ratios"] == {}
 
 

@@ -241,6 +241,13 @@ def test_an_unsorted_trace_is_sorted_and_says_so(file: Path) -> None:
     assert "sorted by time" in note
 
 
+def test_where_times_go_back_the_first_requests_by_time_are_kept(file: Path) -> None:
+    newest_first = [(1_000.0 * place, 40 + place, 5) for place in reversed(range(60))]
+    found = read(trace(file, newest_first), wanted=4)
+    assert lengths(found) == [(40, 5), (41, 5), (42, 5), (43, 5)]
+    assert [entry.at_s for entry in found.entries] == [0.0, 1.0, 2.0, 3.0]
+
+
 def test_lengths_beyond_the_context_are_left_out_and_counted(file: Path) -> None:
     found = read(trace(file, [(0, 95, 5), (1, 96, 5), (2, 10**30, 5), (3, 5, 2**63)]))
     assert lengths(found) == [(95, 5)]

@@ -1,4 +1,6 @@
-"""`python -m common.load.bare`: a bare server on a free port; the address first, in the end what it truly did."""
+"""A bare server of known timing: prints its address; ends when its input is closed (Ctrl-D) or at Ctrl-C, and then tells
+what it truly did. In the background give it an input that stays open: `sleep 1d | python -m common.load.bare &`.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.load.bare", description=(__doc__ or ""))
     parser.add_argument("--ttft-ms", type=_milliseconds, default=50.0, help="request read to first token")
     parser.add_argument("--itl-ms", type=_milliseconds, default=10.0, help="from token to token; 0 is a flood")
+    parser.add_argument("--port", type=int, default=0, help="by default a free one")
     options = parser.parse_args()
     _make_room_for_files()
-    server = BareServer(options.ttft_ms / 1e3, options.itl_ms / 1e3)
+    try:
+        server = BareServer(options.ttft_ms / 1e3, options.itl_ms / 1e3, options.port)
+    except (OSError, OverflowError) as failure:
+        parser.error(f"--port {options.port}: {failure}; leave it out for a free one")
     sys.stdout.write(server.address + "\n")
     sys.stdout.flush()
     gc.disable()  # nothing here makes cycles, and a collection would be late tokens

@@ -2,11 +2,11 @@
 
     python -m common.load.bare --ttft-ms 50 --itl-ms 10
 
-speaks `/v1/completions` and `/v1/chat/completions` (streams only), `/v1/models` and `/health` on a free port of the
-loopback interface, and prints its address. Every answer's first token is sent TTFT after its request was read and one
-more each ITL after that, `max_tokens` of them; with `--itl-ms 0` the rest goes as fast as the socket takes it. The
-server notes what it truly did: `/truth` says so and forgets it. It ends when its standard input is closed, and prints
-what it has not yet told.
+speaks `/v1/completions` and `/v1/chat/completions` (streams only), `/v1/models` and `/health` on a port of the loopback
+interface, and prints its address. Every answer's first token is sent TTFT after its request was read and one more each
+ITL after that, `max_tokens` of them; with `--itl-ms 0` the rest goes as fast as the socket takes it. The server notes
+what it truly did: `/truth` says so and forgets it. It ends when its standard input is closed, and prints what it has
+not yet told.
 
 Both delays are the same for all answers, so two queues are always in order of time and no heap is needed. Bytes are
 made beforehand, one `send` carries one token, and a burst of sends stops often to look for new requests: on one core
@@ -55,7 +55,7 @@ class _Answer:
 class BareServer:
     """One thread, one selector; `run` returns after `stop`."""
 
-    def __init__(self, ttft_s: float, itl_s: float) -> None:
+    def __init__(self, ttft_s: float, itl_s: float, port: int = 0) -> None:
         self.log = TruthLog()
         self._ttft_ns, self._itl_ns = round(ttft_s * 1e9), round(itl_s * 1e9)
         self._tokens_at_once = 1 if self._itl_ns else _FLOOD_TOKENS
@@ -66,7 +66,7 @@ class BareServer:
         self._blocked: dict[BareConnection, _Answer] = {}  # wait for the socket, not for their time
         self._running = True
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._listener.setblocking(False)
         self._selector.register(self._listener, _READ, None)
         self._alarm, self._bell = socket.socketpair()
