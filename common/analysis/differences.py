@@ -106,9 +106,11 @@ def _config(a: Result, b: Result) -> Iterator[Difference]:
             continue
         if part in ("model", "model_shape"):
             yield Difference("model", name, left, right)
+        elif not left and not right:  # a setting that one version of the lab lacks, and that is off in the other
+            continue
         elif part == "engine_settings":
             yield Difference("settings", name, left, right)
-        elif left or right:  # an option that one version of the lab lacks, and that is off in the other
+        else:
             yield Difference("settings", f"option {name}", left, right, only_shown=part in CHOICES)
 
 

@@ -72,6 +72,7 @@ MATTERS: list[tuple[Change, str, str, Any, Any]] = [
     (put("config model", "other"), "model", "model", "qwen2-9m", "other"),
     (put("config model_shape hidden_size", 1), "model", "model_shape.hidden_size", 256, 1),
     (put("config engine_settings max_num_seqs", 8), "settings", "engine_settings.max_num_seqs", 256, 8),
+    (put("config engine_settings offline", True), "settings", "engine_settings.offline", None, True),
     (
         put("config engine_settings extra_args", ["-x"]),
         "settings",
@@ -149,6 +150,7 @@ def test_what_was_measured_or_chooses_cases_is_only_shown(change: Change, name: 
         put("config new_option", False),
         put("config new_option", None),
         put("config engine_settings engine", "x"),
+        put("config engine_settings offline", False),  # a setting that the other lab did not have
         put("environment shared_memory free_bytes", 1),
         put("environment memory_bytes", (256 << 30) + 4096),
         put("environment ceilings matrix_flops_one", 1.005e14),

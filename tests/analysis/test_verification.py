@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from common.analysis.frames import latest_reference
+from common.analysis.privacy import Privacy, names_here, rules_for
+from common.analysis.share import words_of
 from common.analysis.verification import (
     EXPECTED_WEIGHTS,
     LIKE_BASE,
@@ -39,6 +43,7 @@ from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.core.weight_split import rank_weight_bytes
 from common.core.workload import Workload
+from common.store.files import load
 from common.store.schema import Case, CaseError, Check, Result
 from tests.analysis.planted import ENVIRONMENT, SHAPE, TP1, TP2, TP4
 
@@ -291,3 +296,18 @@ def test_the_summary_is_for_machines() -> None:
         "tp2": {"verdict": "PASS", "weight_bytes_per_rank": HALF, "expected_weight_bytes_per_rank": HALF},
         "tp4": {"verdict": "NOT TESTED", "reason": "tp4 needs 4 devices, this machine has 2"},
     }
+
+
+def test_the_committed_reference_passes_and_tells_nothing_private() -> None:
+    path = latest_reference("test_tensor_parallel")
+    found = load(path)
+    assert {str(plan): finding.word for plan, finding in plan_findings(found).items()} == {
+        "tp1": "PASS",
+        "tp2": "PASS",
+        "tp4": "NOT TESTED",
+    }
+    whole, half = memory_rows(found)
+    assert half["weights"] / whole["weights"] == pytest.approx(0.5, abs=0.001)
+    assert half["total"] / whole["total"] > 0.8, "which is why total memory proves nothing"
+    privacy = Privacy(rules_for(names_here(), words_of([found])))
+    assert privacy.found_json(json.loads(path.read_text())) == []
