@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.analysis.scaling import is_invalid, is_steady, samples
@@ -122,7 +122,20 @@ def most_within_limits(rows: Sequence[ConcurrencyRow]) -> ConcurrencyRow | None:
 
 def _found(rows: list[ConcurrencyRow]) -> Found:
     points = [point for row in rows if not is_invalid(row.case) for point in _point(row)]
-    return Found(rows[0].who, rows, knee(points), saturation(points))
+    at = knee(points)
+    return Found(rows[0].who, rows, at and _with_gaps(at, points, rows), saturation(points))
+
+
+def _with_gaps(at: Knee, points: Sequence[LoadPoint], rows: Sequence[ConcurrencyRow]) -> Knee:
+    """A load beside the knee that was tried and cannot be believed may be the knee itself."""
+    known = [point.load for point in points]
+    low = max((load for load in known if load < at.between[0]), default=0.0)
+    high = min((load for load in known if load > at.between[1]), default=float("inf"))
+    gaps = [row.load for row in rows if row.load not in known and low < row.load < high]
+    if not gaps:
+        return at
+    between = (min(at.between[0], *gaps), max(at.between[1], *gaps))
+    return replace(at, between=between, resolved=False, why_not=at.why_not or "a load beside it is INVALID")
 
 
 def _point(row: ConcurrencyRow) -> list[LoadPoint]:

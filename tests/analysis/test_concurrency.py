@@ -47,6 +47,10 @@ def test_a_case_whose_client_made_the_numbers_is_no_point() -> None:
     cases[2].client = Verdict("INVALID", ["slots were idle"], "less load")
     (one,) = found(result(cases))
     assert one.knee is not None and one.knee.load != 16
+    cases[2].client, cases[1].client = None, Verdict("INVALID", ["slots were idle"], "less load")
+    (one,) = found(result(cases))
+    assert one.knee is not None and one.knee.load == 16
+    assert one.knee.between == (4, 16) and not one.knee.resolved and "INVALID" in one.knee.why_not
     unbelieved = batch(TP1, (1.1, 1.1))
     unbelieved.client = Verdict("INVALID", ["halts"], "fewer neighbours")
     assert batch_rows(result([unbelieved])) == []
