@@ -29,7 +29,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.analysis.table import print_scaling
+from common.analysis.scaling.table import print_scaling
 from common.core.arrivals import Replay
 from common.core.plan import ParallelPlan
 from common.engines.models import Model

@@ -28,11 +28,11 @@ from typing import Annotated
 
 import tyro
 
-from common.analysis.checklist import OPEN, SCALING, Here, checklist
-from common.analysis.checklist_table import as_document, print_checklist
-from common.analysis.configuration import write_configuration
-from common.analysis.evidence import Evidence, gather
-from common.analysis.self_test import Quiz, askable, check, parse_answers, self_test, store_answers
+from common.analysis.learning.checklist import OPEN, SCALING, Here, checklist
+from common.analysis.learning.checklist_table import as_document, print_checklist
+from common.analysis.learning.configuration import write_configuration
+from common.analysis.learning.evidence import Evidence, gather
+from common.analysis.learning.self_test import Quiz, askable, check, parse_answers, self_test, store_answers
 from common.experiment.options import BAD_INPUT, RESULTS, parse
 from common.experiment.view import say_plainly
 from common.machine.devices import DeviceError, find_machine

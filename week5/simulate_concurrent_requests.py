@@ -32,7 +32,7 @@ from typing import Annotated
 
 import tyro
 
-from common.analysis.concurrency_table import concurrency_summary, print_concurrency
+from common.analysis.concurrency.table import concurrency_summary, print_concurrency
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.batch_spec import BatchSpec

@@ -32,7 +32,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.analysis.fairness_table import fairness_summary, print_fairness
+from common.analysis.fairness.table import fairness_summary, print_fairness
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
 from common.engines.models import Model

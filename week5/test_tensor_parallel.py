@@ -26,8 +26,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from common.analysis.verification import any_fails
-from common.analysis.verification_table import print_verification, verification_summary
+from common.analysis.verification.judgement import any_fails
+from common.analysis.verification.table import print_verification, verification_summary
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.experiment import Experiment

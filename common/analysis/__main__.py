@@ -9,14 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from common.analysis.beliefs import print_beliefs
-from common.analysis.compare import RefusedError, compare_files
-from common.analysis.differences import Named
-from common.analysis.figures import save_figures
+from common.analysis.comparison.compare import RefusedError, compare_files
+from common.analysis.comparison.differences import Named
 from common.analysis.frames import RESULTS, chosen_result, load_results
-from common.analysis.questions import print_guess
-from common.analysis.share import newest_of_ours, share_results
-from common.analysis.table import print_scaling
+from common.analysis.learning.beliefs import print_beliefs
+from common.analysis.learning.questions import print_guess
+from common.analysis.scaling.figures import save_figures
+from common.analysis.scaling.table import print_scaling
+from common.analysis.sharing.share import newest_of_ours, share_results
 from common.store.files import StoreError
 
 BAD_INPUT = 2

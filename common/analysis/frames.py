@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.analysis.scaling import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
 from common.core.arrivals import ClosedLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate

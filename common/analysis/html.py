@@ -11,9 +11,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from common.analysis.figures import save_figures
 from common.analysis.frames import CHOSEN, RESULTS
-from common.analysis.reading import about
+from common.analysis.scaling.figures import save_figures
+from common.analysis.scaling.reading import about
 from common.store.archive import load_result
 
 NOTEBOOK = RESULTS.parent / "notebooks" / "01_scaling.ipynb"

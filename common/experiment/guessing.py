@@ -9,7 +9,7 @@ import select
 import sys
 from collections.abc import Sequence
 
-from common.analysis.questions import QUESTIONS, Asked
+from common.analysis.learning.questions import QUESTIONS, Asked
 from common.experiment.options import InputError
 from common.experiment.view import say_plainly
 from common.store.schema import Case, Guess, Result

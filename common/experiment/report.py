@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.analysis.scaling import scaling_rows
+from common.analysis.scaling.rows import scaling_rows
 from common.experiment.options import RESULTS
 from common.store.schema import Result
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from common.analysis.beliefs import print_beliefs
-from common.analysis.questions import print_guess
-from common.analysis.scaling import LATENCY, samples
+from common.analysis.learning.beliefs import print_beliefs
+from common.analysis.learning.questions import print_guess
+from common.analysis.scaling.rows import LATENCY, samples
 from common.core.stats import geometric_mean
 from common.core.verdict import ClientCeiling
 from common.engines.models import ModelError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.analysis.verification import (
+from common.analysis.verification.judgement import (
     EXPECTED_WEIGHTS,
     LIKE_BASE,
     LIKE_SERVED,

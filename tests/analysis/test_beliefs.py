@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from common.analysis import beliefs
-from common.analysis.beliefs import confront, print_beliefs
-from common.analysis.rivals import BATCH
+from common.analysis.learning import beliefs
+from common.analysis.learning.beliefs import confront, print_beliefs
+from common.analysis.scaling.rivals import BATCH
 from common.core.plan import ParallelPlan
 from common.store.schema import Case, Result
 from tests.analysis.planted import TP1, TP2, X2, case, full, result

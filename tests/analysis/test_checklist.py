@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from common.analysis.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
-from common.analysis.checklist_table import print_checklist
-from common.analysis.configuration import NAME, write_configuration
-from common.analysis.evidence import gather
-from common.analysis.self_test import answers_file, self_test, store_answers
+from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
+from common.analysis.learning.checklist_table import print_checklist
+from common.analysis.learning.configuration import NAME, write_configuration
+from common.analysis.learning.evidence import gather
+from common.analysis.learning.self_test import answers_file, self_test, store_answers
 from common.store.files import save
 from common.store.schema import CaseError, Check, Result
 from tests.analysis.planted import TP1, TP2, X2, case, full, result

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from common.analysis.__main__ import main
-from common.analysis.compare import compare_files
-from common.analysis.compared import compared_cases, coverage, resolved
-from common.analysis.differences import differences
+from common.analysis.comparison.compare import compare_files
+from common.analysis.comparison.compared import compared_cases, coverage, resolved
+from common.analysis.comparison.differences import differences
 from common.core.stats import Estimate
 from common.store.files import save
 from common.store.schema import CaseError, Check, Result

@@ -7,10 +7,10 @@ import re
 import pytest
 from rich.console import Console
 
-from common.analysis import concurrency_figures
-from common.analysis.concurrency import batch_rows, concurrency_rows, found, most_within_limits
-from common.analysis.concurrency_reading import read_concurrency
-from common.analysis.concurrency_table import concurrency_summary, print_concurrency
+from common.analysis.concurrency import figures as concurrency_figures
+from common.analysis.concurrency.reading import read_concurrency
+from common.analysis.concurrency.rows import batch_rows, concurrency_rows, found, most_within_limits
+from common.analysis.concurrency.table import concurrency_summary, print_concurrency
 from common.core.verdict import Verdict
 from common.store.schema import CaseError
 from tests.analysis.planted import TP1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.analysis.configuration import NOTES, configuration, documented, write_configuration
+from common.analysis.learning.configuration import NOTES, configuration, documented, write_configuration
 from common.store.files import save
 from common.store.schema import Result
 from tests.analysis.planted import TP1, TP2, X2, case, full, result

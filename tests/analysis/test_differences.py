@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.analysis.differences import Difference, differences, paired
+from common.analysis.comparison.differences import Difference, differences, paired
 from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.workload import RecordedWorkload, Workload
 from common.store.files import load

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from common.analysis.doubts import doubts, room_for
-from common.analysis.reading import limits, read_scaling
-from common.analysis.scaling import scaling_rows
-from common.analysis.table import print_scaling, shown
+from common.analysis.scaling.doubts import doubts, room_for
+from common.analysis.scaling.reading import limits, read_scaling
+from common.analysis.scaling.rows import scaling_rows
+from common.analysis.scaling.table import print_scaling, shown
 from common.core.verdict import Verdict
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, WEIGHT_BYTES, case, engine, full, result

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common.analysis import fairness_figures
-from common.analysis.fairness import compared, estimate, finding, losses, read_fairness, verdicts
-from common.analysis.fairness_table import fairness_shown, fairness_summary, print_fairness
+from common.analysis.fairness import figures as fairness_figures
+from common.analysis.fairness.reading import compared, estimate, finding, losses, read_fairness, verdicts
+from common.analysis.fairness.table import fairness_shown, fairness_summary, print_fairness
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
 from common.core.stats import ratio

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from common.analysis import figures
-from common.analysis.findings import saturation_finding, speedup_finding, step_finding
-from common.analysis.load_curves import load_curves
+from common.analysis.scaling import figures
+from common.analysis.scaling.findings import saturation_finding, speedup_finding, step_finding
+from common.analysis.scaling.load_curves import load_curves
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from common.analysis import fairness, fairness_figures, html
+from common.analysis import html
+from common.analysis.fairness import figures as fairness_figures
+from common.analysis.fairness import reading as fairness
 from common.analysis.frames import latest_reference
 from common.store.files import load, save
 from tests.analysis.planted import full

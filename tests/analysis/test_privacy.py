@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common.analysis.frames import latest_reference
-from common.analysis.privacy import Names, Privacy, names_here, rules_for
-from common.analysis.share import words_of
+from common.analysis.sharing.privacy import Names, Privacy, names_here, rules_for
+from common.analysis.sharing.share import words_of
 from common.store.files import load
 from common.store.schema import RESULT
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from common.analysis.questions import QUESTIONS, SHORT_WAIT, print_guess
+from common.analysis.learning.questions import QUESTIONS, SHORT_WAIT, print_guess
 from common.store.schema import Guess
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 

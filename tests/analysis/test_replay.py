@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from common.analysis import figures
-from common.analysis.findings import conclusions, speedup_finding
 from common.analysis.frames import repeats_frame, scaling_frame
-from common.analysis.load_curves import load_curves
-from common.analysis.reading import read_scaling
-from common.analysis.scaling import scaling_rows
-from common.analysis.table import print_scaling
+from common.analysis.scaling import figures
+from common.analysis.scaling.findings import conclusions, speedup_finding
+from common.analysis.scaling.load_curves import load_curves
+from common.analysis.scaling.reading import read_scaling
+from common.analysis.scaling.rows import scaling_rows
+from common.analysis.scaling.table import print_scaling
 from common.store.export import export_for_vllm_plots
 from common.store.files import load, save
 from common.store.schema import Case, Result

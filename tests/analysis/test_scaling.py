@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.analysis.scaling import ScalingRow, communication_share, samples, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, communication_share, samples, sampling_unit, scaling_rows
 from common.core.plan import ParallelPlan
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, engine, full, result, skipped

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.analysis.self_test import check, parse_answers, self_test, store_answers, stored_answers
+from common.analysis.learning.self_test import check, parse_answers, self_test, store_answers, stored_answers
 from tests.analysis.planted import TP1, TP2, case, full, result
 
 

@@ -14,10 +14,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from common.analysis import share
 from common.analysis.__main__ import main
 from common.analysis.frames import load_results
-from common.analysis.privacy import Privacy
+from common.analysis.sharing import share
+from common.analysis.sharing.privacy import Privacy
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths, StoreError, load, save
 from common.store.requests import load_requests, save_requests

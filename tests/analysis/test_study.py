@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.analysis.reading import read_scaling
-from common.analysis.scaling import sampling_unit, scaling_rows
+from common.analysis.scaling.reading import read_scaling
+from common.analysis.scaling.rows import sampling_unit, scaling_rows
 from tests.analysis.planted import TP1, TP2, engine
 from tests.analysis.study import Study
 

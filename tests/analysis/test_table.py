@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from common.analysis.table import memory_shown, print_scaling, shown
+from common.analysis.scaling.table import memory_shown, print_scaling, shown
 from common.store.schema import Result
 from tests.analysis.planted import TP1, TP2, TP4, case, full, result, skipped
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from common.analysis.frames import latest_reference
-from common.analysis.privacy import Privacy, names_here, rules_for
-from common.analysis.share import words_of
-from common.analysis.verification import (
+from common.analysis.sharing.privacy import Privacy, names_here, rules_for
+from common.analysis.sharing.share import words_of
+from common.analysis.verification.judgement import (
     EXPECTED_WEIGHTS,
     LIKE_BASE,
     LOAD_REPORT,
@@ -28,7 +28,7 @@ from common.analysis.verification import (
     verdict_of,
     weights_check,
 )
-from common.analysis.verification_table import (
+from common.analysis.verification.table import (
     memory_rows,
     memory_shown,
     print_verification,

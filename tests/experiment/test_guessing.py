@@ -151,7 +151,7 @@ def test_in_the_background_nobody_is_asked() -> None:
 
 
 def test_a_guess_inside_the_interval_is_not_told_from_the_truth() -> None:
-    from common.analysis.questions import judgement, prediction
+    from common.analysis.learning.questions import judgement, prediction
 
     guess, measured = Guess("?", "x", "c", 1.5), Estimate("speedup", "x", 1.45, 1.4, 1.52, 3)
     assert "lies in the interval" in judgement(guess, measured)

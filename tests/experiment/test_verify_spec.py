@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.analysis.verification import LIKE_BASE, LIKE_SERVED, WEIGHTS, plan_findings
+from common.analysis.verification.judgement import LIKE_BASE, LIKE_SERVED, WEIGHTS, plan_findings
 from common.core.greedy import Answer
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan

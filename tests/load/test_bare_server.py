@@ -327,7 +327,9 @@ def test_a_server_that_does_not_start_is_one_line() -> None:
         pass
 
 
-@pytest.mark.parametrize("option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "99999"]])
+@pytest.mark.parametrize(
+    "option", [["--ttft-ms", "-1"], ["--itl-ms", "nan"], ["--itl-ms", "soon"], ["--port", "99999"]]
+)
 def test_impossible_options_are_refused(option: list[str]) -> None:
     command = [sys.executable, "-m", "common.load.bare", *option]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)

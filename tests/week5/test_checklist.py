@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from common.analysis.self_test import self_test
+from common.analysis.learning.self_test import self_test
 from common.store.files import save
 from common.store.schema import Check
 from tests.analysis.planted import TP1, TP2, case, full, result

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.analysis.verification import INFERENCE, LIKE_BASE, WEIGHTS, Finding, verdict_of
+from common.analysis.verification.judgement import INFERENCE, LIKE_BASE, WEIGHTS, Finding, verdict_of
 from common.core.plan import ParallelPlan
 from common.engines.models import find_model
 from common.engines.vllm_engine import VllmEngine

@@ -1,5 +1,5 @@
-"""A bare server of known timing: prints its address; ends when its input is closed (Ctrl-D) or at Ctrl-C, and then tells
-what it truly did. In the background give it an input that stays open: `sleep 1d | python -m common.load.bare &`.
+"""A bare server of known timing: prints its address; ends when its input is closed (Ctrl-D) or at Ctrl-C, and then
+tells what it truly did. In the background give it an input that stays open: `sleep 1d | python -m common.load.bare &`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Two results against each other."""

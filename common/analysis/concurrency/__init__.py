@@ -1,0 +1,1 @@
+"""Many clients: rows, knees, table, figures."""

@@ -1,0 +1,1 @@
+"""Mixed load: slowdowns, table, figures."""

@@ -1,0 +1,1 @@
+"""What makes it a course: guesses, beliefs, self-test, checklist."""

@@ -1,0 +1,1 @@
+"""Speed-up and efficiency: rows, table, figures, and what they mean."""

@@ -1,0 +1,105 @@
+"""What each figure shows, as one sentence computed from the data: its title."""
+
+from __future__ import annotations
+
+from common.analysis.scaling.load_curves import LoadCurve, load_curves
+from common.analysis.scaling.reading import streams
+from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows
+from common.store.schema import Result
+
+
+def conclusions(result: Result) -> list[str]:
+    """The findings of all figures."""
+    return [f"{finding(result)}." for finding in (speedup_finding, saturation_finding, step_finding)]
+
+
+def gained_rows(result: Result) -> list[ScalingRow]:
+    """Rows that have a speed-up, the plans that share devices left out: they are not scaling."""
+    rows = scaling_rows(result)
+    return [row for row in rows if row.speedup is not None and "oversubscribed" not in row.case.flags]
+
+
+def step_rows(result: Result) -> list[ScalingRow]:
+    """Rows whose decoding steps can be compared, because every plan has the same streams."""
+    rows = [row for row in scaling_rows(result) if row.curve == "fixed" and row.tpot_ms is not None]
+    return [row for row in rows if "oversubscribed" not in row.case.flags]
+
+
+def speedup_finding(result: Result) -> str:
+    """What the largest plan gains at best and at worst, and what replicas on the same devices do instead."""
+    rows = gained_rows(result)
+    if not rows:
+        return "No plan was compared with a smaller one"
+    plan = max((row.case.plan for row in rows), key=lambda plan: (plan.devices, plan.tp, plan))
+    best, worst = _extremes([row for row in rows if row.case.plan == plan])
+    rivals = [row for row in rows if row.case.plan.replicas > 1 and row.case.plan.devices == plan.devices]
+    text = f"{plan} gives {_verdict(best)} {_where(best)}"
+    if worst is not best:
+        text += f", {_verdict(worst)} {_where(worst)}"
+    if rivals and plan.replicas == 1:
+        alike = [row for row in rivals if _where(row) == _where(best)]
+        rival = _extremes(alike or rivals)[0]
+        text += f"; {rival.case.plan} gives {_verdict(rival)} {_where(rival)}"
+    return f"{text}; ideal is {best.ideal:g}×" if best.ideal else text
+
+
+def saturation_finding(result: Result) -> str:
+    """Where the smallest and the largest plan stop gaining from more load."""
+    curves = [curve for curve in load_curves(result) if curve.saturated]
+    if not curves:
+        return "No plan was driven to saturation"
+    largest = max(curves, key=lambda curve: (curve.plan.devices, curve.plan.tp))
+    return "; ".join(map(_saturates, [curves[0]] if largest is curves[0] else [curves[0], largest]))
+
+
+def step_finding(result: Result) -> str:
+    """How a decoding step changes from the base to the largest TP, and what all-reduces have to do with it."""
+    rows = step_rows(result)
+    split = [row for row in rows if row.case.plan.tp > 1]
+    if not split:
+        return "No plan splits a decoding step"
+    row = max(split, key=lambda row: (row.load, row.case.plan.tp))
+    base = next((other for other in rows if other.is_base and other.load == row.load), None)
+    text = f"At {streams(row.load)} a decoding step takes "
+    if base is not None and base is not row:
+        text += f"{base.tpot_ms:.3g} ms with {base.case.plan}, "
+    text += f"{row.tpot_ms:.3g} ms with {row.case.plan}"
+    share = communication_share(row.case, result)
+    return text if share is None else f"{text}; all-reduces explain at least {share:.1%} of it"
+
+
+def _extremes(rows: list[ScalingRow]) -> tuple[ScalingRow, ScalingRow]:
+    """Best and worst at equal work; weak scaling, which has more work for more devices, only where it stands alone.
+
+    Nor is a replay's gain, which is in latency, set beside those in throughput.
+    """
+    throughput = [row for row in rows if row.curve != "replay"]
+    equal_work = [row for row in throughput if row.curve != "weak"]
+    ordered = sorted(equal_work or throughput or rows, key=lambda row: row.speedup.value if row.speedup else 0.0)
+    return ordered[-1], ordered[0]
+
+
+def _verdict(row: ScalingRow) -> str:
+    assert row.speedup is not None
+    value = f"{row.speedup.value:.2f}×"
+    if row.unresolved:
+        return f"no resolved gain ({value})"
+    return f"a loss ({value})" if row.speedup.value < 1 else value
+
+
+def _where(row: ScalingRow) -> str:
+    if row.curve == "saturated":
+        return "saturated"
+    if row.curve == "weak":
+        return f"at {row.load / row.case.plan.devices:g} streams per device"
+    if row.curve == "replay":
+        return f"in the latency of a replay (times ×{row.load:g})"
+    return f"at {streams(row.load)}"
+
+
+def _saturates(curve: LoadCurve) -> str:
+    assert curve.saturated is not None
+    rate = f"{curve.saturated.throughput.value:.0f} tok/s"
+    if curve.still_gaining:
+        return f"{curve.plan} still gains at {streams(curve.saturated.streams)}, the most tried ({rate})"
+    return f"{curve.plan} saturates at {streams(curve.saturated.streams)} ({rate})"

@@ -1,0 +1,224 @@
+"""A result in plain sentences: what the numbers say, and what they do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from common.analysis.scaling.doubts import doubts
+from common.analysis.scaling.load_curves import load_curves
+from common.analysis.scaling.rows import ScalingRow, communication_share, sampling_unit, scaling_rows
+from common.core.stats import Estimate
+from common.store.schema import CaseError, Result
+
+CARRIES_OVER = (
+    "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
+    " bandwidth, last-level cache and turbo."
+)
+
+
+def read_scaling(result: Result) -> list[str]:
+    """Sentences for under the scaling table."""
+    return [*gains(result), *limits(result), *caveats(result), *left_out(result)]
+
+
+def machine(result: Result) -> str:
+    """What the devices are: `2 x AMD EPYC, 1 core`; of somebody else's server that is not known."""
+    if result.config.get("external"):
+        return "a server of somebody else's"
+    boards = Counter(device["name"] for device in result.environment.get("devices", []))
+    return " + ".join(f"{count} x {name}" for name, count in boards.items()) or "unknown machine"
+
+
+def about(result: Result) -> str:
+    """Where and when a result was measured, in one line."""
+    own = next((case.engine["version"] for case in result.cases if case.engine.get("version")), "of unknown version")
+    version = result.environment.get("versions", {}).get("vllm", own)
+    try:
+        day = f"{datetime.strptime(result.run_id[:16], '%Y%m%dT%H%M%SZ').replace(tzinfo=UTC):%Y-%m-%d}"
+    except ValueError:
+        day = "unknown date"
+    return f"{machine(result)} | {result.config.get('model', 'unknown model')} | vLLM {version} | {day}"
+
+
+def gains(result: Result) -> list[str]:
+    """The speed-up of every plan, in words."""
+    rows = scaling_rows(result)
+    bases = {(row.curve, row.load): row for row in rows if row.is_base}
+    return [
+        _latency_gain(row, bases[row.curve, row.load]) if row.curve == "replay" else _gain(row)
+        for row in rows
+        if row.speedup is not None
+    ]
+
+
+def limits(result: Result) -> list[str]:
+    """Why it is not more: communication, and what the machine itself allows."""
+    rows = [row for row in scaling_rows(result) if row.speedup is not None]
+    return [*_memory(rows), *_communication(rows, result), *_ceilings(result)] if rows else []
+
+
+def caveats(result: Result) -> list[str]:
+    """What the numbers do not show."""
+    lines = []
+    rows = [row for row in scaling_rows(result) if row.speedup is not None]
+    lines += [*doubts(result), *client_words(result)]
+    if any(row.steady for row in rows):
+        lines.append(
+            "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
+            " idle slot; the others count whole repeats, ramp and drain included."
+            if not all(row.steady for row in rows)
+            else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
+        )
+    if rows and sampling_unit(result) == "within-start":
+        lines.append(
+            "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
+        )
+    lines += [
+        f"{curve.plan} still gained at {streams(curve.saturated.streams)}, the most tried: its limit was not seen."
+        for curve in load_curves(result)
+        if curve.saturated and curve.still_gaining
+    ]
+    if any("host_shares_devices" in row.case.flags for row in rows):
+        lines.append(
+            "The largest plan occupies every core: API server and client took part of its devices, so its gain is"
+            " understated (host_shares_devices)."
+        )
+    if any(row.curve == "replay" for row in rows):
+        lines.append(
+            "A replay offers every plan the same requests at the same times: its tokens per second say what came, not"
+            " what a plan can do, so its plans are compared by latency."
+        )
+    if result.environment.get("device_kind") == "cpu":
+        lines.append(CARRIES_OVER)
+    return lines
+
+
+def left_out(result: Result) -> list[str]:
+    """What is missing from the table or doubtful in it: cases that did not run, checks that failed, warnings."""
+    reasons: dict[tuple[str, str, CaseError], list[str]] = {}
+    for case in result.cases:
+        if case.error is not None:
+            measured = "the server" if result.config.get("external") else str(case.plan)
+            reasons.setdefault((measured, case.status, case.error), []).append(case.curve)
+    lines = [
+        f"{plan} {status} ({', '.join(dict.fromkeys(curves))}): {error.message.rstrip('.')}. {error.remedy}".rstrip()
+        for (plan, status, error), curves in reasons.items()
+    ]
+    if result.status != "complete":
+        lines.append(f"The run is not complete ({result.status}): cases are missing.")
+    lines += [
+        f"Doubtful: {case.id}: {check.name}: {check.detail}"
+        for case in result.cases
+        for check in case.checks
+        if check.passed is False
+    ]
+    return list(dict.fromkeys([*lines, *result.warnings]))
+
+
+def interval(estimate: Estimate, digits: int = 2) -> str:
+    """`1.41 [1.33, 1.49]`, or the bare value where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def streams(count: float) -> str:
+    """`1 stream`, `16 streams`."""
+    return f"{count:g} stream{'' if count == 1 else 's'}"
+
+
+def _latency_gain(row: ScalingRow, base: ScalingRow) -> str:
+    assert row.speedup is not None
+    unresolved = ": not resolved from no gain" if row.unresolved else ""
+    return (
+        f"In the replay (times x{row.load:g}) {_who(row)} answer the median request {interval(row.speedup)}x as fast:"
+        f" {_ms(row.e2el_ms)} against {_ms(base.e2el_ms)} with {base.case.plan}{unresolved}."
+    )
+
+
+def _ms(value: float | None) -> str:
+    assert value is not None, "what was compared was measured"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _who(row: ScalingRow) -> str:
+    plan = row.case.plan
+    return f"{plan.devices} devices ({plan})" if plan.devices > 1 else f"{plan}"
+
+
+def client_words(result: Result) -> list[str]:
+    """What the client's verdicts say, cases with the same word and remedy together."""
+    judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for case in result.cases:
+        if case.client is not None and case.client.word != "VALID" and not case.curve.startswith("ladder"):
+            judged.setdefault((case.client.word, case.client.remedy), []).append((case.id, case.client.reasons[0]))
+    lines = []
+    for (word, remedy), found in judged.items():
+        cases = ", ".join(case for case, _ in found)
+        lines.append(f"The client is {word} in {cases}: {found[0][1]}. Remedy: {remedy}.")
+    return lines
+
+
+def _gain(row: ScalingRow) -> str:
+    assert row.speedup is not None
+    load = {
+        "fixed": f"at {streams(row.load)}",
+        "pinned": f"with the base's KV cache (at {streams(row.load)})",
+        "weak": f"at {streams(row.load)}, as many per device",
+    }
+    where = load.get(row.curve, f"saturated (at {streams(row.load)})")
+    unresolved = ": not resolved from no gain" if row.unresolved else ""
+    kept = f", efficiency {row.efficiency.value:.0%}" if row.efficiency else ""
+    return f"{_who(row)} are {interval(row.speedup)}x {where}{kept}{unresolved}."
+
+
+def _communication(rows: list[ScalingRow], result: Result) -> list[str]:
+    fixed = [row for row in rows if row.curve == "fixed" and row.case.plan.tp > 1]
+    if not fixed:
+        return []
+    row = max(fixed, key=lambda row: (row.load, row.case.plan.tp))
+    share = communication_share(row.case, result)
+    if share is None:
+        return []
+    path = row.case.engine["all_reduce"][0]["path"]
+    traced = row.case.engine.get("all_reduce_traced")
+    most = f" and at most {traced['share']:.0%} (profiled at {traced['streams']} streams, waiting" if traced else ""
+    return [
+        f"All-reduces explain at least {share:.1%} of a {row.case.plan} decoding step at {streams(row.load)}"
+        f" (timed alone, through {path}){most}{' for the slower rank included)' if traced else ''}."
+    ]
+
+
+def _memory(rows: list[ScalingRow]) -> list[str]:
+    """How much of a saturated gain the larger KV cache explains: the same plan with the base's."""
+    own = {row.case.plan: row for row in rows if row.curve == "saturated"}
+    lines = []
+    for row in rows:
+        rival = own.get(row.case.plan)
+        if row.curve != "pinned" or rival is None or row.speedup is None or rival.speedup is None:
+            continue
+        memory = rival.speedup.value / row.speedup.value
+        lines.append(
+            f"With no more KV cache than the base {row.case.plan} is {interval(row.speedup)}x, with its own"
+            f" {interval(rival.speedup)}x: parallelism gives the first, memory a factor of {memory:.2f}."
+        )
+    return lines
+
+
+def _ceilings(result: Result) -> list[str]:
+    found = result.environment.get("ceilings") or {}
+    memory, matrix = found.get("memory_scaling"), found.get("matrix_scaling")
+    if not memory or not matrix:
+        return []
+    count = found["devices"]
+    return [
+        f"The machine itself: {count} devices together have {memory:.2f}x{_range(found, 'memory')} one device's memory"
+        f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate."
+    ]
+
+
+def _range(ceilings: dict[str, list[float]], name: str) -> str:
+    """The rounds' own ratios: wide when neighbours disturbed the measurement."""
+    bounds = ceilings.get(f"{name}_scaling_range")
+    return f" (rounds {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""

@@ -1,0 +1,1 @@
+"""Results for somebody else, without what is nobody's business."""

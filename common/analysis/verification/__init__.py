@@ -1,0 +1,1 @@
+"""Does tensor parallelism work: checks, verdicts, table."""
