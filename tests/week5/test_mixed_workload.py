@@ -40,5 +40,9 @@ def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(
         held_up_ms = repeat["alone_long_p50_ttft_ms"]
         assert repeat["short_p99_ttft_ms"] > held_up_ms / 3, "somebody waited for a good part of the long prompt"
         assert repeat["alone_short_p99_ttft_ms"] < held_up_ms / 3, "and nobody alone"
-    assert "tp1/mix-on over off" in last["summary"]
-    assert "beside long requests the short ones' p99 TTFT is" in done.stdout
+    # A busy machine may hold the client up: then nothing is compared, and that is said
+    if any(case.client is not None and case.client.word == "INVALID" for case in cases.values()):
+        assert "The client is INVALID in" in done.stdout
+    else:
+        assert "tp1/mix-on over off" in last["summary"]
+        assert "beside long requests the short ones' p99 TTFT is" in done.stdout
