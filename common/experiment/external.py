@@ -16,6 +16,7 @@ from common.engines.failures import EngineError
 from common.engines.remote import RemoteLauncher, RemoteServer
 from common.engines.settings import EngineSettings
 from common.experiment import report
+from common.experiment.bench import EXTERNAL
 from common.experiment.events import EngineGone, EngineReady, EngineStarting, Event, Said, Watcher
 from common.experiment.experiment import Experiment
 from common.experiment.opening import Place, asked_for, open_keyed
@@ -30,7 +31,7 @@ from common.store import files
 from common.store.schema import Result
 
 API_KEY = "OPENAI_API_KEY"
-EXTERNAL, SHARES = "external", "host_shares_devices"
+SHARES = "host_shares_devices"
 OURS_ONLY = (
     *("tp", "cores_per_device", "device_ids", "engine_args", "engine_python", "workload", "time_scale"),
     *("oversubscribe", "allow_shared"),
