@@ -14,26 +14,25 @@ from common.analysis.comparison.differences import Named
 from common.analysis.frames import RESULTS, chosen_result, load_results
 from common.analysis.learning.beliefs import print_beliefs
 from common.analysis.learning.questions import print_guess
-from common.analysis.scaling.figures import save_figures
-from common.analysis.scaling.table import print_scaling
 from common.analysis.sharing.share import newest_of_ours, share_results
+from common.analysis.views import print_result, save_drawings
 from common.store.files import StoreError
 
 BAD_INPUT = 2
 
 
 def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
-    """Print the scaling table and save the figures.
+    """Print the table of a result and save its figures.
 
     Args:
         result: A result file; by default the newest committed one (or LAB_RESULT).
         out: Folder for the figures.
     """
     found = load_results(result or chosen_result())[-1]
-    print_scaling(found)
+    print_result(found)
     print_beliefs(found)
     print_guess(found)
-    _say(save_figures(found, out))
+    _say(save_drawings(found, out))
 
 
 def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:

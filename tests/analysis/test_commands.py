@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.analysis.__main__ import main
+from common.analysis.frames import latest_reference
 from common.store.files import save
 from tests.analysis.planted import full
 
@@ -28,3 +29,29 @@ def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
     assert main() == 2
     assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "heading", "figures"),
+    [
+        ("benchmark_scaling", "Scaling", 3),
+        ("simulate_concurrent_requests", "Concurrency", 2),
+        ("test_mixed_workload", "Mixed", 1),
+        ("test_tensor_parallel", "", 0),
+    ],
+)
+def test_look_shows_a_result_of_any_experiment(  # fixtures
+    experiment: str,
+    heading: str,
+    figures: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("LAB_RESULT", raising=False)
+    path = latest_reference(experiment)
+    monkeypatch.setattr(sys, "argv", ["look", "look", "--result", str(path), "--out", str(tmp_path)])
+    assert main() == 0
+    shown = capsys.readouterr().out
+    assert heading in shown and "tp1" in shown
+    assert len(list(tmp_path.glob("*.png"))) == figures

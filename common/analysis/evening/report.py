@@ -6,20 +6,16 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 from markdown_it import MarkdownIt
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from common.analysis.concurrency import figures as concurrency_figures
 from common.analysis.concurrency.reading import read_concurrency
-from common.analysis.concurrency.rows import batch_rows, concurrency_rows
+from common.analysis.concurrency.rows import concurrency_rows
 from common.analysis.concurrency.table import shown as concurrency_shown
 from common.analysis.evening.plans import recommendation, sections
-from common.analysis.fairness import figures as fairness_figures
 from common.analysis.fairness.reading import mixes, read_fairness
 from common.analysis.fairness.table import fairness_shown
 from common.analysis.html import PAGE
@@ -29,9 +25,8 @@ from common.analysis.scaling.table import memory_shown
 from common.analysis.scaling.table import shown as scaling_shown
 from common.analysis.verification.judgement import verified
 from common.analysis.verification.table import read_verification, verdicts_shown
+from common.analysis.views import drawings
 from common.store.schema import Result
-
-Draw = Callable[[Result], Figure]
 
 
 def write_report(result: Result, stem: Path) -> list[Path]:
@@ -44,13 +39,7 @@ def write_report(result: Result, stem: Path) -> list[Path]:
     """
     folder = stem.with_name(f"{stem.name}.report")
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Draw] = dict(figures.FIGURES)
-    if concurrency_rows(result, "closed"):
-        drawn["concurrency"] = concurrency_figures.concurrency
-    if batch_rows(result):
-        drawn["batch"] = concurrency_figures.batch
-    if mixes(result):
-        drawn["mixed-load"] = fairness_figures.costs
+    drawn = drawings(result)
     for name, draw in drawn.items():
         draw(result).savefig(folder / f"{name}.png", dpi=figures.DPI)
     text = markdown(result, list(drawn))

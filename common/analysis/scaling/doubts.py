@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from common.analysis.scaling.rows import ScalingRow, kv_cache_tokens, samples, scaling_rows
+from common.analysis.scaling.rows import CURVES, ScalingRow, kv_cache_tokens, samples, scaling_rows
 from common.core.arrivals import ClosedLoop
 from common.core.stats import CONFIDENCE
 from common.store.schema import Case, Result
@@ -73,7 +73,7 @@ def _drift(result: Result) -> Iterator[str]:
 def _settings(result: Result) -> Iterator[str]:
     """Settings that vLLM resolved differently for different plans: they would not be doing the same work."""
     seen: dict[str, dict[str, str]] = {}
-    for case in result.cases:
+    for case in (case for case in result.cases if case.curve in CURVES):  # other cases change settings on purpose
         for name, value in case.engine.get("settings", {}).items():
             seen.setdefault(name, {})[str(case.plan)] = str(value)
     for name, values in seen.items():
