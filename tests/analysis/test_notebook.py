@@ -17,7 +17,7 @@ from common.store.files import load, save
 from tests.analysis.planted import full
 
 MOST_CELLS, MOST_LINES = 12, 12
-ALLOWED_IMPORT = re.compile(r"from common\.analysis(\.\w+)? import [\w, ]+")
+ALLOWED_IMPORT = re.compile(r"from common\.analysis(\.\w+)* import [\w, ]+")
 
 
 @pytest.fixture(scope="module")
