@@ -3,8 +3,8 @@
 The logarithm of a rate is the step model's plus what the model misses: an offset, a slope and a drift in log2(devices)
 of the group (one machine, engine and model) and of the case (one workload), and noise. Constants and misses are given
 normal priors whose widths were learnt over published groups (`data/priors.json`), and the rows that were measured
-decide together (Gaussian process regression: Rasmussen and Williams, 2006, chapter 2; the model's constants
-linearised, and again around what was found). With no measured row the prior remains, with its full width.
+decide together (Gaussian process regression: Rasmussen and Williams, 2006, chapter 2; the model linearised around the
+constants, and again around what was found). With no measured row the prior remains, with its full width.
 """
 
 from __future__ import annotations
@@ -27,27 +27,53 @@ Index = NDArray[np.int64]
 MISSES = ("group_offset", "group_slope", "group_drift", "case_offset", "case_slope", "case_drift", "noise", "starved")
 ROUNDS = 3
 STEP = 1e-3
+FARTHEST = 3.0  # widths of the prior: no constant is believed farther out
+PCIE_BYTES_S = 64e9  # links up to here are PCIe
 
 
 @dataclass(frozen=True)
 class Priors:
-    """What is believed before anything is measured: centres and widths of the constants, widths of the misses.
-
-    All in natural logarithms, ordered as `CONSTANTS` and `MISSES`.
-    """
+    """What is believed before anything is measured, in natural logarithms, ordered as `CONSTANTS` and `MISSES`."""
 
     centres: Floats
+    compiled: Floats
+    """Added to the centres where the engine schedules in compiled code."""
+    young: Floats
+    """Added where the platform's kernels are young."""
     widths: Floats
+    pcie_links: float
+    """How many times wider the prior of the links is over PCIe."""
     misses: Floats
+    case_constants: float
+    """How far the constants differ between cases of a group, in widths."""
+    interval: float
+    """Half an interval in standard deviations, so that 80 % of held-out rows and more lie inside."""
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Priors:
         """Read the stored form."""
+
+        def columns(name: str, order: tuple[str, ...]) -> Floats:
+            return np.asarray([content[name][key] for key in order], dtype=np.float64)
+
         return cls(
-            np.asarray([content["centres"][name] for name in CONSTANTS], dtype=np.float64),
-            np.asarray([content["widths"][name] for name in CONSTANTS], dtype=np.float64),
-            np.asarray([content["misses"][name] for name in MISSES], dtype=np.float64),
+            centres=columns("centres", CONSTANTS),
+            compiled=columns("compiled", CONSTANTS),
+            young=columns("young", CONSTANTS),
+            widths=columns("widths", CONSTANTS),
+            pcie_links=float(content["pcie_links"]),
+            misses=columns("misses", MISSES),
+            case_constants=float(content["case_constants"]),
+            interval=float(content["interval"]),
         )
+
+    def of(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Centres and widths of the constants for the engine and links of these rows, all of one group."""
+        centres = self.centres + self.compiled * rows.compiled[0] + self.young * rows.young[0]
+        widths = self.widths.copy()
+        if rows.link[0] <= PCIE_BYTES_S:
+            widths[CONSTANTS.index("links")] *= self.pcie_links
+        return centres, widths
 
 
 @cache
@@ -70,49 +96,66 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prediction:
-    """For each row of a sample: the logarithm of the rate, its standard deviation; and the calibration's residual."""
+    """For each row of a sample: the logarithm of the rate and its standard deviation; and how well it calibrated."""
 
     log_rates: Floats
     deviations: Floats
     constants: Floats
     residual: float | None
-    """Median share by which the calibrated step model alone misses the calibrating rows; None without any."""
+    """Median share by which the step model misses the ratios between calibrating rows of a case; None without any."""
 
 
 def predict(sample: Sample, priors: Priors) -> Prediction:
-    """Calibrate on the rows that do and predict all."""
-    constants = priors.centres.copy()
+    """Calibrate on the rows that do, and predict all."""
+    centres, widths = priors.of(sample.rows)
     known = sample.calibrates
-    extra = _missing(sample, constants, priors.misses)
-    for _ in range(ROUNDS):
-        values, slopes = _linearised(constants, sample.rows)
-        if not known.any():
-            break
-        spread = slopes[known] * priors.widths
-        inner = spread @ spread.T + extra[np.ix_(known, known)]
-        gap = sample.log_rates[known] - values[known] - slopes[known] @ (priors.centres - constants)
-        weights = np.linalg.solve(inner, gap)
-        found = priors.centres + priors.widths * (spread.T @ weights)
-        constants = priors.centres + np.clip(found - priors.centres, -3 * priors.widths, 3 * priors.widths)
+    both = np.ix_(known, known)
+    steps = np.log2(sample.devices)
+    missed = covariance(steps, sample.case, starvation(centres, sample.rows), priors.misses**2)
+    alike = 1 + priors.case_constants**2 * (sample.case[:, None] == sample.case[None, :])
+    constants = centres
     values, slopes = _linearised(constants, sample.rows)
-    return _posterior(sample, priors, constants, extra, (values, slopes))
-
-
-def _posterior(
-    sample: Sample, priors: Priors, constants: Floats, extra: Floats, linear: tuple[Floats, Floats]
-) -> Prediction:
-    values, slopes = linear
-    known = sample.calibrates
-    spread = slopes * priors.widths
-    whole = spread @ spread.T + extra
-    prior_mean = values + slopes @ (priors.centres - constants)
+    for _ in range(ROUNDS if known.any() else 0):
+        spread = slopes[known] * widths
+        gap = sample.log_rates[known] - values[known] - slopes[known] @ (centres - constants)
+        pulled = spread.T @ np.linalg.solve((spread @ spread.T) * alike[both] + missed[both], gap)
+        constants = centres + widths * np.clip(pulled, -FARTHEST, FARTHEST)
+        values, slopes = _linearised(constants, sample.rows)
+    spread = slopes * widths
+    whole = (spread @ spread.T) * alike + missed
+    mean = values + slopes @ (centres - constants)
     if not known.any():
-        return Prediction(prior_mean, np.sqrt(np.diag(whole)), constants, None)
-    gain = np.linalg.solve(whole[np.ix_(known, known)], whole[known]).T
-    mean = prior_mean + gain @ (sample.log_rates[known] - prior_mean[known])
+        return Prediction(mean, np.sqrt(np.diag(whole)), constants, None)
+    gain = np.linalg.solve(whole[both], whole[known]).T
     variance = np.diag(whole) - np.sum(gain * whole[:, known], axis=1)
-    residual = float(np.median(np.abs(np.expm1(sample.log_rates[known] - values[known]))))
-    return Prediction(mean, np.sqrt(np.maximum(variance, 1e-8)), constants, residual)
+    mean = mean + gain @ (sample.log_rates[known] - mean[known])
+    return Prediction(mean, np.sqrt(np.maximum(variance, 1e-8)), constants, _residual(sample, values))
+
+
+def starvation(constants: Floats, rows: Rows) -> Floats:
+    """From 0 to 1 where the load is as much as fits: how near to a single sequence the KV cache's limit is."""
+    near = np.clip(1 - np.log2(sequences(constants, rows)) / 5, 0, 1)
+    result: Floats = np.where(np.isinf(rows.concurrency), near, 0.0)
+    return result
+
+
+def covariance(steps: Floats, case: Index, starved: Floats, variances: Floats) -> Floats:
+    """Covariance of what the step model misses, shape (rows, rows); `variances` is ordered as `MISSES`.
+
+    Args:
+        steps: log2(devices) of each row.
+        case: Number of each row's case.
+        starved: What `starvation` says of each row.
+        variances: Squares of the misses' widths.
+    """
+    group_offset, group_slope, group_drift, case_offset, case_slope, case_drift, noise, few = variances
+    slope = np.outer(steps, steps)
+    drift = np.minimum.outer(steps, steps)  # a random walk: what is missed at 2 devices is missed at 4 too
+    same = case[:, None] == case[None, :]
+    group = group_offset + group_slope * slope + group_drift * drift
+    own = case_offset + case_slope * slope + case_drift * drift
+    result: Floats = group + same * own + np.diag(noise + few * starved)
+    return result
 
 
 def _linearised(constants: Floats, rows: Rows) -> tuple[Floats, Floats]:
@@ -122,15 +165,11 @@ def _linearised(constants: Floats, rows: Rows) -> tuple[Floats, Floats]:
     return values, np.stack(slopes, axis=1)
 
 
-def _missing(sample: Sample, constants: Floats, misses: Floats) -> Floats:
-    """Covariance of what the step model misses, shape (rows, rows)."""
-    group_offset, group_slope, group_drift, case_offset, case_slope, case_drift, noise, starved = misses**2
-    steps = np.log2(sample.devices) 
-    slope = np.outer(steps, steps)
-    drift = np.minimum.outer(steps, steps)
-    same = sample.case[:, None] == sample.case[None, :]
-    group = group_offset + group_slope * slope + group_drift * drift
-    case = case_offset + case_slope * slope + case_drift * drift
-    few = np.maximum(0, 1 - np.log2(sequences(constants, sample.rows)) / 5) * np.isinf(sample.rows.concurrency)
-    result: Floats = group + same * case + np.diag(noise + starved * few)
-    return result
+def _residual(sample: Sample, values: Floats) -> float | None:
+    gaps = sample.log_rates - values
+    misses: list[float] = []
+    for case in np.unique(sample.case[sample.calibrates]):
+        own = gaps[sample.calibrates & (sample.case == case)]
+        if len(own) > 1:
+            misses += np.abs(np.expm1(own[1:] - own[0])).tolist()
+    return float(np.median(misses)) if misses else None

@@ -148,7 +148,7 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
     first = next((row for row in case["rows"] if isinstance(row, dict)), {})
     static = "latency" in metric or (metric == "total_tok_s" and "latency_s" in first)
     kind = STATIC if static else PER_TOKEN if "tpot" in metric or "itl" in metric else CONTINUOUS
-    small_kv = per_weight < 2 and "tensorrt" in str(case.get("engine", "")).lower()
+    compiled = re.search(r"tensorrt|fastertransformer", str(case.get("engine", "")).lower()) is not None
     return {
         "layers": shape.num_hidden_layers,
         "hidden": shape.hidden_size,
@@ -160,7 +160,9 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
         "experts": shape.num_experts,
         "experts_per_token": shape.num_experts_per_tok,
         "weight_bytes": per_weight,
-        "kv_bytes": 1.0 if small_kv else 2.0,
+        "kv_bytes": 1.0 if compiled and per_weight < 2 else 2.0,
+        "compiled": float(compiled),
+        "young": float(hardware.name.startswith("MI")),
         "flops": hardware.flops(per_weight),
         "bandwidth": hardware.bandwidth,
         "memory": hardware.memory_bytes,

@@ -85,7 +85,8 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
     column = str(min((2, 4, 8), key=lambda known: abs(known - devices)))
     table = _entries()["all_reduce"]["tables"].get(hardware.name.replace("A100-40GB-SXM4", "A100-80GB-SXM4"))
     if table is not None and (hardware.nvlink is not None or "A100" not in hardware.name):
-        return np.asarray(table[path if path in table else "custom"][column], dtype=np.float64) * 1e-6
+        seconds = np.asarray(table[path if path in table else "custom"][column], dtype=np.float64) * 1e-6
+        return np.minimum.accumulate(seconds[::-1])[::-1]  # fewer bytes need no more time: single slow points go
     fallback = _entries()["all_reduce"]["no_table"]
     kind = fallback.get(hardware.name) or fallback["nvlink" if hardware.nvlink else "pcie"]
     bus = kind["bus_gb_s"][column] * 1e9 if "bus_gb_s" in kind else kind["bus_share_of_link"] * _link(hardware)
@@ -102,7 +103,7 @@ def _hardware(name: str, entry: dict[str, Any], without_links: bool) -> Hardware
         name=name,
         fp16_flops=entry["fp16_tflops"] * 1e12,
         fp8_flops=None if entry["fp8_tflops"] is None else entry["fp8_tflops"] * 1e12,
-        memory_bytes=entry["memory_gb"] * 1e9,
+        memory_bytes=entry["memory_gib"] * 2**30,
         bandwidth=entry["memory_tb_s"] * 1e12,
         nvlink=nvlink,
         pcie=entry["pcie_gb_s"] * 1e9,

@@ -32,7 +32,9 @@ def find_shape(name: str) -> tuple[ModelShape, bool]:
     if size and 0 < float(size.group(1)) < 5000:
         return _guess(float(size.group(1)) * 1e9), True
     near = difflib.get_close_matches(name, [entry["name"] for entry in _entries()], 3, 0)
-    raise UnknownModelError(f"model '{name}' is unknown; the nearest known are {', '.join(near)}, or give a config.json")
+    raise UnknownModelError(
+        f"model '{name}' is unknown; the nearest known are {', '.join(near)}, or give a config.json"
+    )
 
 
 def weight_bytes(name: str, dtype: str) -> float:
@@ -69,7 +71,13 @@ def _guess(parameters: float) -> ModelShape:
     layers = round((parameters / (per_hidden * head**2)) ** (1 / 3))
     hidden = max(layers, 1) * head
     return _shape(
-        {"h": hidden, "ff": int(hidden / narrow), "L": max(layers, 1), "heads": max(layers, 1), "kv": max(layers // 4, 1)}
+        {
+            "h": hidden,
+            "ff": int(hidden / narrow),
+            "L": max(layers, 1),
+            "heads": max(layers, 1),
+            "kv": max(layers // 4, 1),
+        }
         | {"hd": head, "V": 64000}
     )
 

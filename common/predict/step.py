@@ -1,4 +1,4 @@
-"""The time of one engine step under a plan, from shapes, hardware figures and eight constants of a machine and engine.
+"""The time of one engine step under a plan, from shapes, hardware figures and nine constants of a machine and engine.
 
 Every term is a roofline or a fixed cost (form after Williams et al., CACM 52(4), 2009, and the step models of Vidur,
 arXiv 2405.05465, and GenZ, arXiv 2406.01698); the constants are fitted, never the form. All functions work on whole
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-CONSTANTS = ("memory", "compute", "layer_us", "step_ms", "sequence_us", "sync_us", "links", "reserve_gb")
+CONSTANTS = ("memory", "compute", "layer_us", "step_ms", "sequence_us", "sync_us", "links", "reserve_gb", "attention")
 """Names of the constants, all fitted as logarithms: shares of peak memory and arithmetic rates reached, fixed time per
 layer, per step and per sequence of a step, waiting at each all-reduce, slowdown of the links against the table, and
-memory that neither weights nor KV cache can use."""
+memory that neither weights nor KV cache can use, and the bandwidth of attention as a share of that of the weights."""
 
 PASS_TOKENS = 8192.0  # most tokens in one forward pass: vLLM's and TensorRT-LLM's usual max_num_batched_tokens
 FEWEST_SEQUENCES = 1.0
@@ -56,13 +56,20 @@ class Rows:
     concurrency: Floats
     """Streams or sequences in the whole system; infinite where the load is as much as fits."""
     kind: NDArray[np.int64]
+    compiled: Floats
+    """1 where the engine schedules in compiled code and reserves a request's whole KV cache when it starts it
+    (TensorRT-LLM, FasterTransformer), 0 where it schedules in Python and takes blocks as tokens come."""
+    young: Floats
+    """1 where the platform's kernels are young (ROCm), 0 elsewhere."""
     unit: Floats
     """What turns the kind's rate (batches/s, tokens/s of one stream, output tokens/s) into the measured one."""
 
     def take(self, index: NDArray[np.int64]) -> Rows:
         """The rows at `index`, in that order."""
         columns = {
-            field.name: getattr(self, field.name) if field.name == "all_reduce_bytes" else getattr(self, field.name)[index]
+            field.name: getattr(self, field.name)
+            if field.name == "all_reduce_bytes"
+            else getattr(self, field.name)[index]
             for field in fields(self)
         }
         return Rows(**columns)
@@ -100,9 +107,12 @@ def kv_tokens(constants: Floats, rows: Rows) -> Floats:
 def sequences(constants: Floats, rows: Rows) -> Floats:
     """Sequences that one replica works on at once: what is asked for, or what its KV cache holds."""
     asked = np.minimum(rows.concurrency / rows.dp, MOST_SEQUENCES * np.where(np.isinf(rows.concurrency), 1, 1e6))
-    held = kv_tokens(constants, rows) / (rows.input_tokens + rows.output_tokens / 2)
+    kept = rows.input_tokens + rows.output_tokens * np.where(rows.compiled > 0, 1.0, 0.5)
+    held = kv_tokens(constants, rows) / kept
     held = np.maximum(held, FEWEST_SEQUENCES)
-    return np.maximum((asked**-4.0 + held**-4.0) ** -0.25, FEWEST_SEQUENCES)  # a soft minimum: loads and lengths scatter
+    return np.maximum(
+        (asked**-4.0 + held**-4.0) ** -0.25, FEWEST_SEQUENCES
+    )  # a soft minimum: loads and lengths scatter
 
 
 def all_reduce_s(constants: Floats, rows: Rows, message: Floats) -> Floats:
@@ -132,7 +142,7 @@ def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, co
     arithmetic = 2 * tokens * used / rows.tp / rate
     memory = (read / rows.tp + tokens * width) / bandwidth
     kv = 2 * np.maximum(rows.kv_heads / rows.tp, 1) * rows.head_dim * rows.kv_bytes
-    attention = decoded * context * kv / bandwidth
+    attention = decoded * context * kv / (bandwidth * np.exp(constants[8]))
     attention += 2 * prefilled * rows.input_tokens * rows.heads * rows.head_dim / rows.tp / (0.7 * rate)
     communication = 2 * all_reduce_s(constants, rows, tokens * rows.hidden * 2)
     layer = np.hypot(arithmetic, memory) + attention + communication + np.exp(constants[2]) * 1e-6
