@@ -1,4 +1,4 @@
-"""A file of measured cases: one case is one workload on one machine and engine, its rows are plans (scaling-cases/1)."""
+"""A file of measured cases (scaling-cases/1): a case is one workload on one machine and engine, its rows are plans."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def columns(measured: Sequence[Measured]) -> Rows:
     return Rows(all_reduce_bytes=all_reduce_sizes(), **made)
 
 
-def _read_case(case: Any, name: str, measured: list[Measured], skipped: list[Skipped]) -> None:
+def _read_case(case: object, name: str, measured: list[Measured], skipped: list[Skipped]) -> None:
     if not isinstance(case, dict):
         raise ValueError("is not a JSON object")
     missing = [field for field in NEEDED if not case.get(field)]
@@ -175,7 +175,7 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
 
 
 def _read_row(
-    case: Mapping[str, Any], row: Any, metric: str, shared: Mapping[str, Any], assumed: Sequence[str]
+    case: Mapping[str, Any], row: object, metric: str, shared: Mapping[str, Any], assumed: Sequence[str]
 ) -> Measured:
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
@@ -225,7 +225,7 @@ def _count(row: Mapping[str, Any], field: str, default: int | None) -> int:
     return int(value)
 
 
-def _concurrency(value: Any, devices: int, assumed: list[str]) -> float:
+def _concurrency(value: object, devices: int, assumed: list[str]) -> float:
     """Streams in all: a number, "max_num_seqs=64", "400 (2 GPUs) / 200 (4 GPUs)", or "max": infinite."""
     text = str(value)
     by_devices = re.findall(r"(\d+) \((\d+) GPUs?\)", text)

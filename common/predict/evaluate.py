@@ -31,7 +31,7 @@ class Predicted:
     low: float
     high: float
     relative_scaling_error: float
-    """Predicted over measured speed-up, less 1: the base row is the same, so the ratio of rates is that of speed-ups."""
+    """Predicted over measured speed-up, less 1; both have the same base, so this is also the error of the rate."""
     confidence: str
     reasons: tuple[str, ...]
     """Why confidence is low."""

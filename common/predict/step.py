@@ -88,12 +88,14 @@ class Rows:
     def held_weights(self) -> Floats:
         """Bytes of all weights of one replica; embeddings are kept at two bytes."""
         layer = self.attention_weights + self.expert_weights * np.maximum(self.experts, 1)
-        return self.layers * layer * self.weight_bytes + 4 * self.vocabulary * self.hidden
+        held: Floats = self.layers * layer * self.weight_bytes + 4 * self.vocabulary * self.hidden
+        return held
 
     @property
     def kv_bytes_per_token(self) -> Floats:
         """Bytes that one token keeps over all ranks; KV heads are copied where there are more ranks than heads."""
-        return 2 * self.layers * np.maximum(self.kv_heads, self.tp) * self.head_dim * self.kv_bytes
+        kept: Floats = 2 * self.layers * np.maximum(self.kv_heads, self.tp) * self.head_dim * self.kv_bytes
+        return kept
 
 
 def kv_tokens(constants: Floats, rows: Rows) -> Floats:
@@ -101,7 +103,8 @@ def kv_tokens(constants: Floats, rows: Rows) -> Floats:
     devices = rows.tp * rows.pp
     room = devices * (0.95 * rows.memory - np.exp(constants[7]) * 1e9) - rows.held_weights
     scale = 1e9 * devices  # where so little is left, how much is a guess
-    return scale * np.logaddexp(0, room / scale) / rows.kv_bytes_per_token
+    tokens: Floats = scale * np.logaddexp(0, room / scale) / rows.kv_bytes_per_token
+    return tokens
 
 
 def sequences(constants: Floats, rows: Rows) -> Floats:
@@ -110,9 +113,9 @@ def sequences(constants: Floats, rows: Rows) -> Floats:
     kept = rows.input_tokens + rows.output_tokens * np.where(rows.compiled > 0, 1.0, 0.5)
     held = kv_tokens(constants, rows) / kept
     held = np.maximum(held, FEWEST_SEQUENCES)
-    return np.maximum(
-        (asked**-4.0 + held**-4.0) ** -0.25, FEWEST_SEQUENCES
-    )  # a soft minimum: loads and lengths scatter
+    soft = (asked**-4.0 + held**-4.0) ** -0.25  # a soft minimum: loads and lengths scatter
+    running: Floats = np.maximum(soft, FEWEST_SEQUENCES)
+    return running
 
 
 def all_reduce_s(constants: Floats, rows: Rows, message: Floats) -> Floats:
@@ -125,7 +128,8 @@ def all_reduce_s(constants: Floats, rows: Rows, message: Floats) -> Floats:
     logs = np.log(np.maximum(rows.all_reduce_s, 1e-12))
     log_s = logs[each, low] * (1 - share) + logs[each, low + 1] * share
     seconds = np.exp(constants[6]) * np.exp(log_s) + np.exp(constants[5]) * 1e-6
-    return np.where(rows.tp > 1, seconds, 0.0)
+    result: Floats = np.where(rows.tp > 1, seconds, 0.0)
+    return result
 
 
 def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, context: Floats) -> Floats:
@@ -147,7 +151,8 @@ def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, co
     communication = 2 * all_reduce_s(constants, rows, tokens * rows.hidden * 2)
     layer = np.hypot(arithmetic, memory) + attention + communication + np.exp(constants[2]) * 1e-6
     head = 2 * rows.vocabulary * rows.hidden / rows.tp / bandwidth
-    return rows.layers * layer + head
+    result: Floats = rows.layers * layer + head
+    return result
 
 
 def hop_s(rows: Rows, tokens: Floats) -> Floats:
@@ -164,7 +169,8 @@ def mixed_step_s(constants: Floats, rows: Rows, running: Floats) -> Floats:
     one = pass_s(constants, rows, batch / passes, prompts / passes, context) / rows.pp
     hops = np.where(rows.pp > 1, hop_s(rows, (batch + prompts) / passes), 0.0)
     fixed = np.exp(constants[3]) * 1e-3 + np.exp(constants[4]) * 1e-6 * batch / passes
-    return rows.pp * passes * (one + hops + fixed)
+    result: Floats = rows.pp * passes * (one + hops + fixed)
+    return result
 
 
 def static_batch_s(constants: Floats, rows: Rows, running: Floats) -> Floats:
@@ -178,7 +184,8 @@ def static_batch_s(constants: Floats, rows: Rows, running: Floats) -> Floats:
     fixed = np.exp(constants[3]) * 1e-3 + np.exp(constants[4]) * 1e-6 * running
     hops = (rows.pp - 1) * hop_s(rows, running)
     step = pass_s(constants, rows, running, nothing, context) + fixed + hops
-    return prefill + rows.output_tokens * asked / running * step
+    result: Floats = prefill + rows.output_tokens * asked / running * step
+    return result
 
 
 def log_rate(constants: Floats, rows: Rows) -> Floats:
