@@ -11,9 +11,11 @@ import numpy as np
 from common.predict.calibrate import Prediction, Priors, Sample, predict
 from common.predict.cases import Measured, Skipped, columns
 
-OWN_SHARE = 0.45
+OWN_SHARE = 0.2
 """Weight of the case's own two-point Amdahl fit beside the model: the two err in different ways, so their mean errs
 less; chosen on groups left out."""
+OWN_SHARE_UNSURE = 0.8
+"""The same where the model is known to be weak: experts, PCIe without a measured bandwidth, young kernels."""
 RESIDUAL_LIMIT = 0.10
 LOW_WIDTH = 1.4  # how many times wider an interval of low confidence is
 
@@ -89,7 +91,8 @@ def _row(row: Measured, own: Sequence[Measured], found: Prediction, position: in
     log_rate = float(found.log_rates[position])
     straight = amdahl(own, row)
     if straight is not None and not superlinear(own):
-        log_rate = (1 - OWN_SHARE) * log_rate + OWN_SHARE * float(np.log(straight))
+        share = OWN_SHARE_UNSURE if unsure(row) else OWN_SHARE
+        log_rate = (1 - share) * log_rate + share * float(np.log(straight))
     reasons = doubts(row, own, found.residual)
     margin = interval * float(found.deviations[position]) * (LOW_WIDTH if reasons else 1)
     predicted = float(np.exp(log_rate))
@@ -120,6 +123,11 @@ def doubts(row: Measured, own: Sequence[Measured], residual: float | None) -> li
     if "PCIe" in row.kinds:
         said.append("devices talk over PCIe and its bandwidth was not measured")
     return said
+
+
+def unsure(row: Measured) -> bool:
+    """Whether the step model is known to be weak for such a row."""
+    return "MoE" in row.kinds or "PCIe" in row.kinds or bool(row.figures["young"])
 
 
 def amdahl(own: Iterable[Measured], row: Measured) -> float | None:
