@@ -67,6 +67,23 @@ class Priors:
             interval=float(content["interval"]),
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The stored form."""
+
+        def named(values: Floats, order: tuple[str, ...]) -> dict[str, float]:
+            return {name: round(float(value), 4) for name, value in zip(order, values, strict=True)}
+
+        return {
+            "centres": named(self.centres, CONSTANTS),
+            "compiled": named(self.compiled, CONSTANTS),
+            "young": named(self.young, CONSTANTS),
+            "widths": named(self.widths, CONSTANTS),
+            "pcie_links": round(self.pcie_links, 4),
+            "misses": named(self.misses, MISSES),
+            "case_constants": round(self.case_constants, 4),
+            "interval": self.interval,
+        }
+
     def of(self, rows: Rows) -> tuple[Floats, Floats]:
         """Centres and widths of the constants for the engine and links of these rows, all of one group."""
         centres = self.centres + self.compiled * rows.compiled[0] + self.young * rows.young[0]

@@ -65,19 +65,25 @@ def evaluate(
                 for row in group
             ]
             continue
-        made += _of_group(group, known, priors)
+        made += _of_group(group, calibrate_devices, priors)
     return made, outside
 
 
-def _of_group(group: Sequence[Measured], known: Sequence[bool], priors: Priors) -> list[Predicted]:
+def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> Sample:
+    """The rows of one group as columns; those with these device counts calibrate."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in group))}
-    sample = Sample(
+    return Sample(
         rows=columns(group),
         log_rates=np.log([row.rate for row in group]),
         case=np.asarray([numbers[row.id] for row in group]),
         devices=np.asarray([row.devices for row in group], dtype=np.float64),
-        calibrates=np.asarray(known),
+        calibrates=np.asarray([row.devices in calibrate_devices for row in group]),
     )
+
+
+def _of_group(group: Sequence[Measured], calibrate_devices: Collection[int], priors: Priors) -> list[Predicted]:
+    sample = sample_of(group, calibrate_devices)
+    known = sample.calibrates
     found = predict(sample, priors)
     made = []
     for position, row in enumerate(group):
