@@ -26,7 +26,7 @@ BY_HAND = Priors(
     pcie_links=float(np.exp(0.3)),
     misses=np.array([0.2, 0.02, 0.05, 0.07, 0.02, 0.02, 0.03, 0.5]),
     case_constants=0.4,
-    interval=1.5,
+    interval=1.7,
 )
 """Priors that no group was learnt from: GEMM and all-reduce micro-benchmarks, overheads of vLLM's and TensorRT-LLM's
 steps as published by others, everything else by judgement."""
