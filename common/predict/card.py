@@ -15,6 +15,8 @@ from common.predict.hardware import Hardware, all_reduce_sizes, all_reduce_table
 from common.predict.memory import MemoryFit, check_divides, fit
 from common.predict.step import CONTINUOUS, PASS_TOKENS, Floats, Rows, pass_s
 
+BASE_SEQUENCES = 16
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -77,7 +79,7 @@ class Card:
 def make_card(
     ask: Ask, plans: Sequence[ParallelPlan], priors: Priors, measured: Mapping[ParallelPlan, float] | None = None
 ) -> Card:
-    """Predict every plan that fits; speed-up is against the first of them.
+    """Predict every plan that fits; speed-up is against the first of them that holds 16 sequences, or all there are.
 
     Args:
         ask: Model, devices and load.
@@ -101,17 +103,18 @@ def make_card(
     found = predict(sample, priors)
     doubts = _doubts(ask, found.residual)
     width = priors.interval * (LOW_WIDTH if doubts else 1)
-    ratios = _given(sample, found.log_rates, (0,), priors)
+    base = _base(ask, [memory for _, memory in fitting])
+    ratios = _given(sample, found.log_rates, (base,), priors)
     waiting = _ttft_s(found.constants, sample.rows)
     lines = []
     for at, (plan, memory) in enumerate(fitting):
         margin = width * float(found.deviations[at])
         rate = float(np.exp(found.log_rates[at]))
-        gained = float(np.exp(found.log_rates[at] - found.log_rates[0]))
-        spread = 0.0 if at == 0 else width * float(ratios[at])
+        gained = float(np.exp(found.log_rates[at] - found.log_rates[base]))
+        spread = 0.0 if at == base else width * float(ratios[at])
         speedup = Range(gained, gained * float(np.exp(-spread)), gained * float(np.exp(spread)))
         throughput = Range(rate, rate * float(np.exp(-margin)), rate * float(np.exp(margin)))
-        share = chosen[0].devices / plan.devices
+        share = chosen[base].devices / plan.devices
         foretold = _foretold(sample, at, priors) if plan in measured else None
         ttft_s, known = float(waiting[at]), measured.get(plan)
         lines.append(Line(plan, memory, throughput, ttft_s, speedup, speedup.times(share), known, foretold))
@@ -137,6 +140,13 @@ def recommend(card: Card) -> Line:
     alike = [line for line in card.lines if line.output_tokens_s.high / line.plan.devices >= best]
     close = [line for line in alike if line.output_tokens_s.value / line.plan.devices >= 0.9 * best]
     return max(close or alike, key=lambda line: line.output_tokens_s.value)
+
+
+def _base(ask: Ask, memories: Sequence[MemoryFit]) -> int:
+    """A base short of memory would make every larger plan look better than its devices."""
+    wanted = min(BASE_SEQUENCES, ask.concurrency)
+    held = [memory.largest_concurrency(ask.input_tokens, ask.output_tokens) for memory in memories]
+    return next((at for at, count in enumerate(held) if count >= wanted), 0)
 
 
 def _doubts(ask: Ask, residual: float | None) -> tuple[str, ...]:

@@ -52,6 +52,15 @@ def test_what_does_not_fit_or_divide_is_named_with_the_reason() -> None:
         recommend(nothing)
 
 
+def test_a_plan_short_of_memory_is_no_base() -> None:
+    """Qwen3-32B on one H100 leaves KV cache for 33,950 tokens: three requests of 10,000, so tp2 is the base."""
+    shape, _ = find_shape("Qwen3-32B")
+    found = make_card(Ask(shape, find("H100"), 2.0, 9000, 1000, 32), PLANS, stored_priors())
+    assert found.lines[0].memory.largest_concurrency(9000, 1000) == 3
+    assert found.lines[1].speedup.value == 1
+    assert found.lines[0].speedup.value < 0.5
+
+
 def test_pcie_and_experts_are_of_low_confidence() -> None:
     assert card().doubts == ()
     assert "PCIe" in card(gpu="L40S").doubts[0]
