@@ -1,0 +1,108 @@
+"""`python -m common.predict evaluate CASES.json --calibrate-devices 1 2 --json OUT`, and `learn`: new priors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from common.predict.calibrate import stored_priors
+from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
+from common.predict.evaluate import Predicted, document, summary
+from common.predict.evaluate import evaluate as evaluate_cases
+from common.predict.learn import learn as learn_priors
+
+BAD_INPUT = 2
+
+
+def evaluate(
+    cases: Annotated[Path, tyro.conf.Positional],
+    calibrate_devices: tuple[int, ...] = (1, 2),
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Predict the larger plans of measured cases from the smaller ones, and print the errors.
+
+    Args:
+        cases: A file of measured cases (scaling-cases/1).
+        calibrate_devices: Device counts whose rows calibrate; all others are predicted.
+        json_out: Where rows, skipped rows and summary are written as JSON.
+    """
+    measured, unread = _read(cases, calibrate_devices)
+    rows, outside = evaluate_cases(measured, calibrate_devices, stored_priors())
+    if json_out is not None:
+        _write(json_out, json.dumps(document(rows, unread, outside)))
+    _show(rows)
+    Console().print(
+        f"{len(rows)} rows predicted, {len(unread)} unreadable, {len(outside)} in groups without a calibrating row."
+    )
+    for one in unread[:10]:
+        Console(stderr=True).print(f"skipped {one.id}: {one.reason}", markup=False, soft_wrap=True)
+
+
+def learn(
+    cases: Annotated[Path, tyro.conf.Positional],
+    json_out: Annotated[Path, tyro.conf.arg(name="json")],
+    calibrate_devices: tuple[int, ...] = (1, 2),
+) -> None:
+    """Learn new priors from measured cases; about a quarter of an hour for sixty groups.
+
+    Args:
+        cases: A file of measured cases (scaling-cases/1).
+        json_out: Where the priors are written, in the form of data/priors.json.
+        calibrate_devices: Device counts whose rows calibrate; the others are what is to be predicted well.
+    """
+    measured, _ = _read(cases, calibrate_devices)
+    try:
+        priors = learn_priors(measured, calibrate_devices)
+    except ValueError as error:
+        raise CaseFileError(f"{cases}: {error}") from error
+    _write(json_out, json.dumps({"about": f"learnt from {cases.name}"} | priors.to_json(), indent=1))
+
+
+def _read(cases: Path, calibrate_devices: Sequence[int]) -> tuple[list[Measured], list[Skipped]]:
+    if not calibrate_devices or min(calibrate_devices) < 1:
+        raise CaseFileError("--calibrate-devices needs counts from 1, as in --calibrate-devices 1 2")
+    return read_cases(cases)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CaseFileError(f"--json {path}: cannot be written ({error.strerror})") from error
+
+
+def _show(rows: Sequence[Predicted]) -> None:
+    table = Table(title="Absolute relative error of predicted speed-up on n devices")
+    for name in ("n", "kind", "rows", "groups", "median", "p90", "inside", "width", "Amdahl", "beside"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for line in summary(rows):
+        shares = [line.get(key) for key in ("median", "p90", "inside", "median_half_width")]
+        shares += [line.get(key) for key in ("amdahl_median", "same_rows_median")]
+        cells = ["" if share is None else f"{share:.1%}" for share in shares]
+        table.add_row(str(line["devices"]), line["kind"], str(line["n"]), str(line["groups"]), *cells)
+    Console().print(table)
+    Console().print(
+        "inside, width: measured values in their interval, half its width. beside: ours where Amdahl's fits."
+    )
+
+
+def main() -> int:
+    """Parse, evaluate, and return the exit code."""
+    try:
+        tyro.extras.subcommand_cli_from_dict({"evaluate": evaluate, "learn": learn}, description=__doc__)
+    except CaseFileError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

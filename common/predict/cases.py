@@ -1,0 +1,243 @@
+"""A file of measured cases (scaling-cases/1): a case is one workload on one machine and engine, its rows are plans."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.predict.hardware import all_reduce_sizes, all_reduce_table, find
+from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
+from common.predict.step import CONTINUOUS, PER_TOKEN, STATIC, Rows
+
+USUAL_LENGTHS = (512.0, 256.0)  # where a source says none: the prediction is then marked as of low confidence
+NEEDED = ("id", "group", "gpu", "model", "rows")
+
+
+class CaseFileError(ValueError):
+    """The file is no file of cases; the message says what is wrong and where."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of a case: a plan and what was measured under it, as a rate (more is better)."""
+
+    id: str
+    group: str
+    source: str
+    devices: int
+    plan: str
+    rate: float
+    kinds: tuple[str, ...]
+    """Of TP, PP, DP, MoE, PCIe: those that apply."""
+    assumed: tuple[str, ...]
+    """What the source does not say and was assumed; empty where everything is known."""
+    figures: Mapping[str, Any]
+    """One value for each column of `Rows`."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A case or row that is not used, and why."""
+
+    id: str
+    reason: str
+    devices: int | None = None
+
+
+def read_cases(path: Path) -> tuple[list[Measured], list[Skipped]]:
+    """All rows of a case file that can be used, and those that cannot, with the reason.
+
+    Raises:
+        CaseFileError: not JSON, or no list of cases in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CaseFileError(f"{path}: not a readable JSON file ({error}); give a file of cases") from error
+    cases = content.get("cases") if isinstance(content, dict) else content
+    if not isinstance(cases, list) or not cases:
+        raise CaseFileError(f"{path}: holds no list 'cases'; give a file in the form scaling-cases/1")
+    measured: list[Measured] = []
+    skipped: list[Skipped] = []
+    for position, case in enumerate(cases):
+        name = str(case.get("id", f"case {position}")) if isinstance(case, dict) else f"case {position}"
+        try:
+            _read_case(case, name, measured, skipped)
+        except ValueError as error:
+            skipped.append(Skipped(name, str(error)))
+    return measured, skipped
+
+
+def columns(measured: Sequence[Measured]) -> Rows:
+    """The rows as columns."""
+    names = [name for name in Rows.__dataclass_fields__ if name != "all_reduce_bytes"]
+    made = {name: np.asarray([row.figures[name] for row in measured]) for name in names}
+    return Rows(all_reduce_bytes=all_reduce_sizes(), **made)
+
+
+def _read_case(case: object, name: str, measured: list[Measured], skipped: list[Skipped]) -> None:
+    if not isinstance(case, dict):
+        raise ValueError("is not a JSON object")
+    missing = [field for field in NEEDED if not case.get(field)]
+    if missing:
+        raise ValueError(f"has no '{missing[0]}'")
+    if not isinstance(case["rows"], list):
+        raise ValueError("'rows' is not a list")
+    metric = _metric(case)
+    shared, assumed = _shared(case, metric)
+    for position, row in enumerate(case["rows"]):
+        where = f"row {position}"
+        try:
+            measured.append(_read_row(case, row, metric, shared, assumed))
+        except ValueError as error:
+            devices = row.get("gpus") if isinstance(row, dict) else None
+            skipped.append(Skipped(name, f"{where}: {error}", devices if isinstance(devices, int) else None))
+
+
+def _metric(case: Mapping[str, Any]) -> str:
+    """What the case measures; where it does not say, the first known column that its rows have."""
+    said = case.get("derived_speedup")
+    metric = said.get("metric") if isinstance(said, dict) else None
+    if isinstance(metric, str):
+        return metric
+    for known in ("output_tok_s", "total_tok_s", "tpot_ms", "latency_s", "latency_ms"):
+        if any(isinstance(row, dict) and row.get(known) for row in case["rows"]):
+            return known if known.endswith("tok_s") else f"1/{known}"
+    raise ValueError("has no 'derived_speedup.metric', and no known metric in its rows")
+
+
+def _rate(row: Mapping[str, Any], metric: str) -> float:
+    column = metric.removeprefix("1/")
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"has no positive '{column}'")
+    inverse = metric.startswith("1/") or column in ("latency_s", "latency_ms", "tpot_ms", "itl_ms")
+    return 1 / value if inverse else float(value)
+
+
+def _length(case: Mapping[str, Any], field: str, usual: float, assumed: list[str]) -> float:
+    value = case.get(field)
+    number = re.match(r"-?\d+(\.\d+)?", str(value)) if value is not None else None
+    if number is None:
+        assumed.append(field)
+        return usual
+    if float(number.group()) <= 0:
+        raise ValueError(f"'{field}' is {value}: lengths are 1 token or more")
+    return float(number.group())
+
+
+def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[str]]:
+    """The columns that are the same for all rows of a case, and what had to be assumed."""
+    assumed: list[str] = []
+    links = str(case.get("interconnect", ""))
+    hardware = find(str(case["gpu"]), links)
+    try:
+        shape, guessed = find_shape(str(case["model"]))
+    except UnknownModelError as error:
+        raise ValueError(str(error)) from error
+    if guessed:
+        assumed.append("model shape")
+    per_weight = weight_bytes(str(case["model"]), str(case.get("dtype", "")))
+    first = next((row for row in case["rows"] if isinstance(row, dict)), {})
+    static = "latency" in metric or (metric == "total_tok_s" and "latency_s" in first)
+    kind = STATIC if static else PER_TOKEN if "tpot" in metric or "itl" in metric else CONTINUOUS
+    compiled = re.search(r"tensorrt|fastertransformer", str(case.get("engine", "")).lower()) is not None
+    return {
+        "layers": shape.num_hidden_layers,
+        "hidden": shape.hidden_size,
+        "heads": shape.num_attention_heads,
+        "kv_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "intermediate": shape.intermediate_size,
+        "vocabulary": shape.vocab_size,
+        "experts": shape.num_experts,
+        "experts_per_token": shape.num_experts_per_tok,
+        "weight_bytes": per_weight,
+        "kv_bytes": 1.0 if compiled and per_weight < 2 else 2.0,
+        "compiled": float(compiled),
+        "young": float(hardware.name.startswith("MI")),
+        "flops": hardware.flops(per_weight),
+        "bandwidth": hardware.bandwidth,
+        "memory": hardware.memory_bytes,
+        "link": hardware.link,
+        "hardware": hardware,
+        "input_tokens": _length(case, "input_len", USUAL_LENGTHS[0], assumed),
+        "output_tokens": _length(case, "output_len", USUAL_LENGTHS[1], assumed),
+        "kind": kind,
+    }, assumed
+
+
+def _read_row(
+    case: Mapping[str, Any], row: object, metric: str, shared: Mapping[str, Any], assumed: Sequence[str]
+) -> Measured:
+    if not isinstance(row, dict):
+        raise ValueError("is not a JSON object")
+    devices = _count(row, "gpus", None)
+    dp, pp = _count(row, "dp", 1), _count(row, "pp", 1)
+    tp = max(devices // (dp * pp), 1)  # experts and tensors share devices: what is neither pp nor dp splits layers
+    more = list(assumed)
+    figures = {key: value for key, value in shared.items() if key != "hardware"}
+    figures |= {"tp": float(tp), "pp": float(pp), "dp": float(dp)}
+    figures["concurrency"] = _concurrency(case.get("concurrency"), devices, more)
+    figures["unit"] = _unit(metric, figures)
+    table = all_reduce_table(shared["hardware"], tp, "custom")
+    figures["all_reduce_s"] = table
+    kinds = [kind for kind, there in (("PP", pp > 1), ("DP", dp > 1)) if there] or ["TP"]
+    kinds += ["MoE"] if shared["experts"] else []
+    kinds += ["PCIe"] if shared["hardware"].nvlink is None else []
+    ep = _count(row, "ep", 1)
+    plan = f"tp{_count(row, 'tp', 1)}" + "".join(
+        f"{name}{size}" for name, size in (("pp", pp), ("dp", dp), ("ep", ep)) if size > 1
+    )
+    return Measured(
+        id=str(case["id"]),
+        group=str(case["group"]),
+        source=str(case["group"]).partition("/")[0],
+        devices=devices,
+        plan=plan,
+        rate=_rate(row, metric),
+        kinds=tuple(kinds),
+        assumed=tuple(more),
+        figures=figures,
+    )
+
+
+def _unit(metric: str, figures: Mapping[str, Any]) -> float:
+    """Measured rate over that of the step model's kind."""
+    asked, answered = figures["input_tokens"], figures["output_tokens"]
+    per_request = asked + answered if metric == "total_tok_s" else answered
+    if metric.endswith("tok_s"):
+        return float(figures["concurrency"] * per_request if figures["kind"] == STATIC else per_request / answered)
+    return 1e-3 if metric.endswith("_ms") else 1.0
+
+
+def _count(row: Mapping[str, Any], field: str, default: int | None) -> int:
+    value = row.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise ValueError(f"'{field}' is {value}: a whole number from 1 is needed")
+    return int(value)
+
+
+def _concurrency(value: object, devices: int, assumed: list[str]) -> float:
+    """Streams in all: a number, "max_num_seqs=64", "400 (2 GPUs) / 200 (4 GPUs)", or "max": infinite."""
+    text = str(value)
+    by_devices = re.findall(r"(\d+) \((\d+) GPUs?\)", text)
+    for streams, count in by_devices:
+        if int(count) == devices:
+            return float(streams)
+    number = re.fullmatch(r"(?:max_num_seqs=)?(\d+(?:\.\d+)?)", text)
+    if number and float(number.group(1)) > 0:
+        return float(number.group(1))
+    if number:
+        raise ValueError(f"'concurrency' is {value}: 1 stream or more is needed")
+    if text.startswith("max"):
+        return math.inf
+    assumed.append("concurrency")
+    return 16.0

@@ -1,0 +1,197 @@
+"""Predict the larger plans of measured cases from their smaller ones, and say how far off that is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from common.predict.calibrate import Prediction, Priors, Sample, predict
+from common.predict.cases import Measured, Skipped, columns
+
+OWN_SHARE = 0.2
+"""Weight of the case's own two-point Amdahl fit beside the model: the two err in different ways, so their mean errs
+less; chosen on groups left out."""
+OWN_SHARE_UNSURE = 0.8
+"""The same where the model is known to be weak: experts, PCIe without a measured bandwidth, young kernels."""
+RESIDUAL_LIMIT = 0.10
+LOW_WIDTH = 1.4  # how many times wider an interval of low confidence is
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One predicted row; rates are in the case's metric, latencies as their inverse."""
+
+    id: str
+    group: str
+    plan: str
+    devices: int
+    measured: float
+    predicted: float
+    low: float
+    high: float
+    relative_scaling_error: float
+    """Predicted over measured speed-up, less 1; both have the same base, so this is also the error of the rate."""
+    confidence: str
+    reasons: tuple[str, ...]
+    """Why confidence is low."""
+    kinds: tuple[str, ...]
+    amdahl_error: float | None
+    """The same error of a two-point Amdahl fit; None where the case has fewer than two calibrating device counts."""
+
+
+def evaluate(
+    measured: Sequence[Measured], calibrate_devices: Collection[int], priors: Priors
+) -> tuple[list[Predicted], list[Skipped]]:
+    """Predict every row whose device count does not calibrate, in groups that have a row that does.
+
+    Returns the predictions, and the rows of groups that have none.
+    """
+    groups: dict[str, list[Measured]] = {}
+    for row in measured:
+        groups.setdefault(row.group, []).append(row)
+    made: list[Predicted] = []
+    outside: list[Skipped] = []
+    for group in groups.values():
+        known = [row.devices in calibrate_devices for row in group]
+        if all(known):
+            continue
+        if not any(known):
+            wanted = " or ".join(str(count) for count in sorted(calibrate_devices))
+            outside += [
+                Skipped(row.id, f"its group has no usable row on {wanted} devices to calibrate with", row.devices)
+                for row in group
+            ]
+            continue
+        made += _of_group(group, calibrate_devices, priors)
+    return made, outside
+
+
+def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> Sample:
+    """The rows of one group as columns; those with these device counts calibrate."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in group))}
+    return Sample(
+        rows=columns(group),
+        log_rates=np.log([row.rate for row in group]),
+        case=np.asarray([numbers[row.id] for row in group]),
+        devices=np.asarray([row.devices for row in group], dtype=np.float64),
+        calibrates=np.asarray([row.devices in calibrate_devices for row in group]),
+    )
+
+
+def _of_group(group: Sequence[Measured], calibrate_devices: Collection[int], priors: Priors) -> list[Predicted]:
+    sample = sample_of(group, calibrate_devices)
+    known = sample.calibrates
+    found = predict(sample, priors)
+    made = []
+    for position, row in enumerate(group):
+        if not known[position]:
+            own = [other for other, is_known in zip(group, known, strict=True) if is_known and other.id == row.id]
+            made.append(_row(row, own, found, position, priors.interval))
+    return made
+
+
+def _row(row: Measured, own: Sequence[Measured], found: Prediction, position: int, interval: float) -> Predicted:
+    log_rate = float(found.log_rates[position])
+    straight = amdahl(own, row)
+    if straight is not None and not superlinear(own):
+        share = OWN_SHARE_UNSURE if unsure(row) else OWN_SHARE
+        log_rate = (1 - share) * log_rate + share * float(np.log(straight))
+    reasons = doubts(row, own, found.residual)
+    margin = interval * float(found.deviations[position]) * (LOW_WIDTH if reasons else 1)
+    predicted = float(np.exp(log_rate))
+    return Predicted(
+        id=row.id,
+        group=row.group,
+        plan=row.plan,
+        devices=row.devices,
+        measured=row.rate,
+        predicted=predicted,
+        low=predicted * float(np.exp(-margin)),
+        high=predicted * float(np.exp(margin)),
+        relative_scaling_error=predicted / row.rate - 1,
+        confidence="low" if reasons else "normal",
+        reasons=tuple(reasons),
+        kinds=row.kinds,
+        amdahl_error=None if straight is None else straight / row.rate - 1,
+    )
+
+
+def doubts(row: Measured, own: Sequence[Measured], residual: float | None) -> list[str]:
+    """Why a prediction deserves low confidence; empty where nothing speaks against it."""
+    said = [f"{', '.join(row.assumed)} not in the source: assumed"] if row.assumed else []
+    if residual is not None and residual > RESIDUAL_LIMIT:
+        said.append(f"the model misses the calibrating rows by {residual:.0%}")
+    if not own:
+        said.append("no calibrating row of this workload")
+    if "PCIe" in row.kinds:
+        said.append("devices talk over PCIe and its bandwidth was not measured")
+    return said
+
+
+def unsure(row: Measured) -> bool:
+    """Whether the step model is known to be weak for such a row."""
+    return "MoE" in row.kinds or "PCIe" in row.kinds or bool(row.figures["young"])
+
+
+def amdahl(own: Iterable[Measured], row: Measured) -> float | None:
+    """The rate that two calibrating rows of the case imply: time = a + b / devices, neither below 0 (Amdahl, 1967)."""
+    by_devices: dict[int, Measured] = {}
+    for other in sorted(own, key=lambda one: one.kinds != row.kinds):  # rows of the same kind of plan first
+        by_devices.setdefault(other.devices, other)
+    if len(by_devices) < 2:
+        return None
+    few, many = (by_devices[count] for count in sorted(by_devices)[:2])
+    gained = many.rate / few.rate
+    more, wanted = many.devices / few.devices, row.devices / few.devices
+    fixed = min(max((1 / gained - 1 / more) / (1 - 1 / more), 0.0), 1.0)
+    return few.rate / (fixed + (1 - fixed) / wanted)
+
+
+def superlinear(own: Sequence[Measured]) -> bool:
+    """Whether a calibrating row gains more than its devices: memory was short, and Amdahl's form says nothing."""
+    least = min(own, key=lambda one: one.devices)
+    return any(one.rate / least.rate > one.devices / least.devices for one in own)
+
+
+def summary(rows: Sequence[Predicted]) -> list[dict[str, Any]]:
+    """Errors per device count and kind of plan, beside those of the Amdahl fit on the rows that allow one."""
+    kinds = ("all", "TP", "PP", "DP", "MoE", "PCIe")
+    lines = []
+    for devices in sorted({row.devices for row in rows}):
+        for kind in kinds:
+            chosen = [row for row in rows if row.devices == devices and (kind == "all" or kind in row.kinds)]
+            if chosen:
+                lines.append({"devices": devices, "kind": kind} | _line(chosen))
+    return lines
+
+
+def _line(rows: Sequence[Predicted]) -> dict[str, Any]:
+    line: dict[str, Any] = {"n": len(rows), "groups": len({row.group for row in rows})}
+    line |= _spread("", [row.relative_scaling_error for row in rows])
+    line["inside"] = float(np.mean([row.low <= row.measured <= row.high for row in rows]))
+    line["median_half_width"] = float(np.median([(row.high - row.low) / 2 / row.predicted for row in rows]))
+    fitted = [row for row in rows if row.amdahl_error is not None]
+    line["amdahl_n"] = len(fitted)
+    if fitted:
+        line |= _spread("amdahl_", [row.amdahl_error for row in fitted if row.amdahl_error is not None])
+        line |= _spread("same_rows_", [row.relative_scaling_error for row in fitted])
+        line["of_amdahl"] = line["same_rows_median"] / max(line["amdahl_median"], 1e-12)
+    return line
+
+
+def _spread(prefix: str, errors: Sequence[float]) -> dict[str, float]:
+    sizes = np.abs(errors)
+    return {f"{prefix}median": float(np.median(sizes)), f"{prefix}p90": float(np.quantile(sizes, 0.9))}
+
+
+def document(rows: Sequence[Predicted], skipped: Sequence[Skipped], outside: Sequence[Skipped]) -> dict[str, Any]:
+    """What is written: rows, skipped (could not be read), outside (nothing to calibrate with), summary."""
+    return {
+        "rows": [asdict(row) for row in rows],
+        "skipped": [{"id": one.id, "reason": one.reason} for one in skipped],
+        "outside": [{"id": one.id, "reason": one.reason} for one in outside],
+        "summary": summary(rows),
+    }

@@ -1,0 +1,118 @@
+"""What is known of accelerators: peak rates, memory, links, each with its source; unknown figures are None."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DATA = Path(__file__).parent / "data"
+MACHINE_DEVICES = 8  # more devices than these are in several machines
+NETWORK_BYTES_S = 12e9  # all-reduce bandwidth per device between machines: 6 to 25 GB/s on InfiniBand
+NETWORK_START_S = 40e-6
+
+
+class UnknownHardwareError(ValueError):
+    """No figures are kept for this accelerator; the message names the nearest three."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One kind of accelerator. Rates are dense and per device; links are one direction."""
+
+    name: str
+    fp16_flops: float
+    fp8_flops: float | None
+    memory_bytes: float
+    bandwidth: float
+    """Bytes per second of device memory."""
+    nvlink: float | None
+    """Bytes per second to the other devices over NVLink or its like; None: devices talk over PCIe."""
+    pcie: float
+    confidence: str
+    sources: tuple[str, ...]
+
+    @property
+    def link(self) -> float:
+        """Bytes per second of the best link to another device."""
+        return self.nvlink or self.pcie * 0.6
+
+    def flops(self, weight_bytes: float) -> float:
+        """Peak operations per second with weights of this size: 8-bit units serve 8 and 4 bits where they exist."""
+        return self.fp8_flops if weight_bytes <= 1 and self.fp8_flops else self.fp16_flops
+
+
+def find(name: str, interconnect: str = "") -> Hardware:
+    """The accelerator that a name means: "H100-80GB-SXM", "NVIDIA A100 PCIe", "rtx 4090".
+
+    Raises:
+        UnknownHardwareError: none is meant.
+    """
+    text = name.lower()
+    without_links = re.search(r"pcie|no nvlink", interconnect.lower()) is not None
+    for key, entry in _entries()["gpus"].items():
+        if re.search(entry["pattern"], text):
+            return _hardware(key, entry, without_links)
+    known = list(_entries()["gpus"])
+    near = difflib.get_close_matches(name, known, 3, 0)
+    raise UnknownHardwareError(f"GPU '{name}' is unknown; the nearest known are {', '.join(near)}")
+
+
+def all_reduce_sizes() -> NDArray[np.float64]:
+    """Message sizes of the tables, in bytes, ascending."""
+    return np.asarray(_entries()["all_reduce"]["bytes"], dtype=np.float64)
+
+
+def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> NDArray[np.float64]:
+    """Seconds of one all-reduce over `devices` at each size of `all_reduce_sizes`.
+
+    `path` is "custom" (vLLM's and TensorRT-LLM's own kernels) or "nccl". Measured where a table is kept, start time
+    and bandwidth otherwise; zeros for one device.
+    """
+    sizes = all_reduce_sizes()
+    if devices < 2:
+        return np.zeros_like(sizes)
+    moved = 2 * (devices - 1) / devices * sizes
+    if devices > MACHINE_DEVICES:
+        return np.asarray(NETWORK_START_S + moved / NETWORK_BYTES_S)
+    column = str(min((2, 4, 8), key=lambda known: abs(known - devices)))
+    table = _entries()["all_reduce"]["tables"].get(hardware.name.replace("A100-40GB-SXM4", "A100-80GB-SXM4"))
+    if table is not None and (hardware.nvlink is not None or "A100" not in hardware.name):
+        seconds = np.asarray(table[path if path in table else "custom"][column], dtype=np.float64) * 1e-6
+        return np.minimum.accumulate(seconds[::-1])[::-1]  # fewer bytes need no more time: single slow points go
+    fallback = _entries()["all_reduce"]["no_table"]
+    kind = fallback.get(hardware.name) or fallback["nvlink" if hardware.nvlink else "pcie"]
+    bus = kind["bus_gb_s"][column] * 1e9 if "bus_gb_s" in kind else kind["bus_share_of_link"] * _link(hardware)
+    return np.asarray(kind["start_us"][column] * 1e-6 + moved / bus)
+
+
+def _link(hardware: Hardware) -> float:
+    return hardware.nvlink or hardware.pcie
+
+
+def _hardware(name: str, entry: dict[str, Any], without_links: bool) -> Hardware:
+    nvlink = None if without_links or entry["nvlink_gb_s"] is None else entry["nvlink_gb_s"] * 1e9
+    return Hardware(
+        name=name,
+        fp16_flops=entry["fp16_tflops"] * 1e12,
+        fp8_flops=None if entry["fp8_tflops"] is None else entry["fp8_tflops"] * 1e12,
+        memory_bytes=entry["memory_gib"] * 2**30,
+        bandwidth=entry["memory_tb_s"] * 1e12,
+        nvlink=nvlink,
+        pcie=entry["pcie_gb_s"] * 1e9,
+        confidence=entry["confidence"],
+        sources=tuple(entry["sources"]),
+    )
+
+
+@cache
+def _entries() -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads((DATA / "hardware.json").read_text(encoding="utf-8"))
+    return entries

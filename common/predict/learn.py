@@ -1,0 +1,125 @@
+"""Learn the priors: how constants and misses are spread over groups of measured cases.
+
+Maximises how well the larger plans of each group are predicted from its smaller ones, as in use: the likelihood under
+Student's t (outliers are many in published tables) and the mean absolute error, less the distance from priors that
+were written by hand from micro-benchmarks. Offline, a quarter of an hour for sixty groups: `data/priors.json` keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from common.predict.calibrate import MISSES, Priors, Sample, predict
+from common.predict.cases import Measured
+from common.predict.evaluate import sample_of
+from common.predict.step import CONSTANTS, Floats
+
+BY_HAND = Priors(
+    centres=np.log([0.75, 0.5, 13.0, 2.5, 18.0, 5.0, 1.1, 1.5, 0.7]),
+    compiled=np.zeros(len(CONSTANTS)),
+    young=np.zeros(len(CONSTANTS)),
+    widths=np.array([0.25, 0.25, 0.7, 0.6, 0.7, 0.7, 0.4, 0.7, 0.3]),
+    pcie_links=float(np.exp(0.3)),
+    misses=np.array([0.2, 0.02, 0.05, 0.07, 0.02, 0.02, 0.03, 0.5]),
+    case_constants=0.4,
+    interval=1.7,
+)
+"""Priors that no group was learnt from: GEMM and all-reduce micro-benchmarks, overheads of vLLM's and TensorRT-LLM's
+steps as published by others, everything else by judgement."""
+
+DEGREES = 3.0  # of freedom of Student's t
+LARGEST = 0.5  # an error beyond this counts no more
+SMALLEST_STEP = 2e-3
+STRENGTH = 1 / 60  # of the priors by hand against one group
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How far each learnt number may reasonably lie from the one by hand."""
+
+    values: Floats
+
+    @classmethod
+    def usual(cls) -> _Scale:
+        centres = np.full(len(CONSTANTS), 0.5)
+        centres[[CONSTANTS.index(name) for name in ("memory", "compute", "attention")]] = 0.15
+        count = len(CONSTANTS)
+        parts = [centres, np.full(count, 0.25), np.full(count, 0.6), np.full(count, 0.7)]
+        return cls(np.concatenate([*parts, np.full(len(MISSES) + 1, 1.0), [0.8]]))
+
+
+def learn(measured: Sequence[Measured], calibrate_devices: Collection[int], rounds: int = 25) -> Priors:
+    """Priors from all groups that have rows to calibrate with and rows to predict.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    groups: dict[str, list[Measured]] = {}
+    for row in measured:
+        groups.setdefault(row.group, []).append(row)
+    samples = [sample_of(group, calibrate_devices) for group in groups.values()]
+    samples = [sample for sample in samples if sample.calibrates.any() and not sample.calibrates.all()]
+    if not samples:
+        raise ValueError("no group has both rows that calibrate and rows to predict")
+    start, scale = pack(BY_HAND), _Scale.usual().values
+
+    def objective(packed: Floats) -> float:
+        far = float(np.sum(((packed - start) / scale) ** 2))
+        return loss(samples, unpack(packed)) + STRENGTH * far
+
+    def with_slopes(packed: Floats) -> tuple[float, Floats]:
+        value = objective(packed)
+        units = np.eye(len(packed)) * SMALLEST_STEP
+        return value, np.array([(objective(packed + unit) - value) / SMALLEST_STEP for unit in units])
+
+    bounds = list(zip(start - 2.5 * scale, start + 2.5 * scale, strict=True))
+    found = minimize(
+        with_slopes,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": rounds, "maxfun": 2 * rounds},
+    )
+    return unpack(found.x)
+
+
+def loss(samples: Sequence[Sample], priors: Priors) -> float:
+    """Mean over rows, groups weighted by the root of their size: half the t deviance and eight times the error."""
+    total = weight = 0.0
+    for sample in samples:
+        found, wanted = predict(sample, priors), ~sample.calibrates
+        errors = (found.log_rates - sample.log_rates)[wanted]
+        deviations = found.deviations[wanted]
+        surprise = np.log(deviations) + (DEGREES + 1) / 2 * np.log1p((errors / deviations) ** 2 / DEGREES)
+        each = 1 / np.sqrt(len(errors))
+        total += each * float(np.sum(0.5 * surprise + 8 * np.minimum(np.abs(errors), LARGEST)))
+        weight += each * len(errors)
+    return total / weight
+
+
+def pack(priors: Priors) -> Floats:
+    """All learnt numbers in one vector, positive ones as logarithms."""
+    positive = [priors.widths, priors.misses, np.array([priors.case_constants, priors.pcie_links])]
+    return np.concatenate([priors.centres, priors.compiled, priors.young, np.log(np.concatenate(positive))])
+
+
+def unpack(packed: Floats) -> Priors:
+    """The priors that `pack` made a vector of."""
+    count = len(CONSTANTS)
+    centres, compiled, young = packed[: 3 * count].reshape(3, count)
+    rest = np.exp(packed[3 * count :])
+    return Priors(
+        centres=centres,
+        compiled=compiled,
+        young=young,
+        widths=rest[:count],
+        misses=rest[count:-2],
+        case_constants=float(rest[-2]),
+        pcie_links=float(rest[-1]),
+        interval=BY_HAND.interval,
+    )

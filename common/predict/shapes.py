@@ -1,0 +1,88 @@
+"""Dimensions of common open models, found by a model's name; any other by its config.json."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from functools import cache
+from typing import Any
+
+from common.core.model_shape import ModelShape
+from common.predict.hardware import DATA
+
+GUESSED_FORM = (128, 1 / 3.5)  # head size, and hidden size over MLP width, of a model known by its size alone
+
+
+class UnknownModelError(ValueError):
+    """Neither the name nor a size in it says what the model looks like; the message names the nearest three."""
+
+
+def find_shape(name: str) -> tuple[ModelShape, bool]:
+    """The shape that a name means, and whether it is only guessed from a size in the name ("Foo-13B").
+
+    Raises:
+        UnknownModelError: the name says nothing.
+    """
+    text = name.lower()
+    for entry in _entries():
+        if re.search(entry["pattern"], text):
+            return _shape(entry), False
+    size = re.search(r"(\d+(?:\.\d+)?)\s?b\b", text)
+    if size and 0 < float(size.group(1)) < 5000:
+        return _guess(float(size.group(1)) * 1e9), True
+    near = difflib.get_close_matches(name, [entry["name"] for entry in _entries()], 3, 0)
+    raise UnknownModelError(
+        f"model '{name}' is unknown; the nearest known are {', '.join(near)}, or give a config.json"
+    )
+
+
+def weight_bytes(name: str, dtype: str) -> float:
+    """Bytes per weight: from the model's name where that says it, else from the dtype as written."""
+    for text in (name.lower(), dtype.lower().partition("(")[0]):
+        if re.search(r"gpt-?oss|fp4|int4|awq|gptq|4bit|4-bit|w4", text):
+            return 0.56  # four bits and a scale for every 32 weights or so
+        if re.search(r"fp8|int8|w8|8bit", text):
+            return 1.0
+    return 4.0 if re.search(r"float32|fp32", dtype.lower()) else 2.0
+
+
+def _shape(entry: dict[str, Any]) -> ModelShape:
+    return ModelShape(
+        hidden_size=entry["h"],
+        intermediate_size=entry["ff"],
+        num_hidden_layers=entry["L"],
+        num_attention_heads=entry["heads"],
+        num_key_value_heads=entry["kv"],
+        head_dim=entry["hd"],
+        vocab_size=entry["V"],
+        max_position_embeddings=entry.get("positions", 131072),
+        tie_word_embeddings=entry.get("tied", False),
+        num_experts=entry.get("E", 0),
+        num_experts_per_tok=entry.get("k", 0),
+        dtype="bfloat16",
+    )
+
+
+def _guess(parameters: float) -> ModelShape:
+    """A dense model of this size in Llama's proportions: the hidden size is 128 times the number of layers."""
+    head, narrow = GUESSED_FORM
+    per_hidden = 2 * 1.25 + 3 / narrow
+    layers = round((parameters / (per_hidden * head**2)) ** (1 / 3))
+    hidden = max(layers, 1) * head
+    return _shape(
+        {
+            "h": hidden,
+            "ff": int(hidden / narrow),
+            "L": max(layers, 1),
+            "heads": max(layers, 1),
+            "kv": max(layers // 4, 1),
+        }
+        | {"hd": head, "V": 64000}
+    )
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((DATA / "models.json").read_text(encoding="utf-8"))["models"]
+    return entries

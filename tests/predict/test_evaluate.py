@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.predict.calibrate import Priors, stored_priors
+from common.predict.cases import CaseFileError, Measured, columns, read_cases
+from common.predict.evaluate import amdahl, evaluate, summary
+from common.predict.hardware import DATA
+from common.predict.step import log_rate
+
+PUBLIC = DATA / "public_cases.json"
+# What the public table gave when the priors were stored, rounded up: (median, p90) of the absolute error by devices
+THRESHOLDS = {4: (0.06, 0.15), 8: (0.09, 0.20)}
+
+
+def case(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  # anything may stand in a file
+    """A case of Llama-3-8B on H100s: 100, 180, 300 and 400 tokens/s on 1, 2, 4 and 8 devices."""
+    made: dict[str, Any] = {"id": "a", "group": "g", "gpu": "H100 SXM", "model": "Llama-3-8B", "dtype": "bf16"}
+    made |= {"input_len": 128, "output_len": 128, "concurrency": 16, "engine": "vLLM"}
+    made |= {"derived_speedup": {"metric": "output_tok_s", "speedup": [9, 9, 9, 9]}}
+    made["rows"] = [{"tp": n, "gpus": n, "output_tok_s": x} for n, x in ((1, 100), (2, 180), (4, 300), (8, 400))]
+    return {key: value for key, value in (made | changes).items() if value is not None}
+
+
+def written(folder: Path, *cases: object) -> Path:
+    """A case file."""
+    path = folder / "cases.json"
+    path.write_text(json.dumps({"cases": list(cases)}))
+    return path
+
+
+def planted(folder: Path, change: Callable[[list[Measured]], np.ndarray[Any, Any]]) -> list[Measured]:
+    """Eight workloads on 1, 2, 4, 8 devices, their rates replaced by what `change` makes of them."""
+    loads = [(128, 128, 1), (128, 128, 16), (512, 512, 4), (512, 512, 64), (2048, 256, 8), (1024, 1024, 32)]
+    cases = [
+        case(id=f"w{number}", input_len=asked, output_len=answered, concurrency=streams)
+        for number, (asked, answered, streams) in enumerate(loads)
+    ]
+    measured, skipped = read_cases(written(folder, *cases))
+    assert not skipped
+    return [replace(row, rate=float(rate)) for row, rate in zip(measured, change(measured), strict=True)]
+
+
+def test_a_group_that_follows_the_step_model_is_recovered(tmp_path: Path) -> None:
+    """Constants one width away from the priors, slow links among them: found again from 1 and 2 devices."""
+    priors = stored_priors()
+    for links in (-1.0, 2.0):
+        constants = priors.centres + 0.7 * priors.widths * np.array([1, -1, 1, 1, -1, 1, links, 0, -1])
+        rows = planted(tmp_path, lambda made, c=constants: np.exp(log_rate(c, columns(made))))  # type: ignore[misc]
+        predicted, _ = evaluate(rows, (1, 2), priors)
+        errors = np.abs([row.relative_scaling_error for row in predicted])
+        assert len(errors) == 12
+        assert np.median(errors) < 0.05
+        assert np.max(errors) < 0.20
+
+
+def test_a_group_with_a_serial_share_is_recovered(tmp_path: Path) -> None:
+    def serial(made: list[Measured]) -> np.ndarray[Any, Any]:
+        rates = np.exp(log_rate(stored_priors().centres, columns(made)))
+        one = {row.id: rate for row, rate in zip(made, rates, strict=True) if row.devices == 1}
+        return np.array([one[row.id] / (0.4 + 0.6 / row.devices) for row in made])
+
+    predicted, _ = evaluate(planted(tmp_path, serial), (1, 2), stored_priors())
+    errors = np.abs([row.relative_scaling_error for row in predicted])
+    assert np.median(errors) < 0.08
+    assert np.mean([row.low <= row.measured <= row.high for row in predicted]) >= 0.75
+
+
+def test_amdahl_by_hand(tmp_path: Path) -> None:
+    """100 and 160 tokens/s: a serial share of 1/4, so 228.6 on 4 devices and 290.9 on 8."""
+    rows, _ = read_cases(
+        written(
+            tmp_path,
+            case(rows=[{"gpus": n, "output_tok_s": x} for n, x in zip((1, 2, 4, 8), (100, 160, 1, 1), strict=True)]),
+        )
+    )
+    assert amdahl(rows[:2], rows[2]) == pytest.approx(100 / (0.25 + 0.75 / 4))
+    assert amdahl(rows[:2], rows[3]) == pytest.approx(100 / (0.25 + 0.75 / 8))
+    assert amdahl(rows[:1], rows[3]) is None
+
+
+def test_latencies_count_as_rates_and_speedups_in_the_file_are_not_read(tmp_path: Path) -> None:
+    rows = [{"tp": n, "gpus": n, "tpot_ms": x} for n, x in ((1, 20.0), (2, 12.0), (4, 8.0))]
+    measured, _ = read_cases(
+        written(tmp_path, case(rows=rows, derived_speedup={"metric": "1/tpot_ms", "speedup": [7]}))
+    )
+    assert [row.rate for row in measured] == pytest.approx([1 / 20, 1 / 12, 1 / 8])
+    (predicted,), _ = evaluate(measured, (1, 2), stored_priors())
+    assert predicted.measured == pytest.approx(1 / 8)
+    assert predicted.relative_scaling_error == pytest.approx(predicted.predicted * 8 - 1)
+    assert predicted.low < predicted.predicted < predicted.high
+
+
+def test_groups_without_a_calibrating_row_are_outside_and_not_refused(tmp_path: Path) -> None:
+    measured, skipped = read_cases(written(tmp_path, case(), case(id="b", group="h", rows=case()["rows"][2:])))
+    predicted, outside = evaluate(measured, (1, 2), stored_priors())
+    assert {row.id for row in predicted} == {"a"}
+    assert [one.id for one in outside] == ["b", "b"]
+    assert not skipped
+
+
+def test_an_interval_widens_where_confidence_is_low(tmp_path: Path) -> None:
+    both = [case(), case(id="b", group="h", input_len="not recorded")]
+    measured, _ = read_cases(written(tmp_path, *both))
+    rates = np.exp(log_rate(stored_priors().centres, columns(measured)))
+    as_expected = [replace(row, rate=float(rate)) for row, rate in zip(measured, rates, strict=True)]
+    predicted, _ = evaluate(as_expected, (1, 2), stored_priors())
+    sure, unsure = (next(row for row in predicted if row.id == name and row.devices == 4) for name in "ab")
+    assert "input_len not in the source: assumed" in unsure.reasons
+    assert unsure.high / unsure.predicted > sure.high / sure.predicted
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpu": None}, "has no 'gpu'"),
+        ({"model": None}, "has no 'model'"),
+        ({"rows": []}, "has no 'rows'"),
+        ({"gpu": "abacus"}, "the nearest known are"),
+        ({"input_len": 0}, "'input_len' is 0: lengths are 1 token or more"),
+        ({"output_len": -5}, "'output_len' is -5"),
+        ({"rows": [{"output_tok_s": 5}]}, "row 0: 'gpus' is None"),
+        ({"rows": [{"gpus": 2, "output_tok_s": -5}]}, "row 0: has no positive 'output_tok_s'"),
+        ({"rows": [{"gpus": 2.5, "output_tok_s": 5}]}, "row 0: 'gpus' is 2.5"),
+        ({"rows": [{"gpus": 2, "output_tok_s": float("nan")}]}, "row 0: has no positive"),
+        ({"rows": ["x"]}, "row 0: is not a JSON object"),
+        ({"concurrency": 0}, "'concurrency' is 0"),
+        ({"rows": "all"}, "'rows' is not a list"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    measured, skipped = read_cases(written(tmp_path, case(id="good"), case(id="bad", **changes)))
+    assert {row.id for row in measured} == {"good"}
+    assert skipped[0].id == "bad"
+    assert reason in skipped[0].reason
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '"text"', "null"])
+def test_a_file_that_holds_no_cases_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "cases.json"
+    path.write_text(content)
+    with pytest.raises(CaseFileError, match=str(path)):
+        read_cases(path)
+
+
+def test_the_public_table_keeps_its_thresholds() -> None:
+    measured, skipped = read_cases(PUBLIC)
+    assert not skipped
+    predicted, _ = evaluate(measured, (1, 2), stored_priors())
+    for devices, (median, p90) in THRESHOLDS.items():
+        line = next(one for one in summary(predicted) if (one["devices"], one["kind"]) == (devices, "all"))
+        assert line["median"] <= median
+        assert line["p90"] <= p90
+        assert line["inside"] >= 0.8
+        assert line["median_half_width"] <= 0.25
+
+
+def test_every_public_case_has_its_source() -> None:
+    cases = json.loads(PUBLIC.read_text())["cases"]
+    assert len(cases) >= 30
+    assert all(one["url"].startswith("https://") for one in cases)
+
+
+def test_the_command_writes_every_row_and_is_quick(tmp_path: Path) -> None:
+    """Two hundred cases well inside a minute, and the whole document as promised."""
+    measured = json.loads(PUBLIC.read_text())["cases"]
+    many = [one | {"id": f"{one['id']}-{n}", "group": f"{one['group']}-{n}"} for n in range(6) for one in measured]
+    out = tmp_path / "out.json"
+    started = time.monotonic()
+    command = [sys.executable, "-m", "common.predict", "evaluate", str(written(tmp_path, *many))]
+    done = subprocess.run(
+        [*command, "--calibrate-devices", "1", "2", "--json", str(out)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 30
+    content = json.loads(out.read_text())
+    wanted = {"id", "group", "plan", "devices", "measured", "predicted", "low", "high", "relative_scaling_error"}
+    assert all(wanted <= set(row) for row in content["rows"])
+    assert len(content["rows"]) == 6 * sum(row["gpus"] not in (1, 2) for one in measured for row in one["rows"])
+    assert content["skipped"] == []
+
+
+def test_priors_survive_being_stored() -> None:
+    assert Priors.from_json(stored_priors().to_json()).to_json() == stored_priors().to_json()
+
+
+@pytest.mark.parametrize("arguments", [["no-such-file.json"], [str(PUBLIC), "--calibrate-devices", "0"]])
+def test_the_command_refuses_in_one_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "common.predict", "evaluate", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

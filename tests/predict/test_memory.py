@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from common.core.plan import ParallelPlan
+from common.predict.hardware import UnknownHardwareError, find
+from common.predict.memory import check_divides, fit, kv_bytes_per_token, smallest_that_fits
+from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
+
+LLAMA_8B, _ = find_shape("meta-llama/Llama-3.1-8B-Instruct")
+LLAMA_70B, _ = find_shape("Llama-3.1-70B")
+H100 = find("NVIDIA H100 80GB SXM")
+
+
+def test_kv_bytes_by_hand() -> None:
+    """32 layers x 8 heads x 128 x keys and values x 2 bytes = 131,072; half of it at tp2, an eighth from tp8 on."""
+    assert kv_bytes_per_token(LLAMA_8B, ParallelPlan()) == 131_072
+    assert kv_bytes_per_token(LLAMA_8B, ParallelPlan(tp=2)) == 65_536
+    assert kv_bytes_per_token(LLAMA_8B, ParallelPlan(tp=8)) == kv_bytes_per_token(LLAMA_8B, ParallelPlan(tp=16))
+
+
+def test_weights_and_tokens_by_hand() -> None:
+    found = fit(LLAMA_8B, H100, ParallelPlan(), 2.0)
+    assert found.weight_bytes == pytest.approx(16.06e9, rel=0.001)  # 8.03e9 parameters of two bytes
+    assert found.kv_tokens == int((0.9 * 79.6 * 2**30 - found.weight_bytes - 2.5e9) // 131_072)
+    assert found.largest_concurrency(1000, 1000) == found.kv_tokens // 2000
+
+
+def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
+    found = fit(LLAMA_70B, H100, ParallelPlan(), 2.0)
+    assert not found.fits
+    assert found.missing_bytes == pytest.approx(141.1e9 + 2.5e9 - 0.9 * 79.6 * 2**30, rel=0.01)
+    assert smallest_that_fits(LLAMA_70B, H100, 2.0) == ParallelPlan(tp=2)  # 70.6 + 2.9 of 76.9 GB
+    assert smallest_that_fits(LLAMA_70B, find("T4"), 4.0) == ParallelPlan(tp=32)
+
+
+def test_tp_that_does_not_divide_names_the_sizes_that_do() -> None:
+    with pytest.raises(ValueError, match="sizes that do: 1, 2, 4, 8"):
+        check_divides(LLAMA_8B, ParallelPlan(tp=3))
+    with pytest.raises(ValueError, match="more stages than the model has layers"):
+        check_divides(LLAMA_8B, ParallelPlan(pp=33))
+
+
+@pytest.mark.parametrize("lengths", [(0, 5), (5, -1)])
+def test_lengths_below_one_are_refused(lengths: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="1 token or more"):
+        fit(LLAMA_8B, H100, ParallelPlan(), 2.0).largest_concurrency(*lengths)
+
+
+def test_unknown_names_get_the_nearest_three() -> None:
+    with pytest.raises(UnknownHardwareError, match=r"nearest known are .*, .*, .*"):
+        find("H900")
+    with pytest.raises(UnknownModelError, match=r"config\.json"):
+        find_shape("mystery")
+
+
+def test_shapes_have_the_parameters_their_names_say() -> None:
+    for name, billions in {"Qwen3-235B-A22B": 235, "gpt-oss-120b": 117, "Mixtral-8x22B": 141, "Qwen2-7B": 7.6}.items():
+        assert find_shape(name)[0].parameters / 1e9 == pytest.approx(billions, rel=0.02)
+    guessed, is_guess = find_shape("someone/new-13B-chat")
+    assert is_guess
+    assert guessed.parameters / 1e9 == pytest.approx(13, rel=0.1)
+
+
+def test_bytes_per_weight_come_from_the_name_first() -> None:
+    assert weight_bytes("Qwen3-235B-FP8", "bf16") == 1
+    assert weight_bytes("Llama-70B", "awq int4") == 0.56
+    assert weight_bytes("Llama-70B", "fp16") == 2

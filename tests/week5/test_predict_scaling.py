@@ -1,0 +1,59 @@
+"""The prediction as a user runs it, good and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "predict_scaling.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60)
+
+
+def test_the_card_ends_in_one_line_of_json() -> None:
+    done = run(
+        "--model", "Qwen/Qwen3-32B", "--gpu", "H100", "--usd-per-hour", "2.69", "--measured", "tp1=700", "tp2=1190"
+    )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    plans = [line["plan"] for line in last["lines"]]
+    assert {"tp1", "tp2", "pp2", "tp1x2", "tp8"} <= set(plans)
+    assert last["recommended"] in plans
+    assert "measured 1190, predicted from the others" in done.stdout
+
+
+def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
+    config = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+    config |= {"num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
+    assert done.returncode == 0, done.stderr
+    assert "tp4" in done.stdout and "does not divide 14 attention heads" in done.stdout
+    assert "Low confidence" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "Llama-3.1-70B", "--gpu", "T4"], "tp16 would hold it"),
+        (["--model", "Llama-3-8B", "--gpu", "Z9"], "the nearest known are"),
+        (["--model", "mystery", "--gpu", "H100"], "give a config.json"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--input-tokens", "0"], "1 is the least"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--output-tokens", "-4"], "1 is the least"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "0"], "--counts"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp1"], "PLAN=TOKENS_PER_SECOND"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--usd-per-hour", "-1"], "--usd-per-hour"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
