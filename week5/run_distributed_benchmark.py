@@ -141,8 +141,8 @@ def latency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
 
 
 def concurrency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
-    """Many clients, and a batch against concurrent singles."""
-    own = {"concurrency": (1, 16, 64)} if options.preset == "smoke" else {}
+    """Many clients, and a batch against concurrent singles; the offline one not in smoke."""
+    own = {"concurrency": (1, 16, 64), "offline": False} if options.preset == "smoke" else {}
     kind = simulate_concurrent_requests.ConcurrencyOptions
     return simulate_concurrent_requests.cases(like(kind, options, slo=options.slo, **own), model, machine)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from common.core.record import RequestRecord
 from common.engines.engine import Engine
-from common.engines.failures import Failure
+from common.engines.failures import EngineError, Failure
+from common.load.control import ControlError
 
 REMEDIES = {  # by the kind of the first record's error
     "no_usage": "The server must count tokens: use one that answers stream_options.include_usage with `usage`",
@@ -37,3 +38,8 @@ def why_useless(records: Sequence[RequestRecord], engine: Engine) -> Failure | N
     kind, error = failed[0].error_kind or "", failed[0].error
     message = f"every request failed, the first with {kind}: {error}"
     return Failure("all_requests_failed", message, REMEDIES.get(kind, OTHERWISE))
+
+
+def no_answer(error: ControlError, engine: Engine) -> EngineError:
+    """An engine that did not answer one question: why it died, or, where it lives, what it said."""
+    return EngineError(engine.death() or Failure("no_answer", str(error), OTHERWISE))

@@ -28,7 +28,7 @@ from common.core.plan import ParallelPlan
 from common.core.recording import Recording
 from common.core.stats import Estimate
 from common.core.weight_split import rank_weight_bytes
-from common.engines.failures import EngineError, Failure
+from common.experiment.answers import no_answer
 from common.experiment.bench import Bench
 from common.experiment.events import Measuring, Said
 from common.experiment.load_spec import Lengths
@@ -134,8 +134,7 @@ class VerifySpec:
                 else:
                     answers.append(asyncio.run(complete(endpoint, prompt, tokens, LISTED)))
             except ControlError as error:
-                no_answer = Failure("no_answer", str(error), "The engine's log may say more")
-                raise EngineError(bench.engine.death() or no_answer) from error
+                raise no_answer(error, bench.engine) from error
             rate = len(answers) * tokens / (time.perf_counter() - began)
             bench.watch(Measuring(case.id, "greedy answers", len(answers), len(prompts), rate))
         return answers
