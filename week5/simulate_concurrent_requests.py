@@ -38,7 +38,7 @@ from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.batch_spec import BatchSpec, OfflineBatchSpec
 from common.experiment.experiment import Experiment
-from common.experiment.external import run_external
+from common.experiment.external import asked_of, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
@@ -63,6 +63,8 @@ class ConcurrencyOptions(Options):
     """Drive this OpenAI-compatible server instead of engines of our own, as in http://localhost:8000."""
     chat: bool = False
     """With --base-url: send to /v1/chat/completions instead of /v1/completions."""
+    idle_timeout_s: float = 60.0
+    """With --base-url: give the server up when it sends nothing to anybody for so long while requests wait."""
     concurrency: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
     """Clients; by default 1 4 16 32, in lab and full powers of two to 256, with --base-url 1 4 16."""
     requests: Count = None
@@ -103,6 +105,8 @@ class ConcurrencyOptions(Options):
         check_open_loops(self.rate, self.burstiness, self.final_rate)
         if self.slo is not None:
             parse_slo(self.slo)
+        if not 1 <= self.idle_timeout_s < 86_400:
+            raise InputError(f"--idle-timeout-s {self.idle_timeout_s:g}: seconds from 1 to 86400, as in 60")
         if self.chat and self.base_url is None:
             raise InputError("--chat needs --base-url: engines of our own are measured through /v1/completions")
 
@@ -178,7 +182,8 @@ def main() -> int:
     """Parse, run, and return the exit code."""
     options = parse(ConcurrencyOptions, __doc__ or "")
     if options.base_url is not None:
-        return run_external(EXPERIMENT, options, external_cases, options.base_url, options.chat)
+        asked = asked_of(options.base_url, options, options.chat, options.idle_timeout_s)
+        return run_external(EXPERIMENT, options, external_cases, asked)
     return run(EXPERIMENT, options)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from common.analysis.concurrency.rows import who
+from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import samples, scaling_rows
 from common.analysis.scaling.table import stdout
 from common.core.arrivals import ClosedLoop
@@ -113,8 +115,7 @@ def _ask_concurrency(cases: Sequence[Case]) -> Asked | None:
     if len(rivals) < 2:
         return None
     few, many = _streams(rivals[0]), _streams(rivals[-1])
-    plural = "" if few == 1 else "s"
-    text = f"How many times the tokens per second of {few} stream{plural} will {many} streams give ({rivals[0].plan})?"
+    text = f"How many times the tokens per second of {streams(few)} will {streams(many)} give ({who(rivals[0])})?"
     return Asked(text, rivals[-1].id)
 
 
