@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from common.analysis.evening.plans import evening_summary, print_evening
-from common.analysis.evening.report import write_report
+from common.analysis.report import write_report
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.experiment import Experiment

@@ -15,6 +15,7 @@ from common.analysis.verification.judgement import (
     LOAD_REPORT,
     OFFLINE,
     SERVED,
+    WEIGHT_SHARE,
     inference_check,
     merged,
     output_check,
@@ -145,7 +146,10 @@ class VerifySpec:
         width = DTYPE_BYTES.get(str(facts.settings.get("dtype")), self.shape.dtype_bytes)
         whole = self._whole_bytes(bench)
         expected = rank_weight_bytes(self.shape, self.plan.tp, width, whole)
-        case.predicted = [Estimate(EXPECTED_WEIGHTS, "B", expected)]
+        percent = 100 / (whole or rank_weight_bytes(self.shape, 1, width))
+        case.predicted = [Estimate(EXPECTED_WEIGHTS, "B", expected), Estimate(WEIGHT_SHARE, "%", expected * percent)]
+        if held := facts.weight_bytes_per_rank or facts.load_report_bytes_per_rank:
+            case.summary = [Estimate(WEIGHT_SHARE, "%", max(held) * percent)]
         checks = [weights_check(self.plan, facts.weight_bytes_per_rank, expected, whole)]
         report = facts.load_report_bytes_per_rank
         if report and not facts.weight_bytes_per_rank:

@@ -289,7 +289,7 @@ def models_page(path: str, head: str) -> tuple[str, str]:
     refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}})
     return {
         "/open": ("200 OK", listed),
-        "/slow": ("200 OK", json.dumps({"data": [{"id": "golden:400:400"}]})),
+        "/slow": ("200 OK", json.dumps({"data": [{"id": "golden:300:300"}]})),
         "/single": ("200 OK", json.dumps({"data": [{"id": "golden"}]})),
         "/locked": ("200 OK", listed) if key == RIGHT_KEY else ("401 Unauthorized", refusal),
         "/forbidden": ("403 Forbidden", refusal),

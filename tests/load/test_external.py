@@ -311,8 +311,8 @@ def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
 
 
 def test_a_server_that_is_slow_is_not_given_up(script: Script, golden: GoldenServer) -> None:
-    """Tokens come every 0.4 s, an answer takes longer than the idle time-out; so does the time between requests."""
-    words = ("--model", "golden:400:400", "--rate", "0.6", "--burstiness", "inf", "--requests", "2")
+    """Tokens come every 0.3 s, an answer takes longer than the idle time-out; so does the time between requests."""
+    words = ("--model", "golden:300:300", "--rate", "0.9", "--burstiness", "inf", "--requests", "2")
     more = ("--output-tokens", "4", "--idle-timeout-s", "1", "--results-dir", "results")
     assert script("--base-url", f"{golden.base_url}/slow", *words, *more).code == 0
 
