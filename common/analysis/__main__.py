@@ -36,7 +36,9 @@ def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
 
 
 def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:
-    """Execute the notebook and write one HTML file that loads nothing from outside, with the figures beside it.
+    """Write a result of any experiment as one HTML file that loads nothing from outside, with the figures beside it.
+
+    It is the experiment's notebook, executed on the result; of one without a notebook, its tables and figures.
 
     Args:
         result: A result file; by default the newest committed one (or LAB_RESULT).

@@ -19,6 +19,7 @@ from common.experiment import report
 from common.experiment.bench import EXTERNAL
 from common.experiment.events import EngineGone, EngineReady, EngineStarting, Event, Said, Watcher
 from common.experiment.experiment import Experiment
+from common.experiment.guessing import check_guess, question_of, take_guess
 from common.experiment.opening import Place, asked_for, open_keyed
 from common.experiment.options import InputError, Options
 from common.experiment.prepare import Prepared, Say, calibrated
@@ -48,6 +49,7 @@ class Asked:
     base_url: str
     model: str | None
     chat: bool
+    idle_timeout_s: float
     api_key: str | None = field(default=None, repr=False)
 
     def server(self) -> RemoteServer:
@@ -59,17 +61,21 @@ class Asked:
         key = (self.api_key or "").strip() or None
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(f"{API_KEY} holds characters that no request can carry: copy the key again")
-        return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key)
+        return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key, self.idle_timeout_s)
 
 
-def run_external(experiment: Experiment, options: Options, cases: Cases, base_url: str, chat: bool) -> int:
-    """Run cases against the server at `base_url` and return the exit code.
+def asked_of(base_url: str, options: Options, chat: bool, idle_timeout_s: float) -> Asked:
+    """The server that options name; its key comes from the environment alone."""
+    return Asked(base_url, options.model, chat, idle_timeout_s, os.environ.get(API_KEY))
 
-    `cases` gives them for the options and the flags that each must have. The key comes from the environment alone.
 
-    0: all cases ok; 1: a case failed, or the server died; 2: bad input, or the server cannot be used; 130: interrupted.
+def run_external(experiment: Experiment, options: Options, cases: Cases, asked: Asked) -> int:
+    """Run cases against somebody's server and return the exit code.
+
+    `cases` gives them for the options and the flags that each must have.
+
+    0: all cases ok; 1: a case failed, the server died or hangs; 2: bad input, or it cannot be used; 130: interrupted.
     """
-    asked = Asked(base_url, options.model, chat, os.environ.get(API_KEY))
 
     def prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
         return _prepare(experiment, options, held, asked, cases)
@@ -90,6 +96,8 @@ def _prepare(
     machine = find_machine()
     flags = (EXTERNAL, SHARES) if server.address.loopback and machine.kind == "cpu" else (EXTERNAL,)
     specs = cases(options, flags)
+    question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
+    check_guess(options.guess, question)
     if options.dry_run:
         return _print_dry_run(specs)
     try:
@@ -101,6 +109,7 @@ def _prepare(
     held.enter_context(files.hold(paths))
     if options.preset != "smoke" and ONE_START not in result.warnings:
         result.warnings.append(ONE_START)
+    take_guess(result, question, options.guess)
 
     def launcher(say: Say) -> StartsEngines:
         return RemoteLauncher(server)

@@ -72,17 +72,30 @@ def saturation_words(one: Found) -> str:
 
 
 def batches(result: Result) -> list[str]:
-    """A batch against singles, for every plan."""
-    return [batch_words(row) for row in batch_rows(result)]
+    """A batch against singles, for every plan and both kinds of batch; and what the offline one's interval lacks."""
+    rows = batch_rows(result)
+    lines = [batch_words(row) for row in rows]
+    if any(row.way == "offline batch" for row in rows) and concurrency_unit(result) == "within-start":
+        lines.append("The offline batch has an engine start of its own: how starts differ is not in its interval.")
+    return lines
 
 
 def batch_words(row: BatchRow) -> str:
-    """What one request with many prompts gains over as many singles."""
+    """What a batch gains over as many singles."""
     doubt = ": not resolved from no difference" if row.unresolved else ""
     return (
-        f"{row.who}: one request with {row.requests} prompts gives {interval(row.gain)}x the output throughput of"
-        f" {row.requests} singles at once{doubt}."
+        f"{row.who}: one {row.way.removeprefix('one ')} with {row.requests} prompts gives {interval(row.gain)}x the"
+        f" output throughput of {row.requests} singles at once{doubt}."
     )
+
+
+def batch_finding(rows: Sequence[BatchRow]) -> str:
+    """What batches gain, short enough for a title."""
+    if not rows:
+        return ""
+    if all(row.unresolved for row in rows):
+        return "A batch gains nothing that this run resolves: the engine batches what comes"
+    return "; ".join(f"{row.who}, {row.way}: {interval(row.gain)}x singles" for row in rows)
 
 
 def within_limits(result: Result) -> list[str]:

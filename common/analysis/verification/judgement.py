@@ -15,6 +15,7 @@ SERVED, OFFLINE = "verify-served", "verify-offline"  # curves
 INFERENCE, WEIGHTS, LOAD_REPORT = "inference", "weights are split", "vLLM's load report"
 LIKE_BASE, LIKE_SERVED = "same output as the base", "same output as served"
 EXPECTED_WEIGHTS = "weight_bytes_per_rank"  # of `Case.predicted`
+WEIGHT_SHARE = "weight_share"  # of the fullest rank, in percent of what TP=1 holds: predicted and measured
 
 WEIGHTS_WITHIN = 0.02
 """Biases, which a model's shape does not tell, and padding make less than 1 % of the known models; whole weights, where
