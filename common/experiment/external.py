@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+from common.core.plural import plural
 from common.engines.engine import StartsEngines
 from common.engines.failures import EngineError
 from common.engines.remote import RemoteLauncher, RemoteServer
@@ -99,6 +100,7 @@ def _prepare(
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
     check_guess(options.guess, question)
     if options.dry_run:
+        files.check_writable(options.results_dir, experiment.name)
         return _print_dry_run(specs)
     try:
         server = replace(server, model=server.serves())
@@ -171,7 +173,7 @@ def _environment(machine: Machine) -> dict[str, Any]:
 
 def _print_dry_run(specs: Sequence[Spec]) -> int:
     for spec in specs:
-        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {spec.repeats} repeats\n")
-    sys.stdout.write(f"{len(specs)} cases, no engine starts; how long the server takes is not known\n")
+        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
+    sys.stdout.write(f"{plural(len(specs), 'case')}, no engine starts; how long the server takes is not known\n")
     report.print_last_line(None, "dry-run", {"cases": len(specs), "engine_starts": 0, "minutes": None, "usd": None})
     return 0
