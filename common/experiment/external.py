@@ -45,13 +45,13 @@ Cases = Callable[[Any, tuple[str, ...]], Sequence[Spec]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A server as it was asked for on the command line."""
+    """A server as it was asked for on the command line; its key comes from the environment alone."""
 
     base_url: str
     model: str | None
     chat: bool
     idle_timeout_s: float
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default_factory=lambda: os.environ.get(API_KEY), repr=False)
 
     def server(self) -> RemoteServer:
         """The server, before it was asked anything.
@@ -63,11 +63,6 @@ class Asked:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(f"{API_KEY} holds characters that no request can carry: copy the key again")
         return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key, self.idle_timeout_s)
-
-
-def asked_of(base_url: str, options: Options, chat: bool, idle_timeout_s: float) -> Asked:
-    """The server that options name; its key comes from the environment alone."""
-    return Asked(base_url, options.model, chat, idle_timeout_s, os.environ.get(API_KEY))
 
 
 def run_external(experiment: Experiment, options: Options, cases: Cases, asked: Asked) -> int:
