@@ -453,7 +453,7 @@ def test_a_wrong_line_of_a_trace_is_named(file: Path, second: object, named: str
         ("1,,5", "'' as 'input_length'"),
         ("1,40", "has 2 columns, the header 3"),
         ("1,40,5,6", "has 4 columns, the header 3"),
-        ('"1,40,5', "has 1 columns, the header 3"),
+        ('"1,40,5', "has 1 column, the header 3"),
         ("1," + "4" * 200_000 + ",5", "is no CSV"),
     ],
 )
