@@ -38,7 +38,7 @@ from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.batch_spec import BatchSpec, OfflineBatchSpec
 from common.experiment.experiment import Experiment
-from common.experiment.external import asked_of, run_external
+from common.experiment.external import Asked, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
@@ -182,7 +182,7 @@ def main() -> int:
     """Parse, run, and return the exit code."""
     options = parse(ConcurrencyOptions, __doc__ or "")
     if options.base_url is not None:
-        asked = asked_of(options.base_url, options, options.chat, options.idle_timeout_s)
+        asked = Asked(options.base_url, options.model, options.chat, options.idle_timeout_s)
         return run_external(EXPERIMENT, options, external_cases, asked)
     return run(EXPERIMENT, options)
 

@@ -89,7 +89,7 @@ def main() -> int:
     """Run a command; 2 when there is nothing to read."""
     commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m common.analysis", description=__doc__)
     except (StoreError, RefusedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT

@@ -37,7 +37,9 @@ def why_useless(records: Sequence[RequestRecord], engine: Engine) -> Failure | N
         return _hung(stalled, len(records) - len(failed), len(records), engine)
     if death := engine.death():
         answered = len(records) - len(failed)
-        return replace(death, message=f"{death.message} ({answered} of {len(records)} requests were answered)")
+        return replace(
+            death, message=f"{death.message} ({answered} of {plural(len(records), 'request')} were answered)"
+        )
     if len(failed) < len(records):
         return None
     kind, error = failed[0].error_kind or "", failed[0].error

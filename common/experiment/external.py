@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+from common.core.plural import plural
 from common.engines.engine import StartsEngines
 from common.engines.failures import EngineError
 from common.engines.remote import RemoteLauncher, RemoteServer
@@ -44,13 +45,13 @@ Cases = Callable[[Any, tuple[str, ...]], Sequence[Spec]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A server as it was asked for on the command line."""
+    """A server as it was asked for on the command line; its key comes from the environment alone."""
 
     base_url: str
     model: str | None
     chat: bool
     idle_timeout_s: float
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default_factory=lambda: os.environ.get(API_KEY), repr=False)
 
     def server(self) -> RemoteServer:
         """The server, before it was asked anything.
@@ -62,11 +63,6 @@ class Asked:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(f"{API_KEY} holds characters that no request can carry: copy the key again")
         return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key, self.idle_timeout_s)
-
-
-def asked_of(base_url: str, options: Options, chat: bool, idle_timeout_s: float) -> Asked:
-    """The server that options name; its key comes from the environment alone."""
-    return Asked(base_url, options.model, chat, idle_timeout_s, os.environ.get(API_KEY))
 
 
 def run_external(experiment: Experiment, options: Options, cases: Cases, asked: Asked) -> int:
@@ -99,6 +95,7 @@ def _prepare(
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
     check_guess(options.guess, question)
     if options.dry_run:
+        files.check_writable(options.results_dir, experiment.name)
         return _print_dry_run(specs)
     try:
         server = replace(server, model=server.serves())
@@ -171,7 +168,7 @@ def _environment(machine: Machine) -> dict[str, Any]:
 
 def _print_dry_run(specs: Sequence[Spec]) -> int:
     for spec in specs:
-        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {spec.repeats} repeats\n")
-    sys.stdout.write(f"{len(specs)} cases, no engine starts; how long the server takes is not known\n")
+        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
+    sys.stdout.write(f"{plural(len(specs), 'case')}, no engine starts; how long the server takes is not known\n")
     report.print_last_line(None, "dry-run", {"cases": len(specs), "engine_starts": 0, "minutes": None, "usd": None})
     return 0

@@ -26,6 +26,7 @@ from common.core.arrivals import ClosedLoop
 from common.core.greedy import Answer, Likeness, compare
 from common.core.model_shape import DTYPE_BYTES, ModelShape
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.core.recording import Recording
 from common.core.stats import Estimate
 from common.core.weight_split import rank_weight_bytes
@@ -199,7 +200,7 @@ class VerifySpec:
         """Load and lengths, for a person."""
         way = "offline LLM(...)" if self.offline else "vllm serve"
         lengths = f"{self.lengths.input_tokens} in / {self.lengths.output_tokens} out"
-        return f"{way}, {self.prompts} prompts one by one, {lengths}"
+        return f"{way}, {plural(self.prompts, 'prompt')} one by one, {lengths}"
 
 
 def _id_of(plan: ParallelPlan, offline: bool) -> str:

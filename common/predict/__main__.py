@@ -97,7 +97,9 @@ def _show(rows: Sequence[Predicted]) -> None:
 def main() -> int:
     """Parse, evaluate, and return the exit code."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"evaluate": evaluate, "learn": learn}, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"evaluate": evaluate, "learn": learn}, prog="python -m common.predict", description=__doc__
+        )
     except CaseFileError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
         return BAD_INPUT

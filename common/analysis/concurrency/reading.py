@@ -17,6 +17,7 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, streams
 from common.core.knee import LEAST_GAIN, Saturation
+from common.core.plural import plural
 from common.store.schema import Result
 
 LITTLE = 0.95  # Jain's index below which identical clients were not served alike
@@ -152,7 +153,7 @@ def _prompts(result: Result) -> list[str]:
     if not tokens or not answered:
         return []
     words = repeats[0][0].workload.input_tokens
-    return [f"Prompts had {words} words, by the server's usage {tokens / answered:.4g} tokens on average."]
+    return [f"Prompts had {plural(words, 'word')}, by the server's usage {tokens / answered:.4g} tokens on average."]
 
 
 def _failures(result: Result) -> list[str]:
@@ -162,7 +163,7 @@ def _failures(result: Result) -> list[str]:
         failed = sum(repeat.get("failed", 0.0) for repeat in case.repeats)
         if failed and case.status == "ok":
             sent = sum(repeat.get("num_prompts", 0.0) for repeat in case.repeats)
-            lines.append(f"{case.id}: {failed:.0f} of {sent:.0f} requests failed; its numbers are of the others.")
+            lines.append(f"{case.id}: {failed:.0f} of {plural(sent, 'request')} failed; its numbers are of the others.")
     return lines
 
 

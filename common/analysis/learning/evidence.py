@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.analysis.frames import load_sound
+from common.core.plural import plural
 from common.store.files import RESULT_NAME, StoreError
 from common.store.schema import Result
 
@@ -106,7 +107,7 @@ def _has_sound_numbers(result: Result) -> bool:
 def _progress(result: Result) -> str:
     measured = sum(case.status == "ok" and bool(case.repeats) for case in result.cases)
     state = "running, or killed" if result.status == "running" else result.status
-    return f"{state}, {measured} cases measured{_failures(result)}"
+    return f"{state}, {plural(measured, 'case')} measured{_failures(result)}"
 
 
 def _failures(result: Result) -> str:
