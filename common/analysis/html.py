@@ -12,37 +12,13 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from common.analysis.frames import CHOSEN, RESULTS
+from common.analysis.page import PAGE
 from common.analysis.scaling.figures import save_figures
 from common.analysis.scaling.reading import about
 from common.store.archive import load_result
 
 NOTEBOOK = RESULTS.parent / "notebooks" / "01_scaling.ipynb"
 EXECUTION_LIMIT_S = 300
-
-# nbconvert's own pages fetch MathJax and RequireJS from a CDN; this page needs neither
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ max-width: 62rem; margin: 2rem auto; padding: 0 1rem; font: 1.05rem/1.55 system-ui, sans-serif; color: #222 }}
-h1, h2 {{ line-height: 1.2 }}
-h2 {{ margin-top: 2.5rem }}
-img {{ max-width: 100%; height: auto }}
-pre, code {{ font: 0.92rem/1.45 ui-monospace, monospace; white-space: pre-wrap }}
-.output pre {{ background: #f4f6f8; border-left: 4px solid #0072b2; padding: 0.7rem 1rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd }}
-.anchor-link, .prompt {{ display: none }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 def make_report(result_path: Path, folder: Path, notebook: Path = NOTEBOOK) -> list[Path]:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import re
 from pathlib import Path
-
-import pandas as pd
-from markdown_it import MarkdownIt
-from rich.console import Console
 
 from common.analysis.concurrency.reading import read_concurrency
 from common.analysis.concurrency.rows import concurrency_rows
@@ -18,7 +10,7 @@ from common.analysis.concurrency.table import shown as concurrency_shown
 from common.analysis.evening.plans import recommendation, sections
 from common.analysis.fairness.reading import mixes, read_fairness
 from common.analysis.fairness.table import fairness_shown
-from common.analysis.html import PAGE
+from common.analysis.page import as_page, joined, listed, pictures, table
 from common.analysis.scaling import figures
 from common.analysis.scaling.reading import about, read_scaling
 from common.analysis.scaling.table import memory_shown
@@ -45,59 +37,27 @@ def write_report(result: Result, stem: Path) -> list[Path]:
     text = markdown(result, list(drawn))
     paths = [folder / "report.md", folder / "report.html"]
     paths[0].write_text(text, encoding="utf-8")
-    paths[1].write_text(page(text, folder, about(result)), encoding="utf-8")
+    paths[1].write_text(as_page(text, folder, about(result)), encoding="utf-8")
     return paths
 
 
 def markdown(result: Result, drawn: list[str]) -> str:
     """The report's text; `drawn` are the figures that lie beside it."""
     parts = [f"# {about(result)}", recommendation(result), _pictures(drawn, [*figures.FIGURES])]
-    parts += ["## Scaling", table(scaling_shown(result)), _list(read_scaling(result))]
+    parts += ["## Scaling", table(scaling_shown(result)), listed(read_scaling(result))]
     parts += ["### Memory", table(memory_shown(result))]
     if verified(result):
-        parts += ["## Does tensor parallelism work", table(verdicts_shown(result)), _list(read_verification(result))]
+        parts += ["## Does tensor parallelism work", table(verdicts_shown(result)), listed(read_verification(result))]
     if concurrency_rows(result, "closed"):
         parts += ["## Many clients", _pictures(drawn, ["concurrency", "batch"])]
-        parts += [table(concurrency_shown(result)), _list(read_concurrency(result))]
+        parts += [table(concurrency_shown(result)), listed(read_concurrency(result))]
     if mixes(result):
         parts += ["## Mixed load", _pictures(drawn, ["mixed-load"])]
-        parts += [table(fairness_shown(result)), _list(read_fairness(result))]
+        parts += [table(fairness_shown(result)), listed(read_fairness(result))]
     for title, frame in sections(result):
         parts += [f"## {title}", table(frame)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(frame: pd.DataFrame) -> str:
-    """A frame of texts as a Markdown table; rich's markup in it is taken out."""
-    if frame.empty:
-        return ""
-    rows = [[str(name) for name in frame.columns], ["---"] * len(frame.columns)]
-    rows += [[_plain(str(cell)) for cell in cells] for cells in frame.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-
-
-def page(text: str, folder: Path, title: str) -> str:
-    """The Markdown as a page with its pictures inside."""
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-
-    def inside(match: re.Match[str]) -> str:
-        picture = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{picture}"'
-
-    return PAGE.format(title=html.escape(title), body=re.sub(r'src="([\w-]+\.png)"', inside, body))
+    return joined(parts)
 
 
 def _pictures(drawn: list[str], names: list[str]) -> str:
-    return "\n\n".join(f"![{name}]({name}.png)" for name in names if name in drawn)
-
-
-def _list(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _plain(text: str) -> str:
-    out = Console(file=io.StringIO(), highlight=False, width=10_000, color_system=None)
-    out.print(text, end="")
-    written = out.file
-    assert isinstance(written, io.StringIO)
-    return written.getvalue()
+    return pictures(name for name in names if name in drawn)
