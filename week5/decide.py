@@ -128,8 +128,9 @@ def make_page(options: DecisionOptions) -> Page:
             " --model and --gpu for a page of predictions"
         )
     limits, work = parse_slo(options.slo), loads[0].work if loads else Work(lengths[0] or 512, lengths[1] or 128)
-    site = site_of(evidence.newest, options.usd_per_hour) if loads else None
-    prediction = Prediction([], None, ())
+    behind = evidence.behind(loads)
+    site = site_of(behind[0][1], options.usd_per_hour) if loads else None
+    prediction = Prediction([])
     if options.gpu is not None:
         model = options.model or (site.model if site else "")
         words = predict_scaling.Options(model, options.gpu, options.counts, work.input_tokens, work.output_tokens)
@@ -140,8 +141,12 @@ def make_page(options: DecisionOptions) -> Page:
     prices = Prices(site.usd_per_hour, options.buy_usd, options.months, options.watts, options.usd_per_kwh)
     question = Question(options.rate, limits, site.machine_devices, prices)
     decision = decide(question, work, loads, prediction.foretold)
-    source = f"Measured: {about(evidence.newest)}" if loads else f"{PREDICTED}: {site.model} on {options.gpu}"
-    return Page(decision, source, evidence.files(loads), left_out, next_step(decision, prediction, site))
+    source = f"{PREDICTED}: {site.model} on {options.gpu}, machines of {site.machine_devices}"
+    if loads:
+        source = f"Measured: {about(behind[0][1])}"
+        source += "; the price is the newest result's" if site.usd_per_hour != options.usd_per_hour else ""
+    files, left_out = [path.name for path, _ in behind], [*left_out, *prediction.left_out]
+    return Page(decision, source, files, left_out, next_step(decision, prediction, site), prediction.doubts)
 
 
 def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[str]:

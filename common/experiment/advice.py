@@ -11,13 +11,13 @@ from common.analysis.decision.reading import PREDICTED, dollars
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.experiment.estimate import estimate
-from common.experiment.options import STARTS
+from common.experiment.options import STARTS, Preset
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Spec
 from common.store.files import StoreError
 from common.store.schema import Result
 
-PRESET = "lab"  # several engine starts: what a purchase can rest on
+PRESET: Preset = "lab"  # several engine starts: what a purchase can rest on
 UNTRIED = (4, 16, 64)  # clients, where nothing says which
 
 
@@ -67,11 +67,13 @@ def wanted(decision: Decision, next_plan: ParallelPlan | None) -> Wanted:
         return Wanted(plan, _around(foretold[plan].clients), decision.tempting.capacity.rate(1), reason)
     if decision.loads:
         return _between(decision)
-    chosen = decision.chosen.capacity.engine if decision.chosen else None
-    plan = next_plan if next_plan is not None and _by_tp(next_plan) else chosen or next_plan or ParallelPlan()
-    clients = _around(foretold[plan].clients) if plan in foretold else UNTRIED
-    rate = foretold[plan].rate.low if plan in foretold else None
-    return Wanted(plan, clients, rate, "of all plans it narrows the predictions most for the devices it takes")
+    chosen = decision.chosen.capacity.engine if decision.chosen else ParallelPlan()
+    if next_plan is not None and _by_tp(next_plan) and (next_plan in foretold or decision.chosen is None):
+        plan, reason = next_plan, "of all plans it narrows the predictions most for the devices it takes"
+    else:
+        plan, reason = chosen, "the answer rests on it"
+    one = foretold.get(plan)
+    return Wanted(plan, UNTRIED if one is None else _around(one.clients), None if one is None else one.rate.low, reason)
 
 
 def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from common.analysis.decision.answer import Foretold
 from common.analysis.decision.loads import Load
+from common.analysis.decision.reading import PREDICTED
 from common.analysis.scaling.reading import machine
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
@@ -20,11 +21,15 @@ LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # clients
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the plans that keep the limits carry, and the plan whose measurement tells most about all."""
+    """What the plans that keep the limits carry, the others and why not, and what is doubtful in all of it.
+
+    `next_plan` is the one whose measurement tells most about all.
+    """
 
     foretold: list[Foretold]
-    next_plan: ParallelPlan | None
-    doubts: Sequence[str]
+    left_out: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+    next_plan: ParallelPlan | None = None
 
 
 def foretell(
@@ -46,7 +51,10 @@ def foretell(
                 best[line.plan] = found
     named = [card.next_measurement for card in cards if card.next_measurement is not None]
     doubts = dict.fromkeys(doubt for card in cards for doubt in card.doubts)
-    return Prediction(list(best.values()), max(named, key=named.count, default=None), list(doubts))
+    slow = [line.plan for line in cards[0].lines if line.plan not in best]
+    left_out = [f"{plan} is {PREDICTED} to keep the limits with no number of clients" for plan in slow]
+    left_out += [f"{plan} does not fit: {reason}" for plan, reason in cards[0].unfit.items()]
+    return Prediction(list(best.values()), left_out, list(doubts), max(named, key=named.count, default=None))
 
 
 def measured_elsewhere(model: str | None, gpu: str | None) -> Callable[[Result], str]:

@@ -162,7 +162,7 @@ def _carried(loads: list[Load], limits_ms: Mapping[str, float]) -> Carried:
 
 def _within(loads: Sequence[Load], limits_ms: Mapping[str, float]) -> tuple[list[Load], Load | None]:
     """Loads within the limits up to the first that is not, and that one; of several at one load the worst counts."""
-    kept = []
+    kept: list[Load] = []
     for level in sorted({load.level for load in loads}):
         alike = [load for load in loads if load.level == level]
         failed = [load for load in alike if not load.within(limits_ms)]

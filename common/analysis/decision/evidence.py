@@ -28,17 +28,6 @@ class Evidence:
     results: list[Dated]
     left_out: list[str]
 
-    @property
-    def newest(self) -> Result:
-        """The newest result.
-
-        Raises:
-            StoreError: there is none.
-        """
-        if not self.results:
-            raise StoreError("no result under load; run week5/simulate_concurrent_requests.py first")
-        return self.results[0][1]
-
     def loads(self, lengths: tuple[int | None, int | None]) -> tuple[list[Load], list[str]]:
         """The loads of one workload, and all that was left out; `lengths` in and out, None for whichever."""
         every = [load for dated in self.results for load in loads_of(*dated)]
@@ -47,9 +36,9 @@ class Evidence:
         doubted = [f"{case.id}: {why}" for case in cases if (why := not_believed(case))]
         return loads, [*self.left_out, *others, *doubted]
 
-    def files(self, loads: Sequence[Load]) -> list[str]:
-        """The names of the files that these loads are from."""
-        return [path.name for path, _ in self.results if any(load.path == path for load in loads)]
+    def behind(self, loads: Sequence[Load]) -> list[Dated]:
+        """The results that these loads are from, newest first."""
+        return [one for one in self.results if any(load.path == one[0] for load in loads)]
 
 
 def own_evidence(folder: Path, objection: Objection) -> Evidence:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Carried, Decision
-from common.analysis.decision.reading import PREDICTED, dollars, limits_words, number
+from common.analysis.decision.reading import PREDICTED, count, dollars, engines_words, limits_words, number
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
 from common.core.capacity import need
 
@@ -50,10 +50,12 @@ def cost(decision: Decision, source: str) -> Figure:
     """What every plan takes over the rate: dollars a month where a price is known, else devices."""
     question, each = decision.question, decision.question.prices.rented_usd
     what = "dollars a month, whole machines" if each is not None else "devices, the spare engine's included"
-    note = f"one engine spare; rates are counted at the low end of their interval; dashed: {PREDICTED}, not measured"
+    note = "one engine spare; rates are counted at the low end of their interval"
+    note += f"; dashed: {PREDICTED}, not measured" if any(one.predicted for one in decision.capacities) else ""
     figure, axes = empty_figure(_cost_title(decision), source, note)
     if not decision.capacities:
         return without_data(figure, axes)
+    figure.subplots_adjust(left=0.12)
     rates = np.linspace(question.rate * WIDE / STEPS, question.rate * WIDE, STEPS)
     for place, (capacity, (color, marker)) in enumerate(zip(decision.capacities, LOOKS, strict=False)):
         taken = [need(capacity, float(rate), question.machine_devices) for rate in rates]
@@ -93,8 +95,8 @@ def _cost_title(decision: Decision) -> str:
     each = decision.question.prices.rented_usd
     usd = "" if each is None else f", {dollars(each * chosen.machines)} a month"
     return (
-        f"{kind}{number(decision.question.rate)} requests per second take {chosen.engines + chosen.spares} engines of"
-        f" {chosen.capacity.engine} on {chosen.machines} machine{'' if chosen.machines == 1 else 's'}{usd}"
+        f"{kind}{number(decision.question.rate)} requests per second take {engines_words(chosen)}, one of them spare,"
+        f" on {count(chosen.machines, 'machine')}{usd}"
     )
 
 

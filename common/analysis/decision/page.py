@@ -41,6 +41,7 @@ class Page:
     files: Sequence[str]
     left_out: Sequence[str]
     next_step: Sequence[str]
+    low_confidence: Sequence[str] = ()  # of predictions
 
 
 def write_page(page: Page, folder: Path) -> list[Path]:
@@ -92,10 +93,15 @@ def markdown(page: Page, drawn: Sequence[str]) -> str:
     if decision.foretold:
         parts += [f"## {PREDICTED}, not measured", table(foretold_shown(decision))]
     parts += ["## What would change the answer", listed(changes(decision))]
-    parts += ["## What to doubt", listed([*doubts(decision), *left_out_lines(page.left_out)])]
+    parts += ["## What to doubt", listed(_doubts(page))]
     parts += [f"## {'Measure next' if decision.loads else 'Measure first'}", *page.next_step]
     parts += [f"From: {', '.join(f'`{name}`' for name in page.files)}." if page.files else ""]
     return joined(parts)
+
+
+def _doubts(page: Page) -> list[str]:
+    low = [f"{PREDICTED} with low confidence, and wider intervals: {reason}." for reason in page.low_confidence]
+    return [*doubts(page.decision), *low, *left_out_lines(page.left_out)]
 
 
 def needs_shown(decision: Decision) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Decision
 from common.analysis.decision.loads import Load
-from common.core.capacity import HOURS_PER_MONTH, Need
+from common.core.capacity import HOURS_PER_MONTH, Need, need
 from common.core.limits import Share
 from common.core.verdict import Verdict
 
@@ -45,7 +45,7 @@ def answer_lines(decision: Decision) -> list[str]:
         *_rented(decision, chosen),
         *_bought(decision, chosen),
     ]
-    return [*lines, *_assumed(chosen), *_tempting(decision)]
+    return [*lines, *_assumed(chosen), *_singly(decision, chosen), *_tempting(decision)]
 
 
 def doubts(decision: Decision) -> list[str]:
@@ -144,6 +144,20 @@ def _assumed(chosen: Need) -> list[str]:
     return [
         f"ASSUMED: engines add up. {what} {seen}; that {chosen.engines} carry {number(chosen.engines / most)} times as"
         f" much, behind something that spreads requests evenly, is arithmetic.{share}"
+    ]
+
+
+def _singly(decision: Decision, chosen: Need) -> list[str]:
+    """Where whole machines hide that another plan takes fewer devices."""
+    alike = [one for one in decision.capacities if one.predicted == chosen.capacity.predicted]
+    question = decision.question
+    taken = [need(one, question.rate, question.machine_devices) for one in alike]
+    fewest = min(taken, key=lambda one: one.devices, default=chosen)
+    if fewest.devices >= chosen.devices:
+        return []
+    return [
+        f"If devices can be rented singly, {fewest.capacity.engine} takes fewer of them: {fewest.devices} against"
+        f" {chosen.devices}."
     ]
 
 
