@@ -35,7 +35,7 @@ from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Work
 from common.analysis.decision.page import Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
-from common.analysis.scaling.reading import about
+from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
 from common.experiment.advice import PRESET, Site, advise, site_of, wanted
 from common.experiment.foretell import Prediction, foretell, measured_elsewhere
@@ -146,7 +146,8 @@ def make_page(options: DecisionOptions) -> Page:
         source = f"Measured: {about(behind[0][1])}"
         source += "; the price is the newest result's" if site.usd_per_hour != options.usd_per_hour else ""
     files, left_out = [path.name for path, _ in behind], [*left_out, *prediction.left_out]
-    return Page(decision, source, files, left_out, next_step(decision, prediction, site), prediction.doubts)
+    caveats = [*prediction.doubts, *([CARRIES_OVER] if site.device_kind == "cpu" else [])]
+    return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
 
 
 def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[str]:

@@ -54,7 +54,8 @@ def foretell(
     slow = [line.plan for line in cards[0].lines if line.plan not in best]
     left_out = [f"{plan} is {PREDICTED} to keep the limits with no number of clients" for plan in slow]
     left_out += [f"{plan} does not fit: {reason}" for plan, reason in cards[0].unfit.items()]
-    return Prediction(list(best.values()), left_out, list(doubts), max(named, key=named.count, default=None))
+    said = [f"{PREDICTED} with low confidence, and wider intervals: {doubt}." for doubt in doubts]
+    return Prediction(list(best.values()), left_out, said, max(named, key=named.count, default=None))
 
 
 def measured_elsewhere(model: str | None, gpu: str | None) -> Callable[[Result], str]:

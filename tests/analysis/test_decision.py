@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -280,9 +279,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nothing under"):
         given_evidence([stored(tmp_path, result([batch(TP1, (1.0, 1.0))]), "20260101T000000Z-batch")], fits)
     broken = result([closed(TP1, 16)])
-    broken.cases[0].repeats[0]["output_throughput"] = float("inf")
+    broken.cases[0].repeats[0]["output_throughput"] = -1.0
     with pytest.raises(StoreError, match="holds numbers"):
-        given_evidence([stored(tmp_path, broken, "20260101T000000Z-inf")], fits)
+        given_evidence([stored(tmp_path, broken, "20260101T000000Z-negative")], fits)
 
 
 def test_rates_of_other_requests_are_left_out(tmp_path: Path) -> None:
@@ -296,9 +295,8 @@ def test_rates_of_other_requests_are_left_out(tmp_path: Path) -> None:
     assert evidence.loads((7, 7))[0] == []
 
 
-@pytest.mark.parametrize("prices", [{}, {"usd_per_hour": 2.0, "buy_usd": 9e3, "months": 36.0}])
-def test_the_page_has_figures_and_loads_nothing(tmp_path: Path, prices: dict[str, Any]) -> None:
-    found = decided(two_plans(), asked(20.0, **prices), (foretold(TP4, 30.0),))
+def test_the_page_has_figures_and_loads_nothing(tmp_path: Path) -> None:
+    found = decided(two_plans(), asked(20.0, usd_per_hour=2.0, buy_usd=9e3, months=36.0), (foretold(TP4, 30.0),))
     page = Page(found, "Measured: here", ["x.json"], ["y.json: it is of another model"], ["Measure that."])
     paths = write_page(page, tmp_path / "decision")
     assert [path.name for path in paths] == ["decision.html", "decision.md", "cost.png", "within.png"]
@@ -306,15 +304,11 @@ def test_the_page_has_figures_and_loads_nothing(tmp_path: Path, prices: dict[str
     assert html.count("data:image/png;base64,") == 2 and "<table>" in html
     assert "http" not in html.partition("<body>")[2]
     text = paths[1].read_text()
-    for expected in (
-        "## The answer",
-        "Left out: y.json",
-        "## What would change the answer",
-        "Measure that.",
-        "`x.json`",
-    ):
-        assert expected in text
-    assert ("rented, $ a month" in text) == bool(prices) and str(tmp_path) not in text
+    for said in ("## The answer", "Left out: y.json", "## What would change the answer", "Measure that.", "`x.json`"):
+        assert said in text
+    assert "rented, $ a month" in text and "bought, $ a month" in text and str(tmp_path) not in text
+    unpriced = markdown(replace(page, decision=decided(two_plans())), [])
+    assert "$" not in unpriced.replace("--buy-usd", ""), "no price is named where none is known"
 
 
 def test_bought_and_rented_are_held_against_each_other() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.core.capacity import Capacity, Prices, least, need, other_plan_above, other_plan_below
@@ -70,6 +70,7 @@ def brute(capacities: list[Capacity], rate: float, devices: int) -> ParallelPlan
     return found.capacity.engine
 
 
+@settings(max_examples=30)
 @given(st.floats(1, 30), st.floats(1, 30), st.floats(1, 30), st.integers(1, 8))
 def test_turning_points_are_where_the_plan_changes(rate: float, one: float, two: float, devices: int) -> None:
     capacities = [Capacity(TP1, {1: one}), Capacity(TP2, {1: two})]
@@ -77,7 +78,7 @@ def test_turning_points_are_where_the_plan_changes(rate: float, one: float, two:
     above, below = (find(capacities, rate, devices) for find in (other_plan_above, other_plan_below))
     end = 10 * rate if above is None else above.rate
     begin = rate / 10 if below is None else below.rate
-    inside = [value for value in np.linspace(begin, end, 200) if begin * 1.000001 < value < end * 0.999999]
+    inside = [value for value in np.linspace(begin, end, 100) if begin * 1.000001 < value < end * 0.999999]
     assert all(brute(capacities, float(value), devices) == now for value in inside)
     if above is not None:
         assert brute(capacities, above.rate * 1.00001, devices) == above.need.capacity.engine != now

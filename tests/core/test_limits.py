@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.core.limits import LIMITED, RepeatTimes, RequestTimes, least_limit_ms, pooled
@@ -43,6 +43,7 @@ def test_the_share_is_that_of_the_benchmark() -> None:
     assert times.share(dict.fromkeys(LIMITED, 1000000000000.0)).high == 0.9, "a failed request meets no limit"
 
 
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=70), st.integers(0, 5), st.data()
 )
@@ -64,7 +65,7 @@ def test_a_few_requests_that_all_kept_a_limit_are_seen_to() -> None:
     """p99 of four requests lies below the slowest: without looking further only three would be known."""
     times = RequestTimes({"ttft": np.array([1.0, 2.0, 3.0, 4.0])})
     assert kept(times).share({"ttft": 4.2}).low == 1.0
-    assert kept(times).share({"ttft": 3.9}).low == 0.5
+    assert kept(times).share({"ttft": 3.9}).low == 0.75
 
 
 def test_the_limits_that_were_held_are_exact_and_bound_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,9 @@ from tests.analysis.planted_concurrency import LADDER, closed, result
 
 LIMITS = {"ttft": 1000.0, "tpot": 100.0}
 WORK = Work(32, 32)
-SITE = Site("Some/Model-8B", ModelShape(**SHAPE), "gpu", 8, 7.16)
+SIZES: dict[str, Any] = dict(SHAPE)
+MODEL = ModelShape(**SIZES)
+SITE = Site("Some/Model-8B", MODEL, "gpu", 8, 7.16)
 
 
 def loads(cases: list[Case]) -> list[Load]:
@@ -75,7 +78,7 @@ def test_the_command_is_of_the_experiment_that_can_measure_the_plan() -> None:
 def test_a_result_says_where_it_was_measured() -> None:
     made = result([closed(TP1, 1)])
     made.cost = {"usd_per_hour": 3.0}
-    assert site_of(made, None) == Site("synthetic", ModelShape(**SHAPE), "cpu", 2, 3.0)
+    assert site_of(made, None) == Site("synthetic", MODEL, "cpu", 2, 3.0)
     assert site_of(made, 5.0).usd_per_hour == 5.0
     made.environment["devices"] = []
     with pytest.raises(StoreError, match="measure it again"):

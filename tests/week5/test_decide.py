@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.analysis.decision import page
 from common.experiment.options import parse
 from common.store.files import save
 from tests.analysis.planted import TP1, TP2
@@ -20,6 +21,8 @@ GOOD = ("--rate", "20", "--slo", "ttft=1000,tpot=100")
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """The script without figures, which cost a second each and have a test of their own."""
+    monkeypatch.setattr(page, "drawings", lambda decision: {})
     return Script(load_script("decide"), monkeypatch, capsys)
 
 
@@ -39,9 +42,9 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     assert outcome.code == 0, outcome
     assert outcome.last["summary"]["chosen"] == "tp1"
     assert outcome.last["summary"]["engines"]["tp1"]["rented_usd_per_month"] == 2 * 2.0 * 730
-    page = Path(outcome.last["result"])
-    assert page == results / "decision" / "decision.html" and page.is_file()
-    text = (page.parent / "decision.md").read_text()
+    written = Path(outcome.last["result"])
+    assert written == results / "decision" / "decision.html" and written.is_file()
+    text = (written.parent / "decision.md").read_text()
     assert "the price is the newest result's" in text
     command = next(line for line in text.splitlines() if line.startswith("python week5/"))
     options = parse(ConcurrencyOptions, "", shlex.split(command)[2:])

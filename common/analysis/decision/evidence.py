@@ -58,7 +58,7 @@ def given_evidence(places: Sequence[Path], objection: Objection) -> Evidence:
         StoreError: one cannot be read, none holds a load, or they are of several machines or models.
     """
     paths = [path for place in places for path in (results_under(place) if place.is_dir() else [place])]
-    results = [(path, load_sound(path)) for path in dict.fromkeys(path.absolute() for path in paths)]
+    results = [(path, load_sound(path)) for path in dict.fromkeys(paths)]
     wrong = [path for path, result in results if not has_sound_numbers(result)]
     if wrong:
         raise StoreError(f"{wrong[0]} holds numbers that the lab does not write; measure again")

@@ -34,14 +34,14 @@ MARKDOWN, HTML = "decision.md", "decision.html"
 
 @dataclass(frozen=True)
 class Page:
-    """A decision with what stands around it: where it comes from, what was left out, and what to measure next."""
+    """A decision with what stands around it: where it comes from, what was left out, what to measure, what to doubt."""
 
     decision: Decision
     source: str
     files: Sequence[str]
     left_out: Sequence[str]
     next_step: Sequence[str]
-    low_confidence: Sequence[str] = ()  # of predictions
+    caveats: Sequence[str] = ()
 
 
 def write_page(page: Page, folder: Path) -> list[Path]:
@@ -93,15 +93,10 @@ def markdown(page: Page, drawn: Sequence[str]) -> str:
     if decision.foretold:
         parts += [f"## {PREDICTED}, not measured", table(foretold_shown(decision))]
     parts += ["## What would change the answer", listed(changes(decision))]
-    parts += ["## What to doubt", listed(_doubts(page))]
+    parts += ["## What to doubt", listed([*doubts(decision), *page.caveats, *left_out_lines(page.left_out)])]
     parts += [f"## {'Measure next' if decision.loads else 'Measure first'}", *page.next_step]
     parts += [f"From: {', '.join(f'`{name}`' for name in page.files)}." if page.files else ""]
     return joined(parts)
-
-
-def _doubts(page: Page) -> list[str]:
-    low = [f"{PREDICTED} with low confidence, and wider intervals: {reason}." for reason in page.low_confidence]
-    return [*doubts(page.decision), *low, *left_out_lines(page.left_out)]
 
 
 def needs_shown(decision: Decision) -> pd.DataFrame:

@@ -40,8 +40,9 @@ def answer_lines(decision: Decision) -> list[str]:
         f"{engines_words(chosen, spare=False)} {carry} {number(each)}/s within"
         f" {limits_words(question.limits_ms)} (the low end of the interval); one more is spare, so that the answer"
         " survives the loss of one.",
-        f"That is {count(chosen.devices, 'device')} on {count(chosen.machines, 'machine')} of"
-        f" {question.machine_devices}.{_same_machine(chosen)}",
+        f"An engine of {chosen.capacity.engine} is one copy of the model on"
+        f" {count(chosen.capacity.engine.devices, 'device')}: {count(chosen.devices, 'device')} in all, on"
+        f" {count(chosen.machines, 'machine')} of {question.machine_devices}.{_same_machine(chosen)}",
         *_rented(decision, chosen),
         *_bought(decision, chosen),
     ]
