@@ -51,8 +51,8 @@ def foretell(
                 best[line.plan] = found
     named = [card.next_measurement for card in cards if card.next_measurement is not None]
     doubts = dict.fromkeys(doubt for card in cards for doubt in card.doubts)
-    slow = [line.plan for line in cards[0].lines if line.plan not in best]
-    left_out = [f"{plan} is {PREDICTED} to keep the limits with no number of clients" for plan in slow]
+    slow = ", ".join(str(line.plan) for line in cards[0].lines if line.plan not in best)
+    left_out = [f"{slow}: {PREDICTED} to keep the limits with no number of clients"] if slow else []
     left_out += [f"{plan} does not fit: {reason}" for plan, reason in cards[0].unfit.items()]
     said = [f"{PREDICTED} with low confidence, and wider intervals: {doubt}." for doubt in doubts]
     return Prediction(list(best.values()), left_out, said, max(named, key=named.count, default=None))

@@ -12,7 +12,7 @@ from common.analysis.decision.changes import changes
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Load, loads_of
 from common.analysis.decision.page import Page, markdown, summary, write_page
-from common.analysis.decision.reading import answer_lines, doubts, headline
+from common.analysis.decision.reading import answer_lines, doubts, headline, side_by_side
 from common.core.capacity import Prices
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
@@ -130,6 +130,9 @@ def test_replicas_that_were_measured_are_not_assumed() -> None:
     (capacity,) = found.capacities
     assert capacity.rate(2) == pytest.approx(1.2 * TP1_RATE, rel=0.01)
     assert capacity.engines_for(19.0) == 4
+    assert side_by_side(found)[0].startswith(
+        "2 engines of tp1 side by side were seen to carry 10.2/s together. Every 2"
+    )
     assert not any(
         "ASSUMED" in line for line in answer_lines(decided([closed(TP1, 16), closed(X2, 16, 2.0)], asked(16)))
     )

@@ -46,15 +46,18 @@ def _rate_changes(decision: Decision, chosen: Need) -> list[str]:
     rivals = [one for one in decision.capacities if one.predicted == capacity.predicted]
     above = other_plan_above(rivals, question.rate, question.machine_devices)
     below = other_plan_below(rivals, question.rate, question.machine_devices)
-    lines += [f"Rate: above {number(above.rate)}/s {_takes_less(above.need, chosen)}."] if above else []
-    lines += [f"Rate: at {number(below.rate)}/s or less {_takes_less(below.need, chosen)}."] if below else []
+    lines += [f"Rate: above {number(above.rate)}/s {_replaced(above.need, chosen)}."] if above else []
+    lines += [f"Rate: at {number(below.rate)}/s or less {_replaced(below.need, chosen)}."] if below else []
     if not above and not below and len(rivals) > 1:
         lines.append(f"Rate: no other plan needs less from a tenth of the rate to {REACH:.0f} times it.")
     return lines
 
 
-def _takes_less(other: Need, chosen: Need) -> str:
-    return f"{other.capacity.engine} needs less than {chosen.capacity.engine}"
+def _replaced(other: Need, chosen: Need) -> str:
+    return (
+        f"{other.capacity.engine} takes the place of {chosen.capacity.engine}: {engines_words(other)} on"
+        f" {count(other.machines, 'machine')}"
+    )
 
 
 def _limit_turn(turn: LimitTurn) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Carried, Decision
 from common.analysis.decision.reading import PREDICTED, count, dollars, engines_words, limits_words, number
-from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
+from common.analysis.scaling.figures import INK, LOOKS, STYLE, empty_figure, without_data
 from common.core.capacity import need
 
 STEPS = 400  # of the rate, over the width of the figure
@@ -21,10 +21,9 @@ WIDE = 2.5  # times the asked rate
 
 @matplotlib.rc_context(STYLE)
 def within(decision: Decision, source: str) -> Figure:
-    """The share of requests within the limits over the rate, for every measured plan; what is counted on is ringed."""
-    note = (
-        "bar: between bounds where single requests are not known; ring: the load that is counted on, its rate's low end"
-    )
+    """The share of requests within the limits over the rate, for every measured plan; hollow: by the clock."""
+    note = "ring: the load that is counted on; dashed: to the first that was not within, the truth lies between"
+    note += "" if all(load.is_exact for load in decision.loads) else "; pale bar: between the bounds that can be shown"
     best = [one for one in decision.plans if one.best is not None]
     found = "; ".join(f"{one.plan} carries {number(one.best.sized)}/s" for one in best if one.best)
     limits = limits_words(decision.question.limits_ms)
@@ -70,7 +69,7 @@ def cost(decision: Decision, source: str) -> Figure:
                   xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
     axes.set_xlim(0, rates[-1])
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if each is None else dollars(value))
+    axes.yaxis.set_major_formatter(lambda value, _: _tick(value, each is not None))
     axes.set_xlabel("requests per second")
     axes.set_ylabel(what)
     axes.legend(loc="upper left", frameon=False)
@@ -100,6 +99,11 @@ def _cost_title(decision: Decision) -> str:
     )
 
 
+def _tick(value: float, is_money: bool) -> str:
+    short = f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"${short}" if is_money else short
+
+
 def _draw_plan(axes: Axes, one: Carried, decision: Decision, color: str, marker: str) -> None:
     for by_clock in (False, True):
         loads = [load for load in one.loads if load.by_clock == by_clock]
@@ -108,13 +112,16 @@ def _draw_plan(axes: Axes, one: Carried, decision: Decision, color: str, marker:
         shares = [load.share(decision.question.limits_ms) for load in loads]
         rates = [load.rate.value for load in loads]
         name = f"{one.plan}, by the clock" if by_clock else str(one.plan)
-        axes.plot(rates, [100 * share.low for share in shares], color=color, marker=marker, markersize=10, linewidth=2,
-                  linestyle=":" if by_clock else "-", label=name)  # fmt: skip
+        axes.plot(rates, [100 * share.low for share in shares], marker, color=color, markersize=10, label=name,
+                  markerfacecolor="white" if by_clock else color, markeredgewidth=2)  # fmt: skip
         for rate, share in zip(rates, shares, strict=True):
             axes.plot([rate, rate], [100 * share.low, 100 * share.high], color=color, linewidth=5, alpha=0.35)
-    if one.best is not None:
-        height = 100 * one.best.share(decision.question.limits_ms).low
-        axes.plot([one.best.sized, one.best.rate.value], [height, height], color=color, linewidth=4)
-        axes.scatter([one.best.rate.value], [height], s=420, facecolors="none", edgecolors=color, linewidths=2.5)
-        axes.annotate(f"{one.plan}\n{one.best.words}", (one.best.rate.value, height), (0, 14), ha="center", fontsize=12,
-                      textcoords="offset points", color=color if color != FAINT else INK)  # fmt: skip
+    if one.best is None:
+        return
+    height = 100 * one.best.share(decision.question.limits_ms).low
+    axes.scatter([one.best.rate.value], [height], s=420, facecolors="none", edgecolors=color, linewidths=2.5)
+    axes.annotate(f"{one.plan}\n{one.best.words}", (one.best.rate.value, height), (0, 14), ha="center", fontsize=12,
+                  textcoords="offset points", color=color)  # fmt: skip
+    if one.failed is not None:
+        lower = 100 * one.failed.share(decision.question.limits_ms).low
+        axes.plot([one.best.rate.value, one.failed.rate.value], [height, lower], "--", color=color, linewidth=1.5)

@@ -22,6 +22,7 @@ from common.analysis.decision.reading import (
     left_out_lines,
     limits_words,
     number,
+    side_by_side,
     within_words,
 )
 from common.analysis.page import as_page, joined, listed, pictures, table
@@ -86,7 +87,7 @@ def markdown(page: Page, drawn: Sequence[str]) -> str:
     parts = [f"# {headline(decision)}"]
     parts += [f"A request is {decision.work}; {share} of requests or more must keep {limits}. {page.source}."]
     parts += ["## The answer", listed(answer_lines(decision)), pictures(name for name in drawn if name == "cost")]
-    parts += ["## What the rate takes", table(needs_shown(decision))]
+    parts += ["## What the rate takes", table(needs_shown(decision)), listed(side_by_side(decision))]
     if decision.plans:
         parts += ["## What was measured", table(measured_shown(decision))]
         parts += [pictures(name for name in drawn if name == "within")]

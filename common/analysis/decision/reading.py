@@ -49,6 +49,21 @@ def answer_lines(decision: Decision) -> list[str]:
     return [*lines, *_assumed(chosen), *_singly(decision, chosen), *_tempting(decision)]
 
 
+def side_by_side(decision: Decision) -> list[str]:
+    """How engines count that were measured together on one machine: seldom as many times one of them."""
+    lines = []
+    for capacity in decision.capacities:
+        most = max(capacity.carried)
+        if most == 1:
+            continue
+        seen, counted = capacity.carried[most], capacity.rate(most)
+        line = f"{most} engines of {capacity.engine} side by side were seen to carry {number(seen)}/s together"
+        if counted > seen:
+            line += f", fewer of them {number(counted)}/s: they count for no more than that"
+        lines.append(f"{line}. Every {most} of them on the list above count for {number(counted)}/s.")
+    return lines
+
+
 def doubts(decision: Decision) -> list[str]:
     """What the numbers behind the answer do not show."""
     counted = [one.best for one in decision.plans if one.best is not None]
