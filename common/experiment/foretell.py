@@ -16,7 +16,7 @@ from common.predict.card import Ask, Card, Line, make_card
 from common.predict.hardware import UnknownHardwareError, find
 from common.store.schema import Result
 
-LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # clients
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # clients, where none were measured
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ def foretell(
 
     Mean times stand for those of nine requests of ten: a lone request's time to the first token, and the time per
     token that Little's law leaves at the low end of the rate. Loads that were measured calibrate the predictions at as
-    many clients.
+    many clients, and none is made at other numbers then.
     """
     engines = [plan for plan in plans if plan.replicas == 1]
     best: dict[ParallelPlan, Foretold] = {}
-    cards = [_card(replace(ask, concurrency=clients), engines, loads) for clients in LADDER]
-    for clients, card in zip(LADDER, cards, strict=True):
+    ladder = sorted({int(load.level) for load in loads if not load.by_clock}) or LADDER
+    cards = [_card(replace(ask, concurrency=clients), engines, loads) for clients in ladder]
+    for clients, card in zip(ladder, cards, strict=True):
         for line in card.lines:
             found = _foretold(line, clients, ask.output_tokens)
             if _keeps(found, ask.output_tokens, limits_ms) and _sure(found) > _sure(best.get(line.plan)):
