@@ -11,7 +11,8 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from common.analysis.frames import CHOSEN, RESULTS
-from common.analysis.report import body_of, markdown, page_of
+from common.analysis.page import body_of, page_of
+from common.analysis.report import markdown
 from common.analysis.scaling.reading import about
 from common.analysis.views import save_drawings
 from common.store.archive import load_result

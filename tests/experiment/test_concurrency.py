@@ -142,12 +142,15 @@ def test_a_dry_run_lists_everything_in_at_most_four_starts_and_five_minutes(scri
     assert "16 prompts as one request and as singles" in outcome.out
 
 
-@pytest.mark.parametrize("words", ["ttft:500 tpot:50", "tpot:50 ttft:500.0"])
+@pytest.mark.parametrize("words", ["ttft:500 tpot:50", "tpot:50 ttft:500.0", "ttft=500,tpot=50", "ttft=500, tpot:50"])
 def test_limits_in_one_word_or_several(words: str) -> None:
     assert parse_slo([words]) == parse_slo(words.split()) == {"ttft": 500.0, "tpot": 50.0}
 
 
-@pytest.mark.parametrize("words", ["", "ttft", "ttft:", "ttft:x", "ttft:inf", "ttft:0", "itl:5", "ttft:5 ttft:6"])
+NO_LIMITS = ("", "ttft", "ttft:", "ttft:x", "ttft:inf", "ttft:0", "itl:5", "ttft:5 ttft:6", "ttft=5=6", "ttft=nan", ",")
+
+
+@pytest.mark.parametrize("words", NO_LIMITS)
 def test_what_is_no_limit(words: str) -> None:
     with pytest.raises(InputError, match="--slo"):
         parse_slo([words])
