@@ -73,6 +73,8 @@ class EngineSettings:
             *("--tensor-parallel-size", str(plan.tp)),
             *("--pipeline-parallel-size", str(plan.pp)),
             *("--data-parallel-size", str(plan.dp)),
+            # vLLM would start as many as there are data-parallel engines: one front end per replica for every plan
+            *([] if self.offline else ["--api-server-count", "1"]),
             *("--dtype", self.dtype),
             *("--max-model-len", str(self.max_model_len)),
             *("--max-num-seqs", str(self.max_num_seqs)),
@@ -99,8 +101,8 @@ class EngineSettings:
             words += ["--long-prefill-token-threshold", str(self.long_prefill_token_threshold)]
         return words + (["--scheduling-policy", self.scheduling_policy] if self.scheduling_policy else [])
 
-    def environment(self, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
-        """The engine's environment: its devices, its scratch folder, and no calls home."""
+    def environment(self, plan: ParallelPlan, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
+        """The engine's environment: its devices, its pipeline stages, its scratch folder, and no calls home."""
         added = {
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
@@ -110,6 +112,7 @@ class EngineSettings:
             "HF_HUB_OFFLINE": "1",  # the model is already here
             "PYTHONUNBUFFERED": "1",
             **_device_environment(devices, self.cpu_kv_cache_gib),
+            **({"VLLM_PP_LAYER_PARTITION": ",".join(map(str, plan.stage_layers))} if plan.stage_layers else {}),
             # Eager on a CPU, vLLM still compiles one helper of the split embedding: at TP > 1 the first request
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
