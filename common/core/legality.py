@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from common.core.layout import stage_ranges
 from common.core.model_shape import ModelShape
@@ -25,6 +26,14 @@ def why_illegal(plan: ParallelPlan, shape: ModelShape) -> str | None:
             f" {shape.num_key_value_heads} KV heads)"
         )
     return _experts(plan, shape) or _stages(plan, shape)
+
+
+def plainly(plan: ParallelPlan, shape: ModelShape) -> ParallelPlan:
+    """The plan without its layers per stage where they are those that vLLM would choose: `pp4+4` is `pp2`."""
+    even = plan.pp <= shape.num_hidden_layers and plan.stage_layers == tuple(
+        len(stage) for stage in stage_ranges(shape.num_hidden_layers, plan.pp)
+    )
+    return replace(plan, stage_layers=()) if even and shape.num_hidden_layers % plan.pp == 0 else plan
 
 
 def legal_plans(shape: ModelShape, devices: int) -> list[ParallelPlan]:

@@ -73,8 +73,6 @@ class EngineSettings:
             *("--tensor-parallel-size", str(plan.tp)),
             *("--pipeline-parallel-size", str(plan.pp)),
             *("--data-parallel-size", str(plan.dp)),
-            # vLLM would start as many as there are data-parallel engines: one front end per replica for every plan
-            *([] if self.offline else ["--api-server-count", "1"]),
             *("--dtype", self.dtype),
             *("--max-model-len", str(self.max_model_len)),
             *("--max-num-seqs", str(self.max_num_seqs)),
@@ -91,6 +89,8 @@ class EngineSettings:
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
         words += ["--enable-expert-parallel"] if plan.ep else []
+        # vLLM would start a front end for each data-parallel engine: one per replica, as every other plan has
+        words += ["--api-server-count", "1"] if plan.dp > 1 else []
         return [*words, *self.extra_args]
 
     def _scheduling_words(self) -> list[str]:

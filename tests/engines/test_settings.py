@@ -36,6 +36,7 @@ def options(command: list[str]) -> dict[str, str]:
 
 def test_everything_but_the_plan_is_equal_across_plans() -> None:
     by_plan = {"--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "--enable-expert-parallel"}
+    by_plan |= {"--api-server-count"}
     commands = [options(SETTINGS.command(plan, 8000)) for plan in PLANS]
     shared = [{name: value for name, value in found.items() if name not in by_plan} for found in commands]
     assert all(other == shared[0] for other in shared)
