@@ -74,13 +74,12 @@ class VllmServer:
         return asyncio.run(control.collective_rpc(self.base_url, method, arguments, RPC_TIMEOUT_S))
 
     def kv_cache_tokens(self) -> int | None:
-        """Tokens of KV cache that the server has, by its own report."""
-        engines = asyncio.run(control.cache_configs(self.base_url))
+        """Tokens of KV cache that the server has, by its own report: of all its data-parallel engines together."""
+        labels = asyncio.run(control.cache_config(self.base_url))
         try:
-            held = [int(labels["num_gpu_blocks"]) * int(labels["block_size"]) for labels in engines]
+            return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
         except (KeyError, ValueError):
             return None
-        return sum(held) if len(held) == self.plan.dp else None
 
     def front_end_cpu_s(self) -> float | None:
         """CPU seconds that the API server has used since it began."""

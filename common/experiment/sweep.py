@@ -209,7 +209,7 @@ class Sweep:
         for case in self.result.cases:
             tokens, block = case.engine.get("kv_cache_tokens"), case.engine.get("settings", {}).get("block_size")
             if case.plan == like and case.model is None and tokens and block:
-                return replace(settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas))
+                return replace(settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas * case.plan.dp))
         message = f"the KV cache of {like} is unknown, so it cannot be given to {configuration.plan}"
         raise EngineError(Failure("no_base", message, f"Measure {like} in the same run"))
 

@@ -82,13 +82,13 @@ async def scrape_metrics(base_url: str) -> dict[str, float]:
     return totals
 
 
-async def cache_configs(base_url: str) -> list[dict[str, str]]:
-    """The labels of vLLM's `vllm:cache_config_info`: one dictionary per data-parallel engine, none where it is absent.
+async def cache_config(base_url: str) -> dict[str, str]:
+    """The labels of vLLM's `vllm:cache_config_info`, of the first engine where there are several; else empty.
 
     Raises:
         ControlError: no answer, or not in Prometheus' text format.
     """
-    return [labels for name, labels, _ in await _samples(base_url) if name == CACHE_CONFIG]
+    return next((labels for name, labels, _ in await _samples(base_url) if name == CACHE_CONFIG), {})
 
 
 async def collective_rpc(base_url: str, method: str, args: Sequence[str], timeout_s: float) -> list[Any]:

@@ -26,6 +26,7 @@ from tests.analysis.planted import SHAPE, TP1, TP2, X2, case, result
 PP2, EP2 = ParallelPlan(pp=2), ParallelPlan(tp=2, ep=True)
 MOE_SHAPE = SHAPE | {"num_hidden_layers": 4, "intermediate_size": 512, "num_experts": 8, "num_experts_per_tok": 2}
 MOE = "qwen3-moe-16m"
+DENSE = ModelShape(**SHAPE)  # type: ignore[arg-type]
 
 
 def measured(
@@ -76,10 +77,9 @@ def printed(made: Result, **options: object) -> str:
 
 def test_models_are_compared_with_their_own_base_only() -> None:
     rows = {row.case.id: row for row in scaling_rows(compared())}
-    assert rows[f"{MOE}/tp2ep/fixed/c1"].speedup is not None
-    assert rows[f"{MOE}/tp2ep/fixed/c1"].speedup.value == pytest.approx(0.5)
-    assert rows["tp2/fixed/c1"].speedup is not None
-    assert rows["tp2/fixed/c1"].speedup.value == pytest.approx(1.6)
+    experts, split = rows[f"{MOE}/tp2ep/fixed/c1"].speedup, rows["tp2/fixed/c1"].speedup
+    assert experts is not None and experts.value == pytest.approx(0.5)
+    assert split is not None and split.value == pytest.approx(1.6)
     assert [row.case.id for row in rows.values() if row.is_base] == [
         "tp1/fixed/c1",
         "tp1/fixed/c16",
@@ -146,7 +146,7 @@ def test_a_result_from_elsewhere_without_shapes_is_still_read() -> None:
 
 
 def test_holdings_add_up_to_the_model() -> None:
-    shape = ModelShape(**SHAPE)
+    shape = DENSE
     frame = anatomy_shown([TP2, PP2, ParallelPlan.parse("pp5+3")], shape)
     assert list(frame["layers"]) == ["0-7", "0-7", "0-3", "4-7", "0-4", "5-7"]
     assert list(frame["heads"]) == ["0-3", "4-7", "0-7", "0-7", "0-7", "0-7"]
@@ -154,7 +154,7 @@ def test_holdings_add_up_to_the_model() -> None:
 
 
 def test_traffic_in_words() -> None:
-    shape = ModelShape(**SHAPE)
+    shape = DENSE
     assert traffic_words(TP1, shape) == "nothing"
     assert traffic_words(X2, shape) == "nothing: each engine works for itself"
     assert traffic_words(PP2, shape) == "1 send/receive: 1.02 kB per token"

@@ -13,7 +13,7 @@ def test_a_server_that_answers(golden: GoldenServer) -> None:
     assert asyncio.run(control.is_healthy(golden.base_url))
     assert asyncio.run(control.served_models(golden.base_url)) == ["m", "lora"]
     assert asyncio.run(control.version(golden.base_url)) == "9.9"
-    assert asyncio.run(control.cache_configs(golden.base_url)) == [{"block_size": "16", "num_gpu_blocks": "256"}]
+    assert asyncio.run(control.cache_config(golden.base_url)) == {"block_size": "16", "num_gpu_blocks": "256"}
 
 
 def test_metrics_are_summed_over_labels(golden: GoldenServer) -> None:

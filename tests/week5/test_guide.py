@@ -18,7 +18,10 @@ from common.engines.failures import _KNOWN, GUIDE, EngineError, Failure
 ROOT = Path(__file__).resolve().parents[2]
 WEEK = ROOT / "week5"
 PAGES = [WEEK / "README.md", *sorted((WEEK / "exercises").glob("*.md"))]
-EXPERIMENTS = ("benchmark_scaling", "simulate_concurrent_requests", "test_mixed_workload", "test_tensor_parallel")
+EXPERIMENTS = (
+    *("benchmark_scaling", "simulate_concurrent_requests", "test_mixed_workload", "test_tensor_parallel"),
+    "compare_parallel_plans",
+)
 PLANNED = {
     f"week5/{name}.py" for name in (*EXPERIMENTS[1:], "run_distributed_benchmark") if not (WEEK / f"{name}.py").exists()
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
@@ -50,7 +51,11 @@ def pareto(result: Result) -> Figure:
     for plan, (colour, marker) in zip(plans, LOOKS * (len(plans) // len(LOOKS) + 1), strict=False):
         own_points = [point for point in points if point.plan == plan]
         for point in own_points:
-            look = {"facecolor": colour if point.on_front else "white", "edgecolor": colour, "linewidth": 2}
+            look: dict[str, Any] = {
+                "facecolor": colour if point.on_front else "white",
+                "edgecolor": colour,
+                "linewidth": 2,
+            }
             axes.scatter(point.latency_s, point.per_device, marker=marker, s=140, zorder=3, **look)
             where = (point.latency_s, point.per_device)
             axes.annotate(f"{point.streams:g}", where, (9, -4), textcoords="offset points", fontsize=12, color=colour)
@@ -104,7 +109,7 @@ def _draw_plan(axes: Axes, title: str, plan: ParallelPlan, shape: ModelShape) ->
         if share.tp_rank:
             middle = left + (wide - 0.1) / 2
             top = bottom + 1.12 * tall
-            style = {
+            style: dict[str, Any] = {
                 "arrowstyle": "<|-|>",
                 "mutation_scale": 14,
                 "color": ALL_REDUCES,
