@@ -50,10 +50,14 @@ def _hear_every_engine() -> None:
     vLLM 0.32 asks all engines and keeps the first one's answers (`DPLBAsyncMPClient.call_utility_async`). Can go when
     it returns all.
     """
-    from vllm.v1.engine.core_client import DPLBAsyncMPClient
+    from vllm.v1.engine import core_client
+
+    client_class = getattr(core_client, "DPLBAsyncMPClient", None)
+    if not hasattr(client_class, "call_utility_all_async"):
+        return  # another version of vLLM
 
     async def every_engine(client: Any, method: Any, timeout: Any, args: Any, kwargs: Any) -> list[Any]:  # noqa: ANN401
         answers = await client.call_utility_all_async("collective_rpc", method, timeout, args, kwargs)
         return [rank for engine in answers for rank in engine]
 
-    DPLBAsyncMPClient.collective_rpc_async = every_engine
+    client_class.collective_rpc_async = every_engine

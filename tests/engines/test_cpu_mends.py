@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from common.engines.failures import EngineError
 from common.engines.reference_models import REFERENCE_MODELS
 from common.engines.startup import prove_plan
 
+RUNNER, EXPERTS = "vllm.v1.worker.cpu_model_runner", "vllm.model_executor.layers.fused_moe.experts.cpu_moe"
 DENSE, MOE = (ModelShape.from_config(REFERENCE_MODELS[name].config()) for name in ("qwen2-9m", "qwen3-moe-16m"))
 
 
@@ -42,7 +43,10 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> type[Runner]:
     mended = type("CPUModelRunner", (Runner,), {})
-    cpu_mends.give_stages_their_buffers(SimpleNamespace(CPUModelRunner=mended))
+    monkeypatch.setitem(sys.modules, RUNNER, SimpleNamespace(CPUModelRunner=mended))
+    monkeypatch.delitem(sys.modules, EXPERTS, raising=False)
+    cpu_mends.mend()
+    cpu_mends.mend()
     return mended
 
 
@@ -71,12 +75,14 @@ def test_experts_are_numbered_by_place_and_those_elsewhere_weigh_nothing() -> No
     assert weights.tolist() == [[0.25, 0.75], [0.5, 0.5]], "the router's own are left alone"
 
 
-def test_without_expert_parallelism_numbers_stay_as_they_are() -> None:
+def test_without_expert_parallelism_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     class Experts:
         def apply(self, **given: object) -> dict[str, object]:
             return given
 
-    cpu_mends.number_experts_locally(SimpleNamespace(CPUUnquantizedExperts=Experts))
+    monkeypatch.setitem(sys.modules, EXPERTS, SimpleNamespace(CPUUnquantizedExperts=Experts))
+    cpu_mends.mend()
+    assert hasattr(Experts.apply, "mended")
     assert Experts().apply(topk_ids="ids", topk_weights="weights", expert_map=None) == {
         "topk_ids": "ids",
         "topk_weights": "weights",
@@ -84,14 +90,33 @@ def test_without_expert_parallelism_numbers_stay_as_they_are() -> None:
     }
 
 
-def test_each_mend_is_made_once_and_only_where_vllm_has_loaded_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-    monkeypatch.setattr(cpu_mends, "_mended", set())
-    monkeypatch.setattr(cpu_mends, "_MENDS", {"there": lambda _: made.append("there"), "absent": made.append})
-    monkeypatch.setitem(sys.modules, "there", ModuleType("there"))
+def test_a_vllm_without_these_classes_or_methods_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CPUModelRunner:
+        pass
+
+    monkeypatch.setitem(sys.modules, RUNNER, SimpleNamespace(CPUModelRunner=CPUModelRunner))
+    monkeypatch.setitem(sys.modules, EXPERTS, SimpleNamespace())
     cpu_mends.mend()
-    cpu_mends.mend()
-    assert made == ["there"]
+    assert not hasattr(CPUModelRunner, "sync_and_gather_intermediate_tensors")
+
+
+def test_a_mend_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped: list[object] = []
+
+    class CPUModelRunner:
+        def sync_and_gather_intermediate_tensors(self) -> str:
+            return "taken in"
+
+    def around(method: cpu_mends.Method) -> cpu_mends.Method:
+        wrapped.append(method)
+        return lambda self: f"mended, {method(self)}"
+
+    monkeypatch.setitem(cpu_mends.MENDS, (RUNNER, "CPUModelRunner", "sync_and_gather_intermediate_tensors"), around)
+    monkeypatch.setitem(sys.modules, RUNNER, SimpleNamespace(CPUModelRunner=CPUModelRunner))
+    for _ in range(3):
+        cpu_mends.mend()
+    assert CPUModelRunner().sync_and_gather_intermediate_tensors() == "mended, taken in"
+    assert len(wrapped) == 1
 
 
 def rank(plan: ParallelPlan, layers: list[int] | None, experts: int | None = None) -> dict[str, Any]:
