@@ -92,43 +92,49 @@ class PlanOptions(Options):
 
 def cases(options: PlanOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:
     """The cases of the run's model, then those of the mixture of experts where that is another one."""
-    split = plans_of(options, model, machine)
-    own = [plan for plan in split if model.shape.num_experts or not plan.ep]
+    asked = None if options.plans is None else written_plans(options.plans)
+    devices, other = len(machine.devices), experts_beside(options, asked, model)
+    if asked is None:
+        own = legal_plans(model.shape, devices)
+        by_experts = [] if other is None else largest_by_experts(other, devices)
+    else:
+        own = checked([plan for plan in asked if other is None or not plan.ep], model, machine)
+        by_experts = [] if other is None else checked([plan for plan in asked if plan.ep], other, machine)
     specs, skipped = cases_of_model(own, None, options, model, machine)
-    by_experts = [plan for plan in split if plan not in own]
-    if by_experts:
-        other = mixture_of_experts(by_experts, options, model)
-        for plan in by_experts:
-            check_plan(plan, other.shape, machine)
+    if other is not None and by_experts:
         more, left_out = cases_of_model([ParallelPlan(), *by_experts], other, options, other, machine)
         specs, skipped = [*specs, *more], [*skipped, *left_out]
     return specs, skipped
 
 
-def plans_of(options: PlanOptions, model: Model, machine: Machine) -> list[ParallelPlan]:
-    """The plans asked for, or all that are legal on this machine's devices."""
-    devices = len(machine.devices)
-    if options.plans is None:
-        every = legal_plans(model.shape, devices)
-        beside = model.shape.num_experts == 0 and devices > 1 and (options.moe_model or is_reference(model))
-        return [*every, ParallelPlan(tp=devices, ep=True)] if beside else every
-    asked = list(dict.fromkeys(plainly(plan, model.shape) for plan in written_plans(options.plans)))
-    for plan in asked:
-        if model.shape.num_experts or not plan.ep:
-            check_plan(plan, model.shape, machine)
-    return asked
-
-
-def mixture_of_experts(plans: Sequence[ParallelPlan], options: PlanOptions, model: Model) -> Model:
-    """The model that plans with ep are measured on, beside a dense one."""
+def experts_beside(options: PlanOptions, asked: Sequence[ParallelPlan] | None, model: Model) -> Model | None:
+    """The mixture of experts that plans with ep are measured on beside a dense model; None where nothing needs one."""
+    by_experts = [plan for plan in asked or [] if plan.ep]
+    needed = model.shape.num_experts == 0 and (asked is None or by_experts)
+    if not needed and options.moe_model is not None:
+        raise InputError("--moe-model: no plan here needs another model for its experts; leave it out")
+    if not needed or (asked is None and options.moe_model is None and not is_reference(model)):
+        return None
     if options.moe_model is None and not is_reference(model):
-        raise InputError(
-            f"{plans[0]} splits experts, and {model.name} has none: name one with --moe-model, or leave it"
-        )
+        raise InputError(f"{by_experts[0]} splits experts, and {model.name} has none: name a model with --moe-model")
     other = find_model(options.moe_model or SMALL_MOE, say_plainly, download=not options.dry_run)
     if not other.shape.num_experts:
         raise InputError(f"--moe-model {other.name} has no experts to split: name a mixture of experts")
     return other
+
+
+def largest_by_experts(model: Model, devices: int) -> list[ParallelPlan]:
+    """The plan that does nothing but split experts (and with them all else) over most devices; none on one device."""
+    plain = [plan for plan in legal_plans(model.shape, devices) if plan == ParallelPlan(tp=plan.tp, ep=True)]
+    return plain[-1:]
+
+
+def checked(asked: Sequence[ParallelPlan], model: Model, machine: Machine) -> list[ParallelPlan]:
+    """The plans, each once, if all divide the model."""
+    plans = list(dict.fromkeys(plainly(plan, model.shape) for plan in asked))
+    for plan in plans:
+        check_plan(plan, model.shape, machine)
+    return plans
 
 
 def is_reference(model: Model) -> bool:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from common.analysis.scaling.rows import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import (
+    ScalingRow,
+    by_model,
+    communication_share,
+    kv_cache_tokens,
+    sampling_unit,
+    scaling_rows,
+)
 from common.core.arrivals import ClosedLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
@@ -99,10 +106,11 @@ def repeats_frame(result: Result) -> pd.DataFrame:
 
 
 def memory_frame(result: Result) -> pd.DataFrame:
-    """One row per plan that started: what its devices hold, and how long it took to start.
+    """One row per plan that started the run's own model: what its devices hold, and how long it took to start.
 
     `expected_weight_bytes` is the model's weights over the plan's TP size, or of the fullest stage or set of experts.
     """
+    result = by_model(result)[0]
     started = {case.plan: case for case in result.cases if case.engine}
     records = [_memory_record(started[plan], result) for plan in sorted(started, key=lambda plan: (plan.devices, plan))]
     return pd.DataFrame(records, columns=_MEMORY_COLUMNS)

@@ -55,7 +55,7 @@ def legal_plans(shape: ModelShape, devices: int) -> list[ParallelPlan]:
 def nearest_legal(plan: ParallelPlan, shape: ModelShape, devices: int, most: int = 3) -> list[ParallelPlan]:
     """The legal plans on so many devices that differ least, by the product of the ratios of their sizes.
 
-    Of those equally near the largest come first; further ones than the nearest only where they split as much.
+    Only the nearest and those equally near, the largest first, at most so many.
     """
     legal = [other for other in _every(devices) if why_illegal(other, shape) is None]
     ordered = sorted(legal, key=lambda other: (_distance(plan, other), -other.devices, -other.tp))

@@ -16,6 +16,7 @@ from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|$)")
+PP_LAYERS = "VLLM_PP_LAYER_PARTITION"  # vLLM's only way to be told the layers of each stage
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -112,12 +113,14 @@ class EngineSettings:
             "HF_HUB_OFFLINE": "1",  # the model is already here
             "PYTHONUNBUFFERED": "1",
             **_device_environment(devices, self.cpu_kv_cache_gib),
-            **({"VLLM_PP_LAYER_PARTITION": ",".join(map(str, plan.stage_layers))} if plan.stage_layers else {}),
+            **({PP_LAYERS: ",".join(map(str, plan.stage_layers))} if plan.stage_layers else {}),
             # Eager on a CPU, vLLM still compiles one helper of the split embedding: at TP > 1 the first request
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
         }
-        return {**base_environment(), **added}
+        inherited = base_environment()
+        inherited.pop(PP_LAYERS, None)  # stages are the plan's
+        return {**inherited, **added}
 
 
 def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dict[str, str]:

@@ -88,7 +88,7 @@ def nearest_words(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> st
 
 def why_not(plan: ParallelPlan, shape: ModelShape, machine: Machine, oversubscribe: bool) -> CaseError | None:
     """Why a plan cannot run this model on this machine, or None."""
-    if plan.tp not in (legal := shape.legal_tp_sizes()):
+    if not plan.ep and plan.tp not in (legal := shape.legal_tp_sizes()):
         sizes = ", ".join(map(str, legal))
         return CaseError(
             "heads_not_divisible", f"tp{plan.tp} does not divide the model's heads", f"Legal sizes: {sizes}"

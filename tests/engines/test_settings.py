@@ -233,3 +233,17 @@ def test_no_vllm_is_imported_for_a_command() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(said.stdout.replace("'", '"')) == []
+
+
+def test_uneven_stages_are_told_and_those_of_somebody_elses_shell_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", "7,1")
+    assert "VLLM_PP_LAYER_PARTITION" not in SETTINGS.environment(ParallelPlan(pp=2), CPU, tmp_path)
+    uneven = SETTINGS.environment(ParallelPlan.parse("pp5+3"), CPU, tmp_path)
+    assert uneven["VLLM_PP_LAYER_PARTITION"] == "5,3"
+
+
+def test_every_plan_has_one_front_end_per_replica() -> None:
+    assert options(SETTINGS.command(ParallelPlan(dp=2), 1))["--api-server-count"] == "1"
+    assert "--api-server-count" not in PLAIN, "vLLM starts one without data parallelism"

@@ -109,6 +109,8 @@ def test_layers_as_vllm_chooses_them_are_not_another_plan(script: Script) -> Non
         (["--plans", "tp6pp3"], "nearest that do on 2 devices: pp2, tp2"),
         (["--plans", "tp3ep"], "nearest that do on 2 devices: tp2ep"),
         (["--plans", "tp2ep", "--moe-model", "qwen2-9m"], "--moe-model qwen2-9m has no experts to split"),
+        (["--plans", "tp1", "--moe-model", MOE], "--moe-model: no plan here needs another model"),
+        (["--model", MOE, "--moe-model", MOE], "--moe-model: no plan here needs another model"),
         (["--plans", "tp4"], "no plan can run here: tp4 needs 4 devices, this machine has 2"),
         (["--tp", "2"], "--tp names sizes of tensor parallelism alone"),
         (["--concurrency", "0"], "--concurrency 0: at least 1"),
@@ -146,5 +148,6 @@ def test_four_devices_have_their_plans(script: Script, monkeypatch: pytest.Monke
     four = replace(MACHINE, devices=(*SLICES, *(replace(one, index=one.index + 2) for one in SLICES)))
     monkeypatch.setattr(prepare, "find_machine", lambda *_: four)
     out = script(*SMALL, "--dry-run").out
+    assert "tp2ep/" not in out, "by experts on all devices"
     for plan in ("tp4/", "tp2pp2/", "pp4/", "tp2dp2/", "tp1x4/", "tp2x2/", f"{MOE}/tp4ep/"):
         assert f"\n{plan}" in out

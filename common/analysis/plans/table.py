@@ -25,7 +25,7 @@ MANY_DEVICES = 8  # plans on more are not laid out rank by rank
 def print_plans(result: Result, goals: Sequence[Goal] = GOALS, console: Console | None = None) -> None:
     """Everything about the plans of each model, the run's own first; models are not compared with each other."""
     console = console or stdout()
-    parts = [part for part in by_model(result) if part.cases] or [result]
+    parts = by_model(result)
     for part in parts:
         if len(parts) > 1:
             console.rule(f"[bold]{part.config['model']}[/]")
@@ -37,9 +37,9 @@ def print_plans(result: Result, goals: Sequence[Goal] = GOALS, console: Console 
 
 def plans_summary(result: Result) -> dict[str, Any]:
     """For the last line: cases on the Pareto front of their model, and the plan for each goal."""
-    parts = [part for part in by_model(result) if part.cases]
+    parts = by_model(result)
     front = [point.case for part in parts for point in plan_points(part) if point.on_front]
-    chosen = {goal: recommend(parts[0], goal) for goal in GOALS} if parts else {}
+    chosen = {goal: recommend(parts[0], goal) for goal in GOALS}
     return {"pareto_front": front, "recommended": {goal: str(found.plan) for goal, found in chosen.items() if found}}
 
 

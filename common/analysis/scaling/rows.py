@@ -124,14 +124,14 @@ def shape_of(case: Case, result: Result) -> ModelShape | None:
 
 
 def by_model(result: Result) -> list[Result]:
-    """The result as one per model, the run's own first: different models are not compared."""
+    """The result as one per model that has cases, the run's own first: different models are not compared."""
     others = dict.fromkeys(case.model for case in result.cases if case.model is not None)
     shapes = result.config.get("other_models", {})
     parts = [replace(result, cases=[case for case in result.cases if case.model is None])]
     for name in others:
         config = result.config | {"model": name, "model_shape": shapes.get(name)}
         parts.append(replace(result, config=config, cases=[case for case in result.cases if case.model == name]))
-    return parts
+    return [part for part in parts if part.cases] or parts
 
 
 def kv_cache_tokens(case: Case) -> int | None:
