@@ -8,10 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from common.analysis.scaling.rows import ScalingRow, communication_share, kv_cache_tokens, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import (
+    ScalingRow,
+    by_model,
+    communication_share,
+    kv_cache_tokens,
+    sampling_unit,
+    scaling_rows,
+)
 from common.core.arrivals import ClosedLoop, Replay
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
+from common.core.weight_split import plan_parameters
 from common.store.archive import load_result
 from common.store.files import RESULT_NAME, StoreError, load
 from common.store.schema import Case, Result
@@ -98,10 +106,11 @@ def repeats_frame(result: Result) -> pd.DataFrame:
 
 
 def memory_frame(result: Result) -> pd.DataFrame:
-    """One row per plan that started: what its devices hold, and how long it took to start.
+    """One row per plan that started the run's own model: what its devices hold, and how long it took to start.
 
-    `expected_weight_bytes` is the model's weights over the plan's TP size.
+    `expected_weight_bytes` is the model's weights over the plan's TP size, or of the fullest stage or set of experts.
     """
+    result = by_model(result)[0]
     started = {case.plan: case for case in result.cases if case.engine}
     records = [_memory_record(started[plan], result) for plan in sorted(started, key=lambda plan: (plan.devices, plan))]
     return pd.DataFrame(records, columns=_MEMORY_COLUMNS)
@@ -201,9 +210,11 @@ def _largest(case: Case, name: str) -> float | None:
 
 
 def _expected_weight_bytes(case: Case, result: Result) -> float | None:
-    """Weights over TP; pipeline stages and experts are not split evenly, so there nothing is expected."""
+    """What the fullest device should hold: weights over TP; for stages and experts what the layout gives it."""
     plan = case.plan
-    if "model_shape" not in result.config or plan.pp > 1 or plan.ep:
+    if not result.config.get("model_shape"):
         return None
     shape = ModelShape(**result.config["model_shape"])
+    if plan.pp > 1 or plan.ep:
+        return max(plan_parameters(shape, plan)) * shape.dtype_bytes
     return shape.parameters * shape.dtype_bytes / plan.tp

@@ -14,8 +14,10 @@ from common.analysis.evening.plans import print_evening
 from common.analysis.fairness import figures as fairness_figures
 from common.analysis.fairness.reading import mixes
 from common.analysis.fairness.table import print_fairness
+from common.analysis.plans import figures as plan_figures
+from common.analysis.plans.table import print_plans
 from common.analysis.scaling import figures
-from common.analysis.scaling.rows import scaling_rows
+from common.analysis.scaling.rows import by_model, scaling_rows
 from common.analysis.scaling.table import print_scaling
 from common.analysis.verification.table import print_verification
 from common.store.schema import Result
@@ -24,6 +26,7 @@ Draw = Callable[[Result], Figure]
 
 PRINTERS: dict[str, Callable[[Result], None]] = {
     "benchmark_scaling": print_scaling,
+    "compare_parallel_plans": print_plans,
     "simulate_concurrent_requests": print_concurrency,
     "test_mixed_workload": print_fairness,
     "test_tensor_parallel": print_verification,
@@ -38,14 +41,22 @@ def print_result(result: Result) -> None:
 
 def drawings(result: Result) -> dict[str, Draw]:
     """Figures by name."""
-    drawn: dict[str, Draw] = dict(figures.FIGURES) if scaling_rows(result) else {}
+    drawn: dict[str, Draw] = {name: _of_own_model(draw) for name, draw in figures.FIGURES.items()}
+    drawn = drawn if scaling_rows(result) else {}
     if concurrency_rows(result, "closed"):
         drawn["concurrency"] = concurrency_figures.concurrency
     if batch_rows(result):
         drawn["batch"] = concurrency_figures.batch
+    if result.experiment == "compare_parallel_plans":
+        drawn |= plan_figures.FIGURES
     if mixes(result):
         drawn["mixed-load"] = fairness_figures.costs
     return drawn
+
+
+def _of_own_model(draw: Draw) -> Draw:
+    """The figure of the run's own model: others are not compared with it."""
+    return lambda result: draw(by_model(result)[0])
 
 
 def save_drawings(result: Result, folder: Path) -> list[Path]:

@@ -51,6 +51,8 @@ class EngineFacts:
     all_reduce: list[AllReduceTime] = field(default_factory=list)
     all_reduce_traced: TracedAllReduces | None = None
     load_report_bytes_per_rank: list[int] = field(default_factory=list)  # vLLM's own "Model loading took", GPUs only
+    layers_per_rank: list[tuple[int, int]] = field(default_factory=list)  # first, and one past the last
+    experts_per_rank: list[int] = field(default_factory=list)  # of each layer; of a dense model none
 
 
 class Engine(Protocol):

@@ -24,6 +24,7 @@ class RankProbe:
     """Mixed into vLLM's worker; `self` is the worker. Names start with `lab_` so that they clash with nothing."""
 
     vllm_config: Any
+    model_runner: Any
     rank: int
 
     def lab_describe(self) -> dict[str, Any]:
@@ -41,6 +42,7 @@ class RankProbe:
                 "dp": parallel.data_parallel_size,
                 "ep": bool(parallel.enable_expert_parallel),
             },
+            **_held(self.model_runner.get_model()),
             "settings": {
                 "dtype": str(model.dtype).removeprefix("torch."),
                 "max_model_len": model.max_model_len,
@@ -109,6 +111,17 @@ class RankProbe:
         first = min((begin for begin, _, _ in spans), default=0.0)
         last = max((end for _, end, _ in spans), default=0.0)
         return {"span_s": (last - first) / 1e6, "all_reduce_s": _covered(reduces) / 1e6, "calls": len(reduces)}
+
+
+def _held(model: Any) -> dict[str, Any]:  # noqa: ANN401  # a torch.nn.Module; torch is imported only inside a rank
+    """What a loaded model has of its layers ([first, one past the last]) and experts; None where it does not say."""
+    inner = getattr(model, "model", model)
+    layers = [getattr(inner, name, None) for name in ("start_layer", "end_layer")]
+    counts = (getattr(module, "local_num_experts", None) for module in model.modules())
+    return {
+        "layers": None if None in layers else layers,
+        "experts": next((count for count in counts if isinstance(count, int)), None),
+    }
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:

@@ -16,6 +16,7 @@ from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|$)")
+PP_LAYERS = "VLLM_PP_LAYER_PARTITION"  # vLLM's only way to be told the layers of each stage
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -89,6 +90,8 @@ class EngineSettings:
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
         words += ["--enable-expert-parallel"] if plan.ep else []
+        # vLLM would start a front end for each data-parallel engine: one per replica, as every other plan has
+        words += ["--api-server-count", "1"] if plan.dp > 1 else []
         return [*words, *self.extra_args]
 
     def _scheduling_words(self) -> list[str]:
@@ -99,8 +102,8 @@ class EngineSettings:
             words += ["--long-prefill-token-threshold", str(self.long_prefill_token_threshold)]
         return words + (["--scheduling-policy", self.scheduling_policy] if self.scheduling_policy else [])
 
-    def environment(self, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
-        """The engine's environment: its devices, its scratch folder, and no calls home."""
+    def environment(self, plan: ParallelPlan, devices: Sequence[Device], scratch: Path) -> dict[str, str]:
+        """The engine's environment: its devices, its pipeline stages, its scratch folder, and no calls home."""
         added = {
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
@@ -110,11 +113,14 @@ class EngineSettings:
             "HF_HUB_OFFLINE": "1",  # the model is already here
             "PYTHONUNBUFFERED": "1",
             **_device_environment(devices, self.cpu_kv_cache_gib),
+            **({PP_LAYERS: ",".join(map(str, plan.stage_layers))} if plan.stage_layers else {}),
             # Eager on a CPU, vLLM still compiles one helper of the split embedding: at TP > 1 the first request
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
         }
-        return {**base_environment(), **added}
+        inherited = base_environment()
+        inherited.pop(PP_LAYERS, None)  # stages are the plan's
+        return {**inherited, **added}
 
 
 def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dict[str, str]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from common.core.layout import layout
+from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.engines.failures import EngineError, Failure, explain
 from common.engines.guarded import GuardedProcess, port_is_free
@@ -95,16 +99,26 @@ def prove_ours(process: GuardedProcess, base_url: str, served_name: str) -> None
         raise EngineError(Failure("foreign_server", message, "Run again: another free port will be taken"))
 
 
-def prove_plan(described: list[dict[str, object]], plan: ParallelPlan) -> None:
-    """Check that the ranks run the plan that was asked for.
+def prove_plan(described: list[dict[str, Any]], plan: ParallelPlan, shape: ModelShape) -> None:
+    """Check that the ranks run the plan that was asked for, and hold the layers and experts that it gives them.
+
+    Ranks of a dense model know nothing of other data-parallel engines: there the number of ranks is the proof. What a
+    model does not say of itself is not held against it.
 
     Raises:
         EngineError: they do not.
     """
-    asked = {"tp": plan.tp, "pp": plan.pp, "dp": plan.dp, "ep": plan.ep}
-    wrong = [rank["plan"] for rank in described if rank["plan"] != asked]
-    if wrong or len(described) != plan.devices_per_replica:
-        message = f"the engine runs {wrong[0] if wrong else f'{len(described)} ranks'} where {asked} was asked for"
+    asked = {"tp": plan.tp, "pp": plan.pp, "dp": plan.dp if shape.num_experts else 1, "ep": plan.ep}
+    wrong = [
+        str(rank["plan"]) for rank in described if rank["plan"] | ({} if shape.num_experts else {"dp": 1}) != asked
+    ]
+    wrong += [f"{len(described)} ranks"] if len(described) != plan.devices_per_replica else []
+    for rank, share in zip(described, layout(replace(plan, replicas=1), shape), strict=False):
+        layers, experts = [share.layers.start, share.layers.stop], len(share.experts)
+        wrong += [f"layers {rank['layers']} on rank {share.rank}"] if rank["layers"] not in (None, layers) else []
+        wrong += [f"{rank['experts']} experts on rank {share.rank}"] if rank["experts"] not in (None, experts) else []
+    if wrong:
+        message = f"the engine runs {wrong[0]} where {plan} was asked for"
         raise EngineError(Failure("wrong_plan", message, "Remove parallelism options from --engine-args"))
 
 

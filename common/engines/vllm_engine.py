@@ -46,7 +46,9 @@ class VllmServer:
         scratch = Path(tempfile.mkdtemp(prefix="lab-"))
         log.write_bytes(b"")
         self.clock = startup.PhaseClock(log)
-        self.process = GuardedProcess(settings.command(plan, port), settings.environment(devices, scratch), log, port)
+        self.process = GuardedProcess(
+            settings.command(plan, port), settings.environment(plan, devices, scratch), log, port
+        )
         self.endpoint = Endpoint("127.0.0.1", port, settings.served_name)
         self.base_url = f"http://127.0.0.1:{port}"
         self.startup_s = math.nan
@@ -64,14 +66,15 @@ class VllmServer:
         startup.prove_ours(self.process, self.base_url, self.settings.served_name)
         self.front_end = self.process.listener()
         self.ranks = self.ask_ranks("lab_describe")
-        startup.prove_plan(self.ranks, self.plan)
+        shape = ModelShape.from_config(json.loads((Path(self.settings.model) / "config.json").read_text()))
+        startup.prove_plan(self.ranks, self.plan, shape)
 
     def ask_ranks(self, method: str, *arguments: str) -> list[dict[str, Any]]:
         """Run a method of `RankProbe` in every rank at once; one answer per rank."""
         return asyncio.run(control.collective_rpc(self.base_url, method, arguments, RPC_TIMEOUT_S))
 
     def kv_cache_tokens(self) -> int | None:
-        """Tokens of KV cache that the server has, by its own report."""
+        """Tokens of KV cache that the server has, by its own report: of all its data-parallel engines together."""
         labels = asyncio.run(control.cache_config(self.base_url))
         try:
             return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
@@ -119,15 +122,10 @@ class VllmEngine:
             startup_s=max(server.startup_s for server in servers),
             startup_phases_s=first.clock.phases_s,
             kv_cache_tokens=sum(kv for kv in kv_tokens if kv is not None) if None not in kv_tokens else None,
-            weight_bytes_per_rank=[
-                int(rank["weight_bytes"]) for server in servers for rank in server.ranks if rank["weight_bytes"]
-            ],
-            load_report_bytes_per_rank=[
-                int(rank["load_report_bytes"])
-                for server in servers
-                for rank in server.ranks
-                if rank["load_report_bytes"]
-            ],
+            weight_bytes_per_rank=_told_by_ranks(servers, "weight_bytes"),
+            load_report_bytes_per_rank=_told_by_ranks(servers, "load_report_bytes"),
+            layers_per_rank=[tuple(rank["layers"]) for server in servers for rank in server.ranks if rank["layers"]],
+            experts_per_rank=_told_by_ranks(servers, "experts"),
             memory_bytes_per_rank=[used for server in servers for used in server.memory_bytes_per_rank()],
             settings=first.ranks[0]["settings"],
             all_reduce=_time_all_reduces(first, tokens_to_time) if plan.tp > 1 else [],

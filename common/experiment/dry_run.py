@@ -21,10 +21,11 @@ def print_dry_run(
         sys.stdout.write(f"workload: {recording.form}, {plural(len(recording.entries), 'request')} read\n")
     for note in recordings.notes(specs):
         sys.stdout.write(f"note: {note}\n")
+    width = max(24, *(len(case_id) for case_id in (*(spec.id for spec in specs), *skipped)))
     for spec in specs:
-        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
+        sys.stdout.write(f"{spec.id:{width}} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
     for case_id, reason in skipped.items():
-        sys.stdout.write(f"{case_id:24} skipped: {reason}\n")
+        sys.stdout.write(f"{case_id:{width}} skipped: {reason}\n")
     usd = planned.usd(usd_per_hour)
     price = "" if usd is None else f", about ${usd:.2f}"
     minutes = planned.seconds / 60

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.load_spec import Lengths
-from common.experiment.options import Options
+from common.experiment.options import InputError, Options
 from common.experiment.preflight import check_sizes, why_not
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
@@ -33,6 +33,25 @@ def plans(options: Options, model: Model) -> list[ParallelPlan]:
     if options.tp is not None:
         check_sizes(model.shape, sizes)
     return [ParallelPlan(tp=size) for size in sizes]
+
+
+def written_plans(written: Sequence[str]) -> list[ParallelPlan]:
+    """The plans of a command line, each once, the smallest first.
+
+    Raises:
+        InputError: none, or one that is no plan.
+    """
+    if not written:
+        raise InputError("--plans needs at least one plan, as in --plans tp1 tp2 pp2")
+    try:
+        return sorted({ParallelPlan.parse(text) for text in written}, key=by_size)
+    except ValueError as error:
+        raise InputError(f"--plans: {error}") from None
+
+
+def by_size(plan: ParallelPlan) -> tuple[int, int, int, ParallelPlan]:
+    """Orders plans so that the base comes first: by devices, and what splits the model before what copies it."""
+    return plan.devices, plan.replicas, plan.dp, plan
 
 
 def list_cases(

@@ -13,6 +13,7 @@ from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.core.recording import Recording
 from common.core.workload import Request, Workload, staggered
+from common.engines.models import Model
 from common.experiment.bench import Bench
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Configuration
@@ -70,6 +71,7 @@ class LoadSpec:
     What comes by the clock (`OpenLoop`, `Replay`) is one slot with `turns` requests. With a `recording` the requests
     come from it, and `lengths` are its means. `slo_ms` limits ttft, tpot or e2el for goodput. `total` is the number of
     requests where that is asked for and is no multiple of slots; `where` names what is measured in place of the plan.
+    `model` is measured in place of the run's.
     """
 
     plan: ParallelPlan
@@ -85,16 +87,17 @@ class LoadSpec:
     slo_ms: Mapping[str, float] = field(default_factory=dict, hash=False)
     total: int | None = None
     where: str = ""
+    model: Model | None = None
 
     @property
     def configuration(self) -> Configuration:
         """The engine it is measured on."""
-        return Configuration(self.plan, self.kv_like, self.changed)
+        return Configuration(self.plan, self.kv_like, self.changed, self.model)
 
     @property
     def id(self) -> str:
         """Unique within a run, the same in the run that resumes it."""
-        named = f"{self.where or self.plan}/{self.curve}"
+        named = f"{self._measured}/{self.curve}"
         match self.load:
             case Saturate():
                 return named
@@ -105,6 +108,11 @@ class LoadSpec:
                 return f"{named}/r{rate:g}{ramp}"
             case concurrency:
                 return f"{named}/c{concurrency}"
+
+    @property
+    def _measured(self) -> str:
+        """What ids begin with."""
+        return self.where or (f"{self.plan}" if self.model is None else f"{self.model.name}/{self.plan}")
 
     @property
     def streams(self) -> list[int]:
@@ -140,7 +148,7 @@ class LoadSpec:
         """A short case at a concurrency, on the way to the load where throughput saturates."""
         name = "ladder" if self.curve == "saturated" else f"ladder-{self.curve}"
         rung = replace(self, turns=min(self.turns, RUNG_TURNS)).at(concurrency)
-        rung.id, rung.curve = f"{self.plan}/{name}/c{concurrency}", name
+        rung.id, rung.curve = f"{self._measured}/{name}/c{concurrency}", name
         return rung
 
     def at(self, load: int | OpenLoop | Replay) -> Case:
@@ -149,7 +157,8 @@ class LoadSpec:
         workload = self.source.described(self.total or max(slots, 1) * self.turns)
         if self.turns >= FEWEST_STAGGERED_TURNS:
             workload = replace(workload, staggered=slots)
-        return Case(self.id, self.plan, self.curve, workload, arrivals, flags=list(self.flags))
+        model = None if self.model is None else self.model.name
+        return Case(self.id, self.plan, self.curve, workload, arrivals, flags=list(self.flags), model=model)
 
     def requests(self, case: Case, seed: int) -> list[Request]:
         """What is sent in one repeat of the case."""
@@ -197,6 +206,7 @@ class LoadSpec:
 
     def seconds(self, roofline: Roofline) -> float:
         """How long one start's repeats will take, warm-up and search included: an estimate."""
+        roofline = roofline if self.model is None else replace(roofline, shape=self.model.shape)
         match self.load:
             case Saturate():
                 return self._saturating_s(self.load, roofline)

@@ -24,14 +24,14 @@ from common.store.schema import Result
 # A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
 NOT_PART_OF_THE_WORK = (
     *("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python", "guess"),
-    *("max_minutes", "max_usd", "idle_timeout_s"),
+    *("max_minutes", "max_usd", "idle_timeout_s", "goal"),
 )
 YOUR_PATHS = ("--results-dir", "--workload", "--engine-python", "--base-url")
 
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that makes two runs the same work, or not."""
+    """Everything that makes two runs the same work, or not; `others` are models measured beside the run's."""
 
     experiment: str
     method_version: int
@@ -40,6 +40,7 @@ class Work:
     machine: Machine
     settings: EngineSettings
     recording: Recording | None = None
+    others: Sequence[Model] = ()
 
 
 def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
@@ -52,6 +53,7 @@ def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
         "model_shape": asdict(work.model.shape),
         "engine_settings": asdict(work.settings) | {"model": None, "engine": None},
     }
+    config |= {"other_models": {model.name: asdict(model.shape) for model in work.others}} if work.others else {}
     keyed = [work.method_version, {**config, "folder": str(work.model.folder)}, machine_fingerprint(work.machine)]
     keyed += [work.settings.engine.versions] if work.settings.engine else []
     place = Place(work.options.results_dir, work.experiment, work.machine, work.options.resume)

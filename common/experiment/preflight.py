@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from common.core.legality import nearest_legal, why_illegal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.engines.interpreter import check_arguments, find_engine
@@ -67,14 +69,38 @@ def check_lengths(specs: Sequence[Spec], settings: EngineSettings) -> None:
             )
 
 
+def check_plan(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> None:
+    """Check that a plan divides the model.
+
+    Raises:
+        InputError: it does not; the nearest that do on this machine's devices are named.
+    """
+    if wrong := why_illegal(plan, shape):
+        raise InputError(
+            f"{wrong}; nearest that do on {len(machine.devices)} devices: {nearest_words(plan, shape, machine)}"
+        )
+
+
+def nearest_words(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> str:
+    """The legal plans on this machine's devices that are most like one that is not."""
+    return ", ".join(str(near) for near in nearest_legal(plan, shape, len(machine.devices)))
+
+
 def why_not(plan: ParallelPlan, shape: ModelShape, machine: Machine, oversubscribe: bool) -> CaseError | None:
     """Why a plan cannot run this model on this machine, or None."""
-    if plan.tp not in (legal := shape.legal_tp_sizes()):
+    if not plan.ep and plan.tp not in (legal := shape.legal_tp_sizes()):
         sizes = ", ".join(map(str, legal))
         return CaseError(
             "heads_not_divisible", f"tp{plan.tp} does not divide the model's heads", f"Legal sizes: {sizes}"
         )
     have = len(machine.devices)
+    if wrong := why_illegal(plan, shape):
+        return CaseError("plan_not_divisible", wrong, f"Nearest that do: {nearest_words(plan, shape, machine)}")
+    if machine.kind == "cpu" and shape.num_experts and plan.dp > 1:
+        message = f"{plan} sends tokens to experts of other data-parallel engines, which vLLM cannot do on CPUs"
+        return CaseError(
+            "no_expert_exchange", message, f"Use replicas ({replace(plan, dp=1, replicas=plan.dp)}), or GPUs"
+        )
     if plan.devices <= have or (oversubscribe and machine.kind == "cpu"):
         return None
     remedy = "Rent or free more" if machine.kind == "gpu" else "Use a machine with more cores, or --oversubscribe"

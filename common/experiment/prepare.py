@@ -95,7 +95,9 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     warnings = preflight.check_machine(machine, devices_needed, options.allow_shared, engine)
     warnings += recordings.notes(specs)
     name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
-    result, paths = open_result(Work(name, version, options, model, machine, settings, recording))
+    others = {spec.configuration.model.name: spec.configuration.model for spec in specs if spec.configuration.model}
+    work = Work(name, version, options, model, machine, settings, recording, list(others.values()))
+    result, paths = open_result(work)
     held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]
     _add_skipped(result, plan.skipped)

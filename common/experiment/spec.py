@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from common.core.plan import ParallelPlan
 from common.core.recording import Recording
+from common.engines.models import Model
 from common.engines.settings import EngineSettings
 from common.experiment.bench import Bench
 from common.experiment.roofline import Roofline
@@ -19,16 +20,21 @@ class Configuration:
     """What an engine must be; cases that agree in it share one start.
 
     `changed` are fields of `EngineSettings` in which it differs from the run's pinned ones. With `kv_like` it has as
-    many KV blocks as that plan's engine has, whatever its own memory would hold.
+    many KV blocks as that plan's engine has, whatever its own memory would hold. `model` is served in place of the
+    run's.
     """
 
     plan: ParallelPlan
     kv_like: ParallelPlan | None = None
     changed: tuple[tuple[str, Any], ...] = ()
+    model: Model | None = None
 
     def settings(self, pinned: EngineSettings) -> EngineSettings:
         """The run's settings with the changes."""
-        return replace(pinned, **dict(self.changed))
+        served = pinned
+        if self.model is not None:
+            served = replace(pinned, model=str(self.model.folder), served_name=self.model.name)
+        return replace(served, **dict(self.changed))
 
 
 class Spec(Protocol):

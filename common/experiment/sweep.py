@@ -86,9 +86,8 @@ class Sweep:
             with self._engine(start, waiting) as engine:
                 if engine is None:
                     return
-                bench = Bench(
-                    engine, start, self.seed, self.paths.requests, monitor, self.watch, self.recount, self.ceiling
-                )
+                recount = None if waiting[0].configuration.model else self.recount  # it reads the run's own tokens
+                bench = Bench(engine, start, self.seed, self.paths.requests, monitor, self.watch, recount, self.ceiling)
                 while waiting:
                     spec = waiting.pop(0)
                     if not self._affords(start, spec, up=True):
@@ -213,8 +212,8 @@ class Sweep:
             return settings
         for case in self.result.cases:
             tokens, block = case.engine.get("kv_cache_tokens"), case.engine.get("settings", {}).get("block_size")
-            if case.plan == like and tokens and block:
-                return replace(settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas))
+            if case.plan == like and case.model is None and tokens and block:
+                return replace(settings, num_gpu_blocks=int(tokens) // (int(block) * case.plan.replicas * case.plan.dp))
         message = f"the KV cache of {like} is unknown, so it cannot be given to {configuration.plan}"
         raise EngineError(Failure("no_base", message, f"Measure {like} in the same run"))
 

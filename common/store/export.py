@@ -27,7 +27,7 @@ def _runs(case: Case, result: Result) -> list[dict[str, Any]]:
         "endpoint_type": "openai",
         "label": f"{plan}",
         "curve": case.curve,
-        "model_id": result.config.get("model"),
+        "model_id": case.model or result.config.get("model"),
         "tensor_parallel_size": plan.tp,
         "pipeline_parallel_size": plan.pp,
         "data_parallel_size": plan.dp * plan.replicas,  # plot_pareto counts devices as tp * pp * dp

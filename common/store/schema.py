@@ -50,7 +50,8 @@ class Case:
 
     `repeats` are flat and raw, one dict per repeat, with the keys of `vllm bench serve` (milliseconds, tokens per
     second), `start` (which engine start) and `repeat`; everything else in the file is in SI units. `id` names the case
-    within its run.
+    within its run. `model` is the model where it is not the run's own (`config["model"]`): its shape stands in
+    `config["other_models"]`, and it is compared only with cases of the same.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Case:
     monitor: dict[str, float] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     client: Verdict | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_weights_that_are_not_split_are_named(per_rank: float, doubted: bool) ->
     other.engine["weight_bytes_per_rank"] = [round(per_rank * WEIGHT_BYTES), WEIGHT_BYTES // 2]
     lines = doubts(result([base, other]))
     assert lines == (
-        [f"tp2 does not split the weights evenly: a rank holds {per_rank:.0%} of them, not 50%."] * doubted
+        [f"tp2 does not split the weights as it should: a rank holds {per_rank:.0%} of them, not 50%."] * doubted
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,7 +11,10 @@ from common.core.plan import ParallelPlan
 
 SIZES = st.integers(min_value=1, max_value=64)
 FEW = st.integers(min_value=1, max_value=4)
-PLANS = st.builds(ParallelPlan, tp=SIZES, pp=SIZES, dp=SIZES, ep=st.booleans(), replicas=SIZES)
+EVEN = st.builds(ParallelPlan, tp=SIZES, pp=SIZES, dp=SIZES, ep=st.booleans(), replicas=SIZES)
+STAGES = st.lists(SIZES, min_size=2, max_size=5).map(tuple)
+UNEVEN = st.builds(lambda plan, layers: replace(plan, pp=len(layers), stage_layers=layers), EVEN, STAGES)
+PLANS = EVEN | UNEVEN
 
 
 @settings(deadline=None)
@@ -44,6 +48,8 @@ def test_two_plans_are_never_written_alike(one: ParallelPlan, other: ParallelPla
         ("pp2", ParallelPlan(pp=2), "pp2", 2),
         ("tp1pp2", ParallelPlan(pp=2), "pp2", 2),
         ("x3", ParallelPlan(replicas=3), "tp1x3", 3),
+        ("pp5+3", ParallelPlan(pp=2, stage_layers=(5, 3)), "pp5+3", 2),
+        ("tp2pp3+3+2x2", ParallelPlan(2, 3, 1, False, 2, (3, 3, 2)), "tp2pp3+3+2x2", 12),
         (" TP2PP3DP5EPX7 ", ParallelPlan(2, 3, 5, True, 7), "tp2pp3dp5epx7", 210),
     ],
 )
@@ -53,7 +59,9 @@ def test_the_forms_of_the_design(text: str, plan: ParallelPlan, written: str, de
     assert plan.devices == devices
 
 
-@pytest.mark.parametrize("text", ["", "  ", "2", "tp", "tp-1", "tp1.5", "pp2tp2", "tp2 pp2", "tp2x", "xtp2", "tp2,tp4"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "2", "tp", "tp-1", "tp1.5", "pp2tp2", "tp2 pp2", "tp2x", "xtp2", "tp2,tp4", "pp5+", "pp+3"]
+)
 def test_what_is_no_plan_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(ValueError, match="not a plan; write tp2"):
         ParallelPlan.parse(text)
@@ -63,6 +71,14 @@ def test_what_is_no_plan_is_refused_with_the_forms(text: str) -> None:
 def test_a_size_of_zero_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be 1 or more, not 0"):
         ParallelPlan.parse(text)
+
+
+def test_stages_without_layers_or_of_another_number_are_refused() -> None:
+    for layers, pp in (((5, 0), 2), ((8,), 1)):
+        with pytest.raises(ValueError, match="two stages or more, each of 1 layer or more"):
+            ParallelPlan(pp=pp, stage_layers=layers)
+    with pytest.raises(ValueError, match="2 numbers of layers were given for 3 pipeline stages"):
+        ParallelPlan(pp=3, stage_layers=(4, 4))
 
 
 def test_a_negative_size_is_refused() -> None:

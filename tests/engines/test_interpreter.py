@@ -89,7 +89,9 @@ def test_the_plugin_is_found_by_what_an_editable_install_leaves_in_the_checkout(
 
 
 def test_an_engine_imports_the_probe_of_this_checkout_from_any_folder(other: Path, tmp_path: Path) -> None:
-    environment = EngineSettings("/m", "m", engine=InstalledEngine(str(other), {})).environment(CPU, tmp_path)
+    environment = EngineSettings("/m", "m", engine=InstalledEngine(str(other), {})).environment(
+        ParallelPlan(), CPU, tmp_path
+    )
     code = "from common.engines import rank_probe; print(rank_probe.__file__)"
     said = subprocess.check_output([other, "-c", code], env=environment, cwd=tmp_path, text=True)
     assert Path(said.strip()) == CHECKOUT / "common" / "engines" / "rank_probe.py"

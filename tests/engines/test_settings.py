@@ -36,6 +36,7 @@ def options(command: list[str]) -> dict[str, str]:
 
 def test_everything_but_the_plan_is_equal_across_plans() -> None:
     by_plan = {"--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "--enable-expert-parallel"}
+    by_plan |= {"--api-server-count"}
     commands = [options(SETTINGS.command(plan, 8000)) for plan in PLANS]
     shared = [{name: value for name, value in found.items() if name not in by_plan} for found in commands]
     assert all(other == shared[0] for other in shared)
@@ -114,21 +115,21 @@ def test_every_option_is_one_that_vllm_knows() -> None:
 
 
 def test_gpus_are_named_by_uuid_in_the_plans_order(tmp_path: Path) -> None:
-    environment = SETTINGS.environment(GPU, tmp_path)
+    environment = SETTINGS.environment(ParallelPlan(), GPU, tmp_path)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-ccc,GPU-aaa"
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environment
 
 
 def test_slices_are_bound_rank_by_rank(tmp_path: Path) -> None:
-    environment = SETTINGS.environment(CPU, tmp_path)
+    environment = SETTINGS.environment(ParallelPlan(), CPU, tmp_path)
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|4,5"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     single = [Device(index, "cpu", "A CPU", cores=(index,)) for index in range(2)]
-    assert SETTINGS.environment(single, tmp_path)["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
+    assert SETTINGS.environment(ParallelPlan(), single, tmp_path)["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
 
 
 def test_no_calls_home_and_scratch_in_one_place(tmp_path: Path) -> None:
-    environment = SETTINGS.environment(CPU, tmp_path)
+    environment = SETTINGS.environment(ParallelPlan(), CPU, tmp_path)
     wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
     assert wanted.items() <= environment.items()
     assert environment["VLLM_RPC_BASE_PATH"] == str(tmp_path)
@@ -152,7 +153,7 @@ def test_no_calls_home_and_scratch_in_one_place(tmp_path: Path) -> None:
 )
 def test_secrets_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "s3cr3t-value")
-    environment = SETTINGS.environment(CPU, tmp_path)
+    environment = SETTINGS.environment(ParallelPlan(), CPU, tmp_path)
     assert "s3cr3t-value" not in environment.values()
 
 
@@ -161,12 +162,12 @@ def test_secrets_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 )
 def test_settings_that_are_no_secrets_get_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "value")
-    assert SETTINGS.environment(CPU, tmp_path)[name] == "value"
+    assert SETTINGS.environment(ParallelPlan(), CPU, tmp_path)[name] == "value"
 
 
 def test_the_shells_own_environment_is_left_alone(tmp_path: Path) -> None:
     before = dict(os.environ)
-    SETTINGS.environment(GPU, tmp_path)
+    SETTINGS.environment(ParallelPlan(), GPU, tmp_path)
     assert dict(os.environ) == before
 
 
@@ -179,10 +180,10 @@ def test_the_chosen_interpreter_runs_vllm() -> None:
 
 def test_this_checkout_comes_first_on_the_engines_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    root = SETTINGS.environment(CPU, tmp_path)["PYTHONPATH"]
+    root = SETTINGS.environment(ParallelPlan(), CPU, tmp_path)["PYTHONPATH"]
     assert (Path(root) / "common" / "engines" / "rank_probe.py").is_file()
     monkeypatch.setenv("PYTHONPATH", "/mine:/yours")
-    assert SETTINGS.environment(CPU, tmp_path)["PYTHONPATH"] == f"{root}:/mine:/yours"
+    assert SETTINGS.environment(ParallelPlan(), CPU, tmp_path)["PYTHONPATH"] == f"{root}:/mine:/yours"
 
 
 def test_engine_args_are_split_as_a_shell_would() -> None:
@@ -232,3 +233,17 @@ def test_no_vllm_is_imported_for_a_command() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(said.stdout.replace("'", '"')) == []
+
+
+def test_uneven_stages_are_told_and_those_of_somebody_elses_shell_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", "7,1")
+    assert "VLLM_PP_LAYER_PARTITION" not in SETTINGS.environment(ParallelPlan(pp=2), CPU, tmp_path)
+    uneven = SETTINGS.environment(ParallelPlan.parse("pp5+3"), CPU, tmp_path)
+    assert uneven["VLLM_PP_LAYER_PARTITION"] == "5,3"
+
+
+def test_every_plan_has_one_front_end_per_replica() -> None:
+    assert options(SETTINGS.command(ParallelPlan(dp=2), 1))["--api-server-count"] == "1"
+    assert "--api-server-count" not in PLAIN, "vLLM starts one without data parallelism"

@@ -33,11 +33,11 @@ BENCH = Workload(requests=48, input_tokens=64, output_tokens=32, vocab_size=SHAP
 WORK = Workload(requests=16, input_tokens=32, output_tokens=24, vocab_size=SHAPE.vocab_size, seed=7)
 
 
-def greedy_tokens(engine: VllmEngine, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+def greedy_tokens(engine: VllmEngine, prompts: Sequence[Sequence[int]], replica: int = 0) -> list[list[int]]:
     """The tokens of greedy answers, one request after another, so that batching plays no part."""
 
     async def ask() -> list[list[int]]:
-        endpoint = engine.endpoints[0]
+        endpoint = engine.endpoints[replica]
         url = f"http://{endpoint.host}:{endpoint.port}/v1/completions"
         answers = []
         async with aiohttp.ClientSession() as session:

@@ -161,7 +161,7 @@ def test_a_plan_that_fits_has_no_reason_not_to_run() -> None:
     assert preflight.why_not(ParallelPlan(tp=2), SHAPE, MACHINE, oversubscribe=False) is None
 
 
-@pytest.mark.parametrize("plan", [ParallelPlan(tp=4), ParallelPlan(tp=2, replicas=2), ParallelPlan(tp=1, pp=3)])
+@pytest.mark.parametrize("plan", [ParallelPlan(tp=4), ParallelPlan(tp=2, replicas=2), ParallelPlan(tp=1, pp=4)])
 def test_a_plan_that_needs_more_devices_says_how_many(plan: ParallelPlan) -> None:
     error = preflight.why_not(plan, SHAPE, MACHINE, oversubscribe=False)
     assert error is not None

@@ -21,7 +21,7 @@ from common.analysis.scaling.rivals import (
     loads,
     ratio_of,
 )
-from common.analysis.scaling.rows import ScalingRow, communication_share
+from common.analysis.scaling.rows import ScalingRow, by_model, communication_share
 from common.analysis.scaling.table import stdout
 from common.core.stats import Estimate
 from common.store.schema import Case, Result
@@ -42,8 +42,9 @@ class Confronted:
 
 
 def confront(result: Result) -> list[Confronted]:
-    """The beliefs that the result speaks to, the most telling first."""
-    found = [(belief, says(result)) for belief, says in BELIEFS.items()]
+    """The beliefs that the result speaks to of the run's own model, the most telling first."""
+    own = by_model(result)[0]
+    found = [(belief, says(own)) for belief, says in BELIEFS.items()]
     return [Confronted(belief, sentence) for belief, sentence in found if sentence]
 
 

@@ -10,7 +10,7 @@ from common.analysis.frames import usd_per_million
 from common.analysis.learning.evidence import UNREADABLE
 from common.analysis.scaling.findings import conclusions
 from common.analysis.scaling.reading import about, caveats, interval, streams
-from common.analysis.scaling.rows import ScalingRow, is_invalid, samples, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, fair_rows, samples
 from common.core.plan import ParallelPlan
 from common.core.stats import ratio
 from common.store.schema import Result
@@ -86,7 +86,17 @@ def configuration(result: Result, source: str) -> str:
     if usd is not None:
         lines += ["", f"At ${result.cost['usd_per_hour']:.2f} per hour {best.case.plan} costs ${usd:.3f} per million"]
         lines[-1] += f" output tokens at {streams(best.load)}."
-    lines += ["", "To serve it:", "", "```", *_commands(best.case.plan, result), "```", "", "What was found:", ""]
+    lines += [
+        "",
+        "To serve it:",
+        "",
+        "```",
+        *serving_commands(best.case.plan, result),
+        "```",
+        "",
+        "What was found:",
+        "",
+    ]
     lines += [f"- {sentence}" for sentence in conclusions(result)]
     lines += ["", "What to doubt:", "", *(f"- {sentence}" for sentence in caveats(result))]
     return "\n".join(lines) + "\n"
@@ -94,29 +104,19 @@ def configuration(result: Result, source: str) -> str:
 
 def best_latency(result: Result) -> ScalingRow | None:
     """The plan whose tokens come fastest at the lightest load of all."""
-    rows = [row for row in _fair(result) if row.tpot_ms is not None]
+    rows = [row for row in fair_rows(result) if row.tpot_ms is not None]
     lightest = min((row.load for row in rows), default=0.0)
     return min((row for row in rows if row.load == lightest), key=lambda row: row.tpot_ms or 0.0, default=None)
 
 
 def best_throughput(result: Result) -> ScalingRow | None:
     """The plan that gives most tokens per second at whatever load."""
-    return max(_fair(result), key=_value, default=None)
+    return max(fair_rows(result), key=_value, default=None)
 
 
 def best_per_device(result: Result) -> ScalingRow | None:
     """The plan that gives most tokens per second and device at whatever load."""
-    return max(_fair(result), key=_per_device, default=None)
-
-
-def _fair(result: Result) -> list[ScalingRow]:
-    """Measured rows on devices of their own with an engine as the plan alone would have it."""
-    rows = [row for row in scaling_rows(result) if row.throughput is not None and not is_invalid(row.case)]
-    return [row for row in rows if row.curve in ("fixed", "saturated", "weak") and _has_devices(row)]
-
-
-def _has_devices(row: ScalingRow) -> bool:
-    return "oversubscribed" not in row.case.flags
+    return max(fair_rows(result), key=_per_device, default=None)
 
 
 def _value(row: ScalingRow) -> float:
@@ -140,7 +140,7 @@ def _line(goal: str, row: ScalingRow, measured: str, result: Result, metric: str
 def _not_told_apart(row: ScalingRow, result: Result, metric: str) -> list[str]:
     """Other plans at the same curve and load whose ratio to this one has no interval, or one that holds 1."""
     found = []
-    for other in _fair(result):
+    for other in fair_rows(result):
         if other.case.plan == row.case.plan or (other.curve, other.load) != (row.curve, row.load):
             continue
         upper, lower = samples(other.case, metric), samples(row.case, metric)
@@ -150,14 +150,17 @@ def _not_told_apart(row: ScalingRow, result: Result, metric: str) -> list[str]:
     return found
 
 
-def _commands(plan: ParallelPlan, result: Result) -> list[str]:
+def serving_commands(plan: ParallelPlan, result: Result) -> list[str]:
+    """The `vllm serve` that runs a plan as it was measured, and what else it takes."""
     pinned = result.config.get("engine_settings", {})
     options = [f"--{name.replace('_', '-')} {pinned[name]}" for name in PINNED if pinned.get(name) is not None]
     options += ["--enforce-eager"] if pinned.get("eager") else []
     sizes = [f"--tensor-parallel-size {plan.tp}"]
     sizes += [f"--pipeline-parallel-size {plan.pp}"] if plan.pp > 1 else []
     sizes += [f"--data-parallel-size {plan.dp}"] if plan.dp > 1 else []
-    command = " ".join(["vllm serve", str(result.config.get("model", "MODEL")), *sizes, *options])
+    sizes += ["--enable-expert-parallel"] if plan.ep else []
+    layers = [f"VLLM_PP_LAYER_PARTITION={','.join(map(str, plan.stage_layers))}"] if plan.stage_layers else []
+    command = " ".join([*layers, "vllm serve", str(result.config.get("model", "MODEL")), *sizes, *options])
     copies = f"# {plan.replicas} of these, each on devices and a port of its own" if plan.replicas > 1 else ""
     return [line for line in (copies, command) if line]
 

@@ -112,6 +112,38 @@ def _ask_scaling(cases: Sequence[Case]) -> Asked | None:
     return None
 
 
+def _ask_plans(cases: Sequence[Case]) -> Asked | None:
+    """About splitting inside layers against splitting by layers (else copies), on as many devices."""
+    rivals = _rival_plans(cases)
+    if rivals is None:
+        return None
+    split, other = rivals
+    load = "at 1 stream" if _streams(split) == 1 else f"at {_streams(split)} streams"
+    return Asked(f"How many times the tokens per second of {other.plan} will {split.plan} give {load}?", split.id)
+
+
+def _gain_over_rival(result: Result, case: str) -> Estimate | None:
+    asked = next((one for one in result.cases if one.id == case), None)
+    rivals = _rival_plans([one for one in result.cases if asked and _streams(one) == _streams(asked)])
+    if asked is None or rivals is None or rivals[0].id != case:
+        return None
+    pair = [samples(one, "output_throughput") for one in rivals]
+    return ratio("gain_over_rival", "x", *pair) if all(pair) and min(map(min, pair)) > 0 else None
+
+
+def _rival_plans(cases: Sequence[Case]) -> tuple[Case, Case] | None:
+    """A plan that is tensor parallelism alone, at its highest fixed load, and its rival on as many devices."""
+    own = [case for case in cases if case.curve == "fixed" and case.model is None and case.status != "skipped"]
+    for split in sorted(own, key=lambda case: (-case.plan.devices, -_streams(case))):
+        if split.plan != ParallelPlan(tp=split.plan.devices) or split.plan.devices == 1:
+            continue
+        alike = [case for case in own if case.plan.devices == split.plan.devices and _streams(case) == _streams(split)]
+        others = sorted((case for case in alike if case.plan.tp == 1), key=lambda case: -case.plan.pp)
+        if others:
+            return split, others[0]
+    return None
+
+
 def _speedup(result: Result, case: str) -> Estimate | None:
     return next((row.speedup for row in scaling_rows(result) if row.case.id == case), None)
 
@@ -189,6 +221,7 @@ def _streams(case: Case) -> int:
 QUESTIONS = {
     "benchmark_scaling": Question("x", _ask_scaling, _speedup),
     "run_distributed_benchmark": Question("x", _ask_scaling, _speedup),
+    "compare_parallel_plans": Question("x", _ask_plans, _gain_over_rival),
     "simulate_concurrent_requests": Question("x", _ask_concurrency, _gain_from_load),
     "test_mixed_workload": Question("x", _ask_mixed, _slowdown),
     "test_tensor_parallel": Question("%", _ask_verification, _weight_share),

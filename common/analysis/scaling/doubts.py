@@ -9,9 +9,11 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from common.analysis.scaling.rows import CURVES, ScalingRow, kv_cache_tokens, samples, scaling_rows
+from common.analysis.scaling.rows import CURVES, ScalingRow, kv_cache_tokens, samples, scaling_rows, shape_of
 from common.core.arrivals import ClosedLoop
+from common.core.plan import ParallelPlan
 from common.core.stats import CONFIDENCE
+from common.core.weight_split import plan_parameters
 from common.store.schema import Case, Result
 
 DRIFT_WITHIN = 0.05
@@ -90,12 +92,21 @@ def _weights(result: Result) -> Iterator[str]:
         if weights:
             per_rank.setdefault((case.plan.tp * case.plan.pp, str(case.plan)), (case, weights))
     whole = next((max(weights) for (parts, _), (_, weights) in per_rank.items() if parts == 1), None)
-    for (parts, plan), (_, weights) in per_rank.items():
-        if whole and parts > 1 and max(weights) > whole / parts * (1 + WEIGHTS_WITHIN):
+    for (parts, plan), (case, weights) in per_rank.items():
+        share = _fullest_share(case, result) or 1 / parts
+        if whole and parts > 1 and max(weights) > whole * share * (1 + WEIGHTS_WITHIN):
             yield (
-                f"{plan} does not split the weights evenly: a rank holds {max(weights) / whole:.0%} of them,"
-                f" not {1 / parts:.0%}."
+                f"{plan} does not split the weights as it should: a rank holds {max(weights) / whole:.0%} of them,"
+                f" not {share:.0%}."
             )
+
+
+def _fullest_share(case: Case, result: Result) -> float | None:
+    """What part of the model the plan's fullest rank should hold; both ends of a pipeline hold a tied embedding."""
+    shape = shape_of(case, result)
+    if shape is None:
+        return None
+    return max(plan_parameters(shape, case.plan)) / max(plan_parameters(shape, ParallelPlan()))
 
 
 def _disagreement(result: Result) -> Iterator[str]:

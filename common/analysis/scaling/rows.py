@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
@@ -12,6 +12,7 @@ from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
 
 CURVES = ("fixed", "saturated", "pinned", "weak", "replay")
+LIKE_ALONE = ("fixed", "saturated", "weak")  # curves whose engines are as the plan alone would have them
 BASE_FROM = {"pinned": "saturated"}  # plans with the base's KV cache stand beside the base as it saturates
 THROUGHPUT, LATENCY = "output_throughput", "median_e2el_ms"
 HOLDS_SEQUENCES = 16  # a base with room for fewer is starved of KV cache, and everything looks fast beside it
@@ -80,11 +81,17 @@ def scaling_rows(result: Result) -> list[ScalingRow]:
         groups = _groups(result, curve)
         for group in sorted(groups):
             ordered = sorted(groups[group], key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
-            rivals = _groups(result, BASE_FROM[curve]).get(0.0, []) if curve in BASE_FROM else ordered
+            rivals = _groups(result, BASE_FROM[curve]).get(group, []) if curve in BASE_FROM else ordered
             base = next((case for case in rivals if _can_be_base(case)), None)
             steady = all(is_steady(case) for case in {case.id: case for case in (*ordered, *rivals)}.values())
             rows += [_row(curve, case, base, steady) for case in ordered]
     return rows
+
+
+def fair_rows(result: Result) -> list[ScalingRow]:
+    """Measured rows on devices of their own, with an engine as the plan alone would have it."""
+    rows = [row for row in scaling_rows(result) if row.throughput is not None and not is_invalid(row.case)]
+    return [row for row in rows if row.curve in LIKE_ALONE and "oversubscribed" not in row.case.flags]
 
 
 def is_steady(case: Case) -> bool:
@@ -97,12 +104,34 @@ def is_invalid(case: Case) -> bool:
     return case.client is not None and case.client.word == "INVALID"
 
 
-def _groups(result: Result, curve: str) -> dict[float, list[Case]]:
-    groups: dict[float, list[Case]] = {}
+def _groups(result: Result, curve: str) -> dict[tuple[str, float], list[Case]]:
+    groups: dict[tuple[str, float], list[Case]] = {}
     for case in result.cases:
         if case.curve == curve:
-            groups.setdefault(_group(case), []).append(case)
+            groups.setdefault((case.model or "", _group(case)), []).append(case)
     return groups
+
+
+def shape_of(case: Case, result: Result) -> ModelShape | None:
+    """The dimensions of the case's model; None where a result from elsewhere does not tell them."""
+    own = result.config.get("model_shape")
+    shape = (
+        own
+        if case.model in (None, result.config.get("model"))
+        else result.config.get("other_models", {}).get(case.model)
+    )
+    return ModelShape(**shape) if shape else None
+
+
+def by_model(result: Result) -> list[Result]:
+    """The result as one per model that has cases, the run's own first: different models are not compared."""
+    others = dict.fromkeys(case.model for case in result.cases if case.model is not None)
+    shapes = result.config.get("other_models", {})
+    parts = [replace(result, cases=[case for case in result.cases if case.model is None])]
+    for name in others:
+        config = result.config | {"model": name, "model_shape": shapes.get(name)}
+        parts.append(replace(result, config=config, cases=[case for case in result.cases if case.model == name]))
+    return [part for part in parts if part.cases] or parts
 
 
 def kv_cache_tokens(case: Case) -> int | None:
@@ -120,9 +149,11 @@ def communication_share(case: Case, result: Result) -> float | None:
     times = case.engine.get("all_reduce") or []
     if not times or not tpot_ms or not isinstance(case.arrivals, ClosedLoop):
         return None
-    in_batch = case.arrivals.concurrency / case.plan.replicas
+    shape = shape_of(case, result)
+    if shape is None:
+        return None
+    in_batch = case.arrivals.concurrency / (case.plan.replicas * case.plan.dp)
     nearest = min(times, key=lambda timed: abs(timed["tokens"] - in_batch))
-    shape = ModelShape(**result.config["model_shape"])
     step_s = geometric_mean("tpot", "ms", tpot_ms).value / 1e3
     return float(nearest["seconds"]) * shape.all_reduces_per_step / step_s
 
