@@ -10,7 +10,7 @@ constants, and again around what was found). With no measured row the prior rema
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +27,8 @@ Index = NDArray[np.int64]
 MISSES = ("group_offset", "group_slope", "group_drift", "case_offset", "case_slope", "case_drift", "noise", "starved")
 ROUNDS = 3
 STEP = 1e-3
+SCALES = 2.0 ** np.arange(-1.5, 2.6, 0.5)
+"""Factors on what the model misses that are weighed against each other for each group."""
 FARTHEST = 3.0  # widths of the prior: no constant is believed farther out
 PCIE_BYTES_S = 64e9  # links up to here are PCIe
 
@@ -36,16 +38,16 @@ class Priors:
     """What is believed before anything is measured, in natural logarithms, ordered as `CONSTANTS` and `MISSES`."""
 
     centres: Floats
-    compiled: Floats
-    """Added to the centres where the engine schedules in compiled code."""
-    young: Floats
-    """Added where the platform's kernels are young."""
     widths: Floats
     pcie_links: float
     """How many times wider the prior of the links is over PCIe."""
     misses: Floats
     case_constants: float
     """How far the constants differ between cases of a group, in widths."""
+    scatter: float
+    """How far groups differ in how much the model misses of them: width of the logarithm of a common factor."""
+    own: float
+    """Error of a case's own two-point fit, for each doubling of the devices beyond its points."""
     interval: float
     """Half an interval in standard deviations, so that 80 % of held-out rows and more lie inside."""
 
@@ -58,12 +60,12 @@ class Priors:
 
         return cls(
             centres=columns("centres", CONSTANTS),
-            compiled=columns("compiled", CONSTANTS),
-            young=columns("young", CONSTANTS),
             widths=columns("widths", CONSTANTS),
             pcie_links=float(content["pcie_links"]),
             misses=columns("misses", MISSES),
             case_constants=float(content["case_constants"]),
+            scatter=float(content["scatter"]),
+            own=float(content["own"]),
             interval=float(content["interval"]),
         )
 
@@ -75,22 +77,21 @@ class Priors:
 
         return {
             "centres": named(self.centres, CONSTANTS),
-            "compiled": named(self.compiled, CONSTANTS),
-            "young": named(self.young, CONSTANTS),
             "widths": named(self.widths, CONSTANTS),
             "pcie_links": round(self.pcie_links, 4),
             "misses": named(self.misses, MISSES),
             "case_constants": round(self.case_constants, 4),
+            "scatter": round(self.scatter, 4),
+            "own": round(self.own, 4),
             "interval": self.interval,
         }
 
     def of(self, rows: Rows) -> tuple[Floats, Floats]:
         """Centres and widths of the constants for the engine and links of these rows, all of one group."""
-        centres = self.centres + self.compiled * rows.compiled[0] + self.young * rows.young[0]
         widths = self.widths.copy()
         if rows.link[0] <= PCIE_BYTES_S:
             widths[CONSTANTS.index("links")] *= self.pcie_links
-        return centres, widths
+        return self.centres, widths
 
 
 @cache
@@ -109,6 +110,10 @@ class Sample:
     case: Index
     devices: Floats
     calibrates: Flags
+    straight: Floats
+    """Logarithm of the rate by a two-point fit to the case's own calibrating rows; not a number where there is none."""
+    reach: Floats
+    """Doublings of the devices beyond the farther of these two points."""
 
 
 @dataclass(frozen=True)
@@ -122,31 +127,115 @@ class Prediction:
     """Median share by which the step model misses the ratios between calibrating rows of a case; None without any."""
 
 
+@dataclass(frozen=True)
+class _Line:
+    """The step model of one sample as a straight line around some constants."""
+
+    sample: Sample
+    constants: Floats
+    values: Floats
+    slopes: Floats
+    """Shape (rows, constants)."""
+    centres: Floats
+    widths: Floats
+    missed: Floats
+    """Covariance of what the model misses, before the group's scale."""
+    alike: Floats
+
+    @property
+    def mean(self) -> Floats:
+        """What the priors expect of each row."""
+        expected: Floats = self.values + self.slopes @ (self.centres - self.constants)
+        return expected
+
+    def covariance(self, scale: float = 1.0) -> Floats:
+        """Covariance of the rows before any is measured."""
+        spread = self.slopes * self.widths
+        whole: Floats = (spread @ spread.T) * self.alike + scale**2 * self.missed
+        return whole
+
+    def pulled(self) -> Floats:
+        """The constants that the calibrating rows and the priors agree on."""
+        known = self.sample.calibrates
+        if not known.any():
+            return self.centres
+        gap = (self.sample.log_rates - self.mean)[known]
+        spread = (self.slopes * self.widths)[known]
+        moved = spread.T @ np.linalg.solve(self.covariance()[np.ix_(known, known)], gap)
+        result: Floats = self.centres + self.widths * np.clip(moved, -FARTHEST, FARTHEST)
+        return result
+
+    def posterior(self, scatter: float) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each row given the calibrating ones, over all scales of what is missed."""
+        known = self.sample.calibrates
+        if not known.any():
+            return self.mean, np.sqrt(np.diag(self.covariance()))
+        gap = (self.sample.log_rates - self.mean)[known]
+        means, variances, weights = [], [], []
+        for scale in SCALES:
+            whole = self.covariance(scale)
+            inner = whole[np.ix_(known, known)]
+            gain = np.linalg.solve(inner, whole[known]).T
+            means.append(self.mean + gain @ gap)
+            variances.append(np.diag(whole) - np.sum(gain * whole[:, known], axis=1))
+            surprise = gap @ np.linalg.solve(inner, gap) + np.linalg.slogdet(inner)[1]
+            weights.append(-0.5 * (surprise + (np.log(scale) / scatter) ** 2))
+        weight = np.exp(np.array(weights) - np.max(weights))
+        weight /= weight.sum()
+        mean = weight @ np.array(means)
+        variance = weight @ (np.array(variances) + (np.array(means) - mean) ** 2)
+        return mean, np.sqrt(np.maximum(variance, 1e-8))
+
+
 def predict(sample: Sample, priors: Priors) -> Prediction:
     """Calibrate on the rows that do, and predict all."""
-    centres, widths = priors.of(sample.rows)
-    known = sample.calibrates
-    both = np.ix_(known, known)
-    steps = np.log2(sample.devices)
-    missed = covariance(steps, sample.case, starvation(centres, sample.rows), priors.misses**2)
-    alike = 1 + priors.case_constants**2 * (sample.case[:, None] == sample.case[None, :])
-    constants = centres
-    values, slopes = _linearised(constants, sample.rows)
-    for _ in range(ROUNDS if known.any() else 0):
-        spread = slopes[known] * widths
-        gap = sample.log_rates[known] - values[known] - slopes[known] @ (centres - constants)
-        pulled = spread.T @ np.linalg.solve((spread @ spread.T) * alike[both] + missed[both], gap)
-        constants = centres + widths * np.clip(pulled, -FARTHEST, FARTHEST)
-        values, slopes = _linearised(constants, sample.rows)
-    spread = slopes * widths
-    whole = (spread @ spread.T) * alike + missed
-    mean = values + slopes @ (centres - constants)
-    if not known.any():
-        return Prediction(mean, np.sqrt(np.diag(whole)), constants, None)
-    gain = np.linalg.solve(whole[both], whole[known]).T
-    variance = np.diag(whole) - np.sum(gain * whole[:, known], axis=1)
-    mean = mean + gain @ (sample.log_rates[known] - mean[known])
-    return Prediction(mean, np.sqrt(np.maximum(variance, 1e-8)), constants, _residual(sample, values))
+    return predict_all([sample], priors)[0]
+
+
+def predict_all(samples: Sequence[Sample], priors: Priors) -> list[Prediction]:
+    """The same for many samples, each by itself; the step model runs over all their rows at once."""
+    whole = Rows.joined([sample.rows for sample in samples])
+    places = np.repeat(np.arange(len(samples)), [len(sample.devices) for sample in samples])
+    believed = [priors.of(sample.rows) for sample in samples]
+    centres = np.stack([centre for centre, _ in believed])
+    few = starvation(centres[places].T, whole)
+    missed, alike = [], []
+    for number, sample in enumerate(samples):
+        steps = np.log2(sample.devices)
+        missed.append(covariance(steps, sample.case, few[places == number], priors.misses**2))
+        alike.append(1 + priors.case_constants**2 * (sample.case[:, None] == sample.case[None, :]))
+
+    def lines(constants: Floats) -> list[_Line]:
+        values, slopes = _linearised(constants[places].T, whole)
+        return [
+            _Line(
+                sample=sample,
+                constants=constants[number],
+                values=values[places == number],
+                slopes=slopes[places == number],
+                centres=centres[number],
+                widths=believed[number][1],
+                missed=missed[number],
+                alike=alike[number],
+            )
+            for number, sample in enumerate(samples)
+        ]
+
+    found = lines(centres)
+    for _ in range(ROUNDS):
+        found = lines(np.stack([line.pulled() for line in found]))
+    return [
+        Prediction(*_joined(line, priors), line.constants, _residual(line.sample, line.values)) for line in found
+    ]
+
+
+def _joined(line: _Line, priors: Priors) -> tuple[Floats, Floats]:
+    """The model's mean and that of the case's own fit, weighed by their variances: they err in different ways."""
+    mean, deviations = line.posterior(priors.scatter)
+    there = np.isfinite(line.sample.straight)
+    own = (priors.own * line.sample.reach) ** 2
+    share = np.where(there, deviations**2 / (deviations**2 + np.maximum(own, 1e-8)), 0.0)
+    return mean + share * np.where(there, line.sample.straight - mean, 0.0), deviations
 
 
 def starvation(constants: Floats, rows: Rows) -> Floats:
@@ -176,9 +265,12 @@ def covariance(steps: Floats, case: Index, starved: Floats, variances: Floats) -
 
 
 def _linearised(constants: Floats, rows: Rows) -> tuple[Floats, Floats]:
-    """The model's values, shape (rows,), and their slopes by each constant, shape (rows, constants)."""
+    """The model's values, shape (rows,), and their slopes by each constant, shape (rows, constants).
+
+    `constants` has the shape (constants, rows).
+    """
     values = log_rate(constants, rows)
-    slopes = [(log_rate(constants + STEP * unit, rows) - values) / STEP for unit in np.eye(len(CONSTANTS))]
+    slopes = [(log_rate(constants + STEP * unit[:, None], rows) - values) / STEP for unit in np.eye(len(CONSTANTS))]
     return values, np.stack(slopes, axis=1)
 
 

@@ -11,11 +11,6 @@ import numpy as np
 from common.predict.calibrate import Prediction, Priors, Sample, predict
 from common.predict.cases import Measured, Skipped, columns
 
-OWN_SHARE = 0.2
-"""Weight of the case's own two-point Amdahl fit beside the model: the two err in different ways, so their mean errs
-less; chosen on groups left out."""
-OWN_SHARE_UNSURE = 0.8
-"""The same where the model is known to be weak: experts, PCIe without a measured bandwidth, young kernels."""
 RESIDUAL_LIMIT = 0.10
 LOW_WIDTH = 1.4  # how many times wider an interval of low confidence is
 
@@ -72,12 +67,21 @@ def evaluate(
 def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> Sample:
     """The rows of one group as columns; those with these device counts calibrate."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in group))}
+    straight, reach = [], []
+    for row in group:
+        own = [other for other in group if other.id == row.id and other.devices in calibrate_devices]
+        known = row.devices in calibrate_devices
+        fitted = amdahl(own, row) if own and not known and not superlinear(own) else None
+        straight.append(np.nan if fitted is None else np.log(fitted))
+        reach.append(abs(np.log2(row.devices / max((other.devices for other in own), default=row.devices))))
     return Sample(
         rows=columns(group),
         log_rates=np.log([row.rate for row in group]),
         case=np.asarray([numbers[row.id] for row in group]),
         devices=np.asarray([row.devices for row in group], dtype=np.float64),
         calibrates=np.asarray([row.devices in calibrate_devices for row in group]),
+        straight=np.asarray(straight),
+        reach=np.asarray(reach),
     )
 
 
@@ -94,14 +98,10 @@ def _of_group(group: Sequence[Measured], calibrate_devices: Collection[int], pri
 
 
 def _row(row: Measured, own: Sequence[Measured], found: Prediction, position: int, interval: float) -> Predicted:
-    log_rate = float(found.log_rates[position])
     straight = amdahl(own, row)
-    if straight is not None and not superlinear(own):
-        share = OWN_SHARE_UNSURE if unsure(row) else OWN_SHARE
-        log_rate = (1 - share) * log_rate + share * float(np.log(straight))
     reasons = doubts(row, own, found.residual)
     margin = interval * float(found.deviations[position]) * (LOW_WIDTH if reasons else 1)
-    predicted = float(np.exp(log_rate))
+    predicted = float(np.exp(found.log_rates[position]))
     return Predicted(
         id=row.id,
         group=row.group,
@@ -129,11 +129,6 @@ def doubts(row: Measured, own: Sequence[Measured], residual: float | None) -> li
     if "PCIe" in row.kinds:
         said.append("devices talk over PCIe and its bandwidth was not measured")
     return said
-
-
-def unsure(row: Measured) -> bool:
-    """Whether the step model is known to be weak for such a row."""
-    return "MoE" in row.kinds or "PCIe" in row.kinds or bool(row.figures["young"])
 
 
 def amdahl(own: Iterable[Measured], row: Measured) -> float | None:

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from common.predict.calibrate import MISSES, Priors, Sample, predict
+from common.predict.calibrate import MISSES, Priors, Sample, predict_all
 from common.predict.cases import Measured
 from common.predict.evaluate import sample_of
 from common.predict.step import CONSTANTS, Floats
 
 BY_HAND = Priors(
     centres=np.log([0.75, 0.5, 13.0, 2.5, 18.0, 5.0, 1.1, 1.5, 0.7]),
-    compiled=np.zeros(len(CONSTANTS)),
-    young=np.zeros(len(CONSTANTS)),
     widths=np.array([0.25, 0.25, 0.7, 0.6, 0.7, 0.7, 0.4, 0.7, 0.3]),
     pcie_links=float(np.exp(0.3)),
     misses=np.array([0.2, 0.02, 0.05, 0.07, 0.02, 0.02, 0.03, 0.5]),
     case_constants=0.4,
+    scatter=0.5,
+    own=0.1,
     interval=1.7,
 )
 """Priors that no group was learnt from: GEMM and all-reduce micro-benchmarks, overheads of vLLM's and TensorRT-LLM's
@@ -48,8 +48,7 @@ class _Scale:
         centres = np.full(len(CONSTANTS), 0.5)
         centres[[CONSTANTS.index(name) for name in ("memory", "compute", "attention")]] = 0.15
         count = len(CONSTANTS)
-        parts = [centres, np.full(count, 0.25), np.full(count, 0.6), np.full(count, 0.7)]
-        return cls(np.concatenate([*parts, np.full(len(MISSES) + 1, 1.0), [0.8]]))
+        return cls(np.concatenate([centres, np.full(count, 0.7), np.full(len(MISSES) + 1, 1.0), [0.8, 0.5, 0.5]]))
 
 
 def learn(measured: Sequence[Measured], calibrate_devices: Collection[int], rounds: int = 25) -> Priors:
@@ -91,8 +90,8 @@ def learn(measured: Sequence[Measured], calibrate_devices: Collection[int], roun
 def loss(samples: Sequence[Sample], priors: Priors) -> float:
     """Mean over rows, groups weighted by the root of their size: half the t deviance and eight times the error."""
     total = weight = 0.0
-    for sample in samples:
-        found, wanted = predict(sample, priors), ~sample.calibrates
+    for sample, found in zip(samples, predict_all(samples, priors), strict=True):
+        wanted = ~sample.calibrates
         errors = (found.log_rates - sample.log_rates)[wanted]
         deviations = found.deviations[wanted]
         surprise = np.log(deviations) + (DEGREES + 1) / 2 * np.log1p((errors / deviations) ** 2 / DEGREES)
@@ -104,22 +103,22 @@ def loss(samples: Sequence[Sample], priors: Priors) -> float:
 
 def pack(priors: Priors) -> Floats:
     """All learnt numbers in one vector, positive ones as logarithms."""
-    positive = [priors.widths, priors.misses, np.array([priors.case_constants, priors.pcie_links])]
-    return np.concatenate([priors.centres, priors.compiled, priors.young, np.log(np.concatenate(positive))])
+    positive = [priors.widths, priors.misses, np.array([priors.case_constants, priors.pcie_links, priors.scatter, priors.own])]
+    return np.concatenate([priors.centres, np.log(np.concatenate(positive))])
 
 
 def unpack(packed: Floats) -> Priors:
     """The priors that `pack` made a vector of."""
     count = len(CONSTANTS)
-    centres, compiled, young = packed[: 3 * count].reshape(3, count)
-    rest = np.exp(packed[3 * count :])
+    rest = np.exp(packed[count:])
+    case_constants, pcie_links, scatter, own = (float(value) for value in rest[-4:])
     return Priors(
-        centres=centres,
-        compiled=compiled,
-        young=young,
+        centres=packed[:count],
         widths=rest[:count],
-        misses=rest[count:-2],
-        case_constants=float(rest[-2]),
-        pcie_links=float(rest[-1]),
+        misses=rest[count:-4],
+        case_constants=case_constants,
+        pcie_links=pcie_links,
+        scatter=scatter,
+        own=own,
         interval=BY_HAND.interval,
     )

@@ -7,6 +7,7 @@ columns: one entry per measured or wanted row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -64,15 +65,12 @@ class Rows:
     unit: Floats
     """What turns the kind's rate (batches/s, tokens/s of one stream, output tokens/s) into the measured one."""
 
-    def take(self, index: NDArray[np.int64]) -> Rows:
-        """The rows at `index`, in that order."""
-        columns = {
-            field.name: getattr(self, field.name)
-            if field.name == "all_reduce_bytes"
-            else getattr(self, field.name)[index]
-            for field in fields(self)
-        }
-        return Rows(**columns)
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts, one after another; all have the same grid of message sizes."""
+        names = [field.name for field in fields(cls) if field.name != "all_reduce_bytes"]
+        whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(all_reduce_bytes=parts[0].all_reduce_bytes, **whole)
 
     @property
     def attention_weights(self) -> Floats:
