@@ -27,8 +27,9 @@ Index = NDArray[np.int64]
 MISSES = ("group_offset", "group_slope", "group_drift", "case_offset", "case_slope", "case_drift", "noise", "starved")
 ROUNDS = 3
 STEP = 1e-3
-SCALES = 2.0 ** np.arange(-1.5, 2.6, 0.5)
+SCALES = np.array([0.5, 1.0, 2.0, 4.0])
 """Factors on what the model misses that are weighed against each other for each group."""
+SHARPNESS = 4  # of the change from the model's mean to the two-point fit; 2 would weigh by variances
 FARTHEST = 3.0  # widths of the prior: no constant is believed farther out
 PCIE_BYTES_S = 64e9  # links up to here are PCIe
 
@@ -40,7 +41,9 @@ class Priors:
     centres: Floats
     widths: Floats
     pcie_links: float
-    """How many times wider the prior of the links is over PCIe."""
+    """How many times wider the priors of the links are over PCIe."""
+    pcie_growth: float
+    """Added to the centre of the links' growth over PCIe: other machines share the bus otherwise than the table's."""
     misses: Floats
     case_constants: float
     """How far the constants differ between cases of a group, in widths."""
@@ -48,6 +51,11 @@ class Priors:
     """How far groups differ in how much the model misses of them: width of the logarithm of a common factor."""
     own: float
     """Error of a case's own two-point fit, for each doubling of the devices beyond its points."""
+    own_once: float
+    """What that fit is too low by, for each doubling, where one of its points is a single device: splitting at all
+    costs something once, and two points cannot tell that from a serial share."""
+    own_least: float
+    """Its least weight beside the model: the two err in different ways, so their mean errs less."""
     interval: float
     """Half an interval in standard deviations, so that 80 % of held-out rows and more lie inside."""
 
@@ -62,10 +70,13 @@ class Priors:
             centres=columns("centres", CONSTANTS),
             widths=columns("widths", CONSTANTS),
             pcie_links=float(content["pcie_links"]),
+            pcie_growth=float(content["pcie_growth"]),
             misses=columns("misses", MISSES),
             case_constants=float(content["case_constants"]),
             scatter=float(content["scatter"]),
             own=float(content["own"]),
+            own_once=float(content["own_once"]),
+            own_least=float(content["own_least"]),
             interval=float(content["interval"]),
         )
 
@@ -79,19 +90,25 @@ class Priors:
             "centres": named(self.centres, CONSTANTS),
             "widths": named(self.widths, CONSTANTS),
             "pcie_links": round(self.pcie_links, 4),
+            "pcie_growth": round(self.pcie_growth, 4),
             "misses": named(self.misses, MISSES),
             "case_constants": round(self.case_constants, 4),
             "scatter": round(self.scatter, 4),
             "own": round(self.own, 4),
+            "own_once": round(self.own_once, 4),
+            "own_least": round(self.own_least, 4),
             "interval": self.interval,
         }
 
     def of(self, rows: Rows) -> tuple[Floats, Floats]:
         """Centres and widths of the constants for the engine and links of these rows, all of one group."""
-        widths = self.widths.copy()
-        if rows.link[0] <= PCIE_BYTES_S:
-            widths[CONSTANTS.index("links")] *= self.pcie_links
-        return self.centres, widths
+        if rows.link[0] > PCIE_BYTES_S:
+            return self.centres, self.widths
+        centres, widths = self.centres.copy(), self.widths.copy()
+        growth = CONSTANTS.index("links_growth")
+        widths[[CONSTANTS.index("links"), growth]] *= self.pcie_links
+        centres[growth] += self.pcie_growth
+        return centres, widths
 
 
 @cache
@@ -114,6 +131,8 @@ class Sample:
     """Logarithm of the rate by a two-point fit to the case's own calibrating rows; not a number where there is none."""
     reach: Floats
     """Doublings of the devices beyond the farther of these two points."""
+    once: Floats
+    """`reach` over the doublings between the two points where one of them is a single device, else 0."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """The step model of one sample as a straight line around some constants."""
 
     sample: Sample
@@ -136,55 +155,62 @@ class _Line:
     values: Floats
     slopes: Floats
     """Shape (rows, constants)."""
-    centres: Floats
-    widths: Floats
-    missed: Floats
-    """Covariance of what the model misses, before the group's scale."""
-    alike: Floats
+    starved: Floats
+    """What `starvation` says of each row."""
 
-    @property
-    def mean(self) -> Floats:
+    def mean(self, priors: Priors) -> Floats:
         """What the priors expect of each row."""
-        expected: Floats = self.values + self.slopes @ (self.centres - self.constants)
+        expected: Floats = self.values + self.slopes @ (priors.of(self.sample.rows)[0] - self.constants)
         return expected
 
-    def covariance(self, scale: float = 1.0) -> Floats:
-        """Covariance of the rows before any is measured."""
-        spread = self.slopes * self.widths
-        whole: Floats = (spread @ spread.T) * self.alike + scale**2 * self.missed
+    def covariances(self, priors: Priors, scales: Floats) -> Floats:
+        """Covariance of the rows before any is measured, shape (scales, rows, rows)."""
+        case = self.sample.case
+        spread = self.slopes * priors.of(self.sample.rows)[1]
+        same = case[:, None] == case[None, :]
+        missed = covariance(np.log2(self.sample.devices), case, self.starved, priors.misses**2)
+        squares = scales[:, None, None] ** 2
+        whole: Floats = (spread @ spread.T) * (1 + priors.case_constants**2 * squares * same) + squares * missed
         return whole
 
-    def pulled(self) -> Floats:
+    def pulled(self, priors: Priors) -> Floats:
         """The constants that the calibrating rows and the priors agree on."""
+        centres, widths = priors.of(self.sample.rows)
         known = self.sample.calibrates
         if not known.any():
-            return self.centres
-        gap = (self.sample.log_rates - self.mean)[known]
-        spread = (self.slopes * self.widths)[known]
-        moved = spread.T @ np.linalg.solve(self.covariance()[np.ix_(known, known)], gap)
-        result: Floats = self.centres + self.widths * np.clip(moved, -FARTHEST, FARTHEST)
+            return centres
+        gap = (self.sample.log_rates - self.mean(priors))[known]
+        whole = self.covariances(priors, np.ones(1))[0]
+        moved = (self.slopes * widths)[known].T @ np.linalg.solve(whole[np.ix_(known, known)], gap)
+        result: Floats = centres + widths * np.clip(moved, -FARTHEST, FARTHEST)
         return result
 
-    def posterior(self, scatter: float) -> tuple[Floats, Floats]:
+    def posterior(self, priors: Priors) -> tuple[Floats, Floats]:
         """Mean and standard deviation of each row given the calibrating ones, over all scales of what is missed."""
-        known = self.sample.calibrates
+        known, mean = self.sample.calibrates, self.mean(priors)
         if not known.any():
-            return self.mean, np.sqrt(np.diag(self.covariance()))
-        gap = (self.sample.log_rates - self.mean)[known]
-        means, variances, weights = [], [], []
-        for scale in SCALES:
-            whole = self.covariance(scale)
-            inner = whole[np.ix_(known, known)]
-            gain = np.linalg.solve(inner, whole[known]).T
-            means.append(self.mean + gain @ gap)
-            variances.append(np.diag(whole) - np.sum(gain * whole[:, known], axis=1))
-            surprise = gap @ np.linalg.solve(inner, gap) + np.linalg.slogdet(inner)[1]
-            weights.append(-0.5 * (surprise + (np.log(scale) / scatter) ** 2))
-        weight = np.exp(np.array(weights) - np.max(weights))
-        weight /= weight.sum()
-        mean = weight @ np.array(means)
-        variance = weight @ (np.array(variances) + (np.array(means) - mean) ** 2)
-        return mean, np.sqrt(np.maximum(variance, 1e-8))
+            return mean, np.sqrt(np.diag(self.covariances(priors, np.ones(1))[0]))
+        gap = (self.sample.log_rates - mean)[known]
+        whole = self.covariances(priors, SCALES)
+        inner = whole[:, known][:, :, known]
+        gain = np.linalg.solve(inner, whole[:, known]).transpose(0, 2, 1)
+        means = mean + gain @ gap
+        variances = np.diagonal(whole, axis1=1, axis2=2) - np.sum(gain * whole[:, :, known], axis=2)
+        weights = _evidence(inner, gap) - 0.5 * (np.log(SCALES) / priors.scatter) ** 2
+        weights = np.exp(weights - np.max(weights))
+        weights /= weights.sum()
+        found = weights @ means
+        variance = weights @ (variances + (means - found) ** 2)
+        return found, np.sqrt(np.maximum(variance, 1e-8))
+
+    def joined(self, priors: Priors) -> tuple[Floats, Floats]:
+        """The posterior; where the model is unsure of it, its mean gives way to the case's own two-point fit."""
+        mean, deviations = self.posterior(priors)
+        there = np.isfinite(self.sample.straight)
+        straight = np.where(there, self.sample.straight + priors.own_once * self.sample.once, mean)
+        own = np.maximum(priors.own * self.sample.reach, 1e-4)
+        share = priors.own_least + (1 - priors.own_least) / (1 + (own / deviations) ** SHARPNESS)
+        return mean + share * (straight - mean), deviations
 
 
 def predict(sample: Sample, priors: Priors) -> Prediction:
@@ -193,49 +219,41 @@ def predict(sample: Sample, priors: Priors) -> Prediction:
 
 
 def predict_all(samples: Sequence[Sample], priors: Priors) -> list[Prediction]:
-    """The same for many samples, each by itself; the step model runs over all their rows at once."""
-    whole = Rows.joined([sample.rows for sample in samples])
-    places = np.repeat(np.arange(len(samples)), [len(sample.devices) for sample in samples])
-    believed = [priors.of(sample.rows) for sample in samples]
-    centres = np.stack([centre for centre, _ in believed])
-    few = starvation(centres[places].T, whole)
-    missed, alike = [], []
-    for number, sample in enumerate(samples):
-        steps = np.log2(sample.devices)
-        missed.append(covariance(steps, sample.case, few[places == number], priors.misses**2))
-        alike.append(1 + priors.case_constants**2 * (sample.case[:, None] == sample.case[None, :]))
-
-    def lines(constants: Floats) -> list[_Line]:
-        values, slopes = _linearised(constants[places].T, whole)
-        return [
-            _Line(
-                sample=sample,
-                constants=constants[number],
-                values=values[places == number],
-                slopes=slopes[places == number],
-                centres=centres[number],
-                widths=believed[number][1],
-                missed=missed[number],
-                alike=alike[number],
-            )
-            for number, sample in enumerate(samples)
-        ]
-
-    found = lines(centres)
-    for _ in range(ROUNDS):
-        found = lines(np.stack([line.pulled() for line in found]))
+    """The same for many samples, each by itself."""
     return [
-        Prediction(*_joined(line, priors), line.constants, _residual(line.sample, line.values)) for line in found
+        Prediction(*line.joined(priors), line.constants, _residual(line.sample, line.values))
+        for line in linearised(samples, priors)
     ]
 
 
-def _joined(line: _Line, priors: Priors) -> tuple[Floats, Floats]:
-    """The model's mean and that of the case's own fit, weighed by their variances: they err in different ways."""
-    mean, deviations = line.posterior(priors.scatter)
-    there = np.isfinite(line.sample.straight)
-    own = (priors.own * line.sample.reach) ** 2
-    share = np.where(there, deviations**2 / (deviations**2 + np.maximum(own, 1e-8)), 0.0)
-    return mean + share * np.where(there, line.sample.straight - mean, 0.0), deviations
+def linearised(samples: Sequence[Sample], priors: Priors) -> list[Line]:
+    """The step model of each sample around the constants that it is calibrated to; runs over all rows at once."""
+    whole = Rows.joined([sample.rows for sample in samples])
+    ends = np.cumsum([len(sample.devices) for sample in samples])
+
+    def around(constants: Sequence[Floats]) -> list[Line]:
+        columns = np.repeat(np.stack(constants, axis=1), np.diff(ends, prepend=0), axis=1)
+        values = log_rate(columns, whole)
+        slopes = np.stack(
+            [(log_rate(columns + STEP * unit[:, None], whole) - values) / STEP for unit in np.eye(len(CONSTANTS))],
+            axis=1,
+        )
+        columns_of = [np.split(column, ends[:-1]) for column in (values, slopes, starvation(columns, whole))]
+        parts = zip(samples, constants, *columns_of, strict=True)
+        return [Line(*part) for part in parts]
+
+    found = around([priors.of(sample.rows)[0] for sample in samples])
+    for _ in range(ROUNDS):
+        found = around([line.pulled(priors) for line in found])
+    return found
+
+
+def _evidence(inner: Floats, gap: Floats) -> Floats:
+    """Logarithm of the likelihood of the calibrating rows under each covariance, but for a constant."""
+    columns = np.broadcast_to(gap[:, None], (*inner.shape[:2], 1))
+    explained = np.linalg.solve(inner, columns)[:, :, 0] @ gap
+    result: Floats = -0.5 * (explained + np.linalg.slogdet(inner)[1])
+    return result
 
 
 def starvation(constants: Floats, rows: Rows) -> Floats:
@@ -262,16 +280,6 @@ def covariance(steps: Floats, case: Index, starved: Floats, variances: Floats) -
     own = case_offset + case_slope * slope + case_drift * drift
     result: Floats = group + same * own + np.diag(noise + few * starved)
     return result
-
-
-def _linearised(constants: Floats, rows: Rows) -> tuple[Floats, Floats]:
-    """The model's values, shape (rows,), and their slopes by each constant, shape (rows, constants).
-
-    `constants` has the shape (constants, rows).
-    """
-    values = log_rate(constants, rows)
-    slopes = [(log_rate(constants + STEP * unit[:, None], rows) - values) / STEP for unit in np.eye(len(CONSTANTS))]
-    return values, np.stack(slopes, axis=1)
 
 
 def _residual(sample: Sample, values: Floats) -> float | None:

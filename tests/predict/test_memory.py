@@ -4,7 +4,7 @@ import pytest
 
 from common.core.plan import ParallelPlan
 from common.predict.hardware import UnknownHardwareError, find
-from common.predict.memory import check_divides, fit, kv_bytes_per_token, smallest_that_fits
+from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
 from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
 
 LLAMA_8B, _ = find_shape("meta-llama/Llama-3.1-8B-Instruct")
@@ -34,11 +34,15 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
     assert smallest_that_fits(LLAMA_70B, find("T4"), 4.0) == ParallelPlan(tp=32)
 
 
-def test_tp_that_does_not_divide_names_the_sizes_that_do() -> None:
-    with pytest.raises(ValueError, match="sizes that do: 1, 2, 4, 8"):
-        check_divides(LLAMA_8B, ParallelPlan(tp=3))
-    with pytest.raises(ValueError, match="more stages than the model has layers"):
-        check_divides(LLAMA_8B, ParallelPlan(pp=33))
+def test_data_parallel_ranks_share_experts_by_hand() -> None:
+    """Qwen3-30B-A3B: 29.0e9 of 30.5e9 weights are experts; tp1dp2 has half of them and all of the rest, in two bytes."""
+    shape, _ = find_shape("Qwen3-30B-A3B")
+    experts = 3 * 2048 * 768 * 128 * 48
+    rest = shape.parameters - experts
+    spread = fit(shape, H100, ParallelPlan(dp=2, ep=True), 2.0)
+    assert spread.weight_bytes == pytest.approx(2 * (experts / 2 + rest))
+    assert fit(shape, H100, ParallelPlan(replicas=2), 2.0).weight_bytes == pytest.approx(2 * (experts + rest))
+    assert fit(shape, H100, ParallelPlan(tp=2, ep=True), 2.0).weight_bytes == pytest.approx(experts + rest)
 
 
 @pytest.mark.parametrize("lengths", [(0, 5), (5, -1)])
