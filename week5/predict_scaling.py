@@ -39,7 +39,8 @@ from common.predict.measured import predict_result
 from common.predict.memory import fit, smallest_that_fits
 from common.predict.shapes import find_shape, weight_bytes
 from common.predict.wanted import Ask
-from common.store.files import StoreError, load
+from common.store.archive import load_result
+from common.store.files import StoreError
 
 BAD_INPUT = 2
 
@@ -72,7 +73,7 @@ def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
     options = tyro.cli(Options, description="\n".join(f" {line}" for line in (__doc__ or "").splitlines()))
     try:
-        if len(options.measured) == 1 and "=" not in options.measured[0]:
+        if len(options.measured) == 1 and Path(options.measured[0]).suffix in (".json", ".zip"):
             return after_a_run(Path(options.measured[0]))
         return before_a_run(options)
     except (ValueError, OSError, StoreError) as error:
@@ -82,7 +83,7 @@ def main() -> int:
 
 def after_a_run(path: Path) -> int:
     """Predicted beside measured, for every plan of a result."""
-    found = predict_result(load(path), stored_priors())
+    found = predict_result(load_result(path), stored_priors())
     print("\n".join(beside_lines(found)))
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
     return 0

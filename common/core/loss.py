@@ -70,5 +70,5 @@ def four_bars(base: TokenTime, plan: TokenTime, base_rate: float, plan_rate: flo
     for name in ("work_s", "communication_s", "other_s"):
         spent += getattr(plan, name) - getattr(base, name) / times
         left.append(ideal * needed / spent)
-    bars = [before - after for before, after in pairwise(left)]
-    return FourBars(ideal, *bars, unexplained=left[-1] - plan_rate, measured=plan_rate)
+    memory, communication, other = (before - after for before, after in pairwise(left))
+    return FourBars(ideal, memory, communication, other, left[-1] - plan_rate, plan_rate)

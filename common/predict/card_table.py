@@ -20,7 +20,7 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
         f"{'speed-up':>20}{'eff.':>6}" + (f"{'$/M tokens':>22}" if usd_per_device_hour else ""),
     ]
     lines += [_line(fit, usd_per_device_hour) for fit in card.fits]
-    lines += [f"{plan!s:<10}does not fit: {reason}" for plan, reason in card.unfit.items()]
+    lines += [f"{plan!s:<10}left out: {reason}" for plan, reason in card.unfit.items()]
     lines += [
         f"{fit.plan}: the KV cache holds {fit.largest_concurrency} of {ask.concurrency} requests at once"
         for fit in card.fits

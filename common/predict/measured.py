@@ -15,6 +15,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.stats import geometric_mean
 from common.predict.calibrate import Prediction, Priors, Sample, predict
+from common.predict.evaluate import LOW_WIDTH
 from common.predict.hardware import Hardware, all_reduce_sizes, all_reduce_table, find
 from common.predict.memory import expert_devices
 from common.predict.step import CONSTANTS, Floats, Rows, mixed_step_s, passes, sequences
@@ -105,7 +106,8 @@ def predict_result(
     on_cpu = result.environment.get("device_kind") == "cpu"
     found = predict(sample, cpu_priors(priors) if on_cpu else priors)
     delays = np.where(known, 0.0, delay_s)
-    return _beside(cases, sample, found, token_times(found.constants, rows, delays), priors.interval)
+    interval = priors.interval * (LOW_WIDTH if on_cpu else 1)  # what was learnt over GPUs is worth little there
+    return _beside(cases, sample, found, token_times(found.constants, rows, delays), interval)
 
 
 def cpu_priors(priors: Priors) -> Priors:

@@ -35,7 +35,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 
 def test_data_parallel_ranks_share_experts_by_hand() -> None:
-    """Qwen3-30B-A3B: 29.0e9 of 30.5e9 weights are experts; tp1dp2 has half of them and all of the rest, in two bytes."""
+    """Qwen3-30B-A3B: 29.0e9 of 30.5e9 weights are experts; tp1dp2ep has half of them and all of the rest."""
     shape, _ = find_shape("Qwen3-30B-A3B")
     experts = 3 * 2048 * 768 * 128 * 48
     rest = shape.parameters - experts
