@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from common.core.layout import stage_ranges
 from common.core.model_shape import ModelShape
@@ -27,6 +28,14 @@ def why_illegal(plan: ParallelPlan, shape: ModelShape) -> str | None:
     return _experts(plan, shape) or _stages(plan, shape)
 
 
+def plainly(plan: ParallelPlan, shape: ModelShape) -> ParallelPlan:
+    """The plan without its layers per stage where they are those that vLLM would choose: `pp4+4` is `pp2`."""
+    even = plan.pp <= shape.num_hidden_layers and plan.stage_layers == tuple(
+        len(stage) for stage in stage_ranges(shape.num_hidden_layers, plan.pp)
+    )
+    return replace(plan, stage_layers=()) if even and shape.num_hidden_layers % plan.pp == 0 else plan
+
+
 def legal_plans(shape: ModelShape, devices: int) -> list[ParallelPlan]:
     """Every legal plan worth comparing on so many devices, the smallest first.
 
@@ -46,7 +55,7 @@ def legal_plans(shape: ModelShape, devices: int) -> list[ParallelPlan]:
 def nearest_legal(plan: ParallelPlan, shape: ModelShape, devices: int, most: int = 3) -> list[ParallelPlan]:
     """The legal plans on so many devices that differ least, by the product of the ratios of their sizes.
 
-    Of those equally near the largest come first; further ones than the nearest only where they split as much.
+    Only the nearest and those equally near, the largest first, at most so many.
     """
     legal = [other for other in _every(devices) if why_illegal(other, shape) is None]
     ordered = sorted(legal, key=lambda other: (_distance(plan, other), -other.devices, -other.tp))

@@ -53,7 +53,7 @@ def learn(
     json_out: Annotated[Path, tyro.conf.arg(name="json")],
     calibrate_devices: tuple[int, ...] = (1, 2),
 ) -> None:
-    """Learn new priors from measured cases; about a quarter of an hour for sixty groups.
+    """Learn new priors from measured cases; about a minute for sixty groups.
 
     Args:
         cases: A file of measured cases (scaling-cases/1).

@@ -12,7 +12,7 @@ from common.predict.calibrate import Prediction, Priors, Sample, predict_all
 from common.predict.cases import Measured, Skipped, columns
 
 RESIDUAL_LIMIT = 0.10
-LOW_WIDTH = 2.4  # how many times wider an interval of low confidence is
+LOW_WIDTH = 2.5  # how many times wider an interval of low confidence is
 
 
 @dataclass(frozen=True)

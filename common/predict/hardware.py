@@ -79,7 +79,8 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
     a CUDA graph. Measured where a table is kept, start time and bandwidth otherwise; zeros for one device.
     """
     if path == "eager":
-        return np.maximum(all_reduce_table(hardware, devices, "nccl"), EAGER_START_S if devices > 1 else 0.0)
+        own, pair = (all_reduce_table(hardware, count, "nccl") for count in (devices, 2))
+        return np.maximum(own, EAGER_START_S * own[0] / pair[0])  # grows with the ranks as NCCL's own start does
     sizes = all_reduce_sizes()
     if devices < 2:
         return np.zeros_like(sizes)

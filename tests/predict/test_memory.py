@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.predict.hardware import UnknownHardwareError, find
+from common.predict.hardware import DATA, UnknownHardwareError, find
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
 from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
 
@@ -64,6 +67,29 @@ def test_shapes_have_the_parameters_their_names_say() -> None:
     guessed, is_guess = find_shape("someone/new-13B-chat")
     assert is_guess
     assert guessed.parameters / 1e9 == pytest.approx(13, rel=0.1)
+
+
+def test_every_kept_shape_is_found_by_its_name_and_has_the_size_in_it() -> None:
+    entries = json.loads((DATA / "models.json").read_text())["models"]
+    sized = 0
+    for entry in entries:
+        shape, guessed = find_shape(entry["name"])
+        assert not guessed
+        assert (shape.hidden_size, shape.num_hidden_layers) == (entry["h"], entry["L"])
+        size = re.search(r"-(\d+(?:\.\d+)?)[Bb]\b", entry["name"])
+        if size and not re.search(r"Llama-4|T5", entry["name"]):
+            sized += 1
+            assert shape.parameters / 1e9 == pytest.approx(float(size.group(1)), rel=0.1, abs=0.25), entry["name"]
+    assert sized > 35
+
+
+def test_every_figure_has_its_source_and_confidence() -> None:
+    content = json.loads((DATA / "hardware.json").read_text())
+    for name, entry in content["gpus"].items():
+        assert entry["confidence"], name
+        assert entry["sources"] and all(source.startswith("https://") for source in entry["sources"]), name
+        assert find(name).name == name
+    assert content["all_reduce"]["source"].startswith("https://")
 
 
 def test_bytes_per_weight_come_from_the_name_first() -> None:

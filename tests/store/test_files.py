@@ -82,7 +82,7 @@ def test_a_result_is_readable_json_with_the_designs_top_level(path: Path) -> Non
         "warnings",
     ]
     assert set(wanted) <= set(content)
-    assert content["cases"][0]["plan"] == {"tp": 2, "pp": 1, "dp": 1, "ep": False, "replicas": 1}
+    assert content["cases"][0]["plan"] == {"tp": 2, "pp": 1, "dp": 1, "ep": False, "replicas": 1, "stage_layers": []}
     assert "\n" in path.read_text(), "indented, so that a diff of two results reads"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
