@@ -12,8 +12,9 @@ from common.analysis.scaling.reading import machine
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.predict.calibrate import stored_priors
-from common.predict.card import Ask, Card, Line, make_card
+from common.predict.card import Card, Line, make_card
 from common.predict.hardware import UnknownHardwareError, find
+from common.predict.wanted import Ask
 from common.store.schema import Result
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # clients, where none were measured
@@ -46,13 +47,13 @@ def foretell(
     ladder = sorted({int(load.level) for load in loads if not load.by_clock}) or LADDER
     cards = [_card(replace(ask, concurrency=clients), engines, loads) for clients in ladder]
     for clients, card in zip(ladder, cards, strict=True):
-        for line in card.lines:
-            found = _foretold(line, clients, ask.output_tokens)
-            if _keeps(found, ask.output_tokens, limits_ms) and _sure(found) > _sure(best.get(line.plan)):
-                best[line.plan] = found
+        for fit, line in card.claimed:
+            found = _foretold(fit.plan, line, clients, ask.output_tokens)
+            if _keeps(found, ask.output_tokens, limits_ms) and _sure(found) > _sure(best.get(fit.plan)):
+                best[fit.plan] = found
     named = [card.next_measurement for card in cards if card.next_measurement is not None]
     doubts = dict.fromkeys(doubt for card in cards for doubt in card.doubts)
-    slow = ", ".join(str(line.plan) for line in cards[0].lines if line.plan not in best)
+    slow = ", ".join(str(fit.plan) for fit, _ in cards[0].claimed if fit.plan not in best)
     left_out = [f"{slow}: {PREDICTED} to keep the limits with no number of clients"] if slow else []
     left_out += [f"{plan} does not fit: {reason}" for plan, reason in cards[0].unfit.items()]
     said = [f"{PREDICTED} with low confidence, and wider intervals: {doubt}." for doubt in doubts]
@@ -90,11 +91,11 @@ def _card(ask: Ask, engines: Sequence[ParallelPlan], loads: Sequence[Load]) -> C
     return make_card(ask, engines, stored_priors(), measured)
 
 
-def _foretold(line: Line, clients: int, output_tokens: int) -> Foretold:
+def _foretold(plan: ParallelPlan, line: Line, clients: int, output_tokens: int) -> Foretold:
     tokens = line.output_tokens_s.times(1 / output_tokens)
     rate = Estimate("request_rate", "1/s", tokens.value, tokens.low, tokens.high)
     rest_s = max(0.0, clients / tokens.low - line.ttft_s)
-    return Foretold(line.plan, clients, rate, 1e3 * line.ttft_s, 1e3 * rest_s / max(1, output_tokens - 1))
+    return Foretold(plan, clients, rate, 1e3 * line.ttft_s, 1e3 * rest_s / max(1, output_tokens - 1))
 
 
 def _keeps(found: Foretold, output_tokens: int, limits_ms: Mapping[str, float]) -> bool:

@@ -15,9 +15,9 @@ from common.core.stats import Estimate
 from common.experiment import foretell as foretelling
 from common.experiment.advice import Site, command, site_of, wanted
 from common.experiment.foretell import foretell, measured_elsewhere
-from common.predict.card import Ask
 from common.predict.hardware import find
 from common.predict.shapes import find_shape
+from common.predict.wanted import Ask
 from common.store.files import StoreError
 from common.store.schema import Case
 from tests.analysis.planted import SHAPE, TP1, TP2

@@ -54,8 +54,8 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
 def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Path) -> None:
     outcome = script(*GOOD, "--results", str(REFERENCE), "--results-dir", str(tmp_path))
     assert outcome.code == 0, outcome
-    text = (tmp_path / "decision" / "decision.md").read_text()
     assert outcome.last["summary"]["chosen"] == "tp1"
+    assert (tmp_path / "decision" / "decision.md").is_file()
     assert "Rented: left out" in outcome.out
 
 
