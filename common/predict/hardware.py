@@ -80,7 +80,7 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
     """
     if path == "eager":
         own, pair = (all_reduce_table(hardware, count, "nccl") for count in (devices, 2))
-        return np.maximum(own, EAGER_START_S * own[0] / pair[0])  # grows with the ranks as NCCL's own start does
+        return np.asarray(np.maximum(own, EAGER_START_S * own[0] / pair[0]))  # grows with the ranks as NCCL's start
     sizes = all_reduce_sizes()
     if devices < 2:
         return np.zeros_like(sizes)
