@@ -137,5 +137,6 @@ def test_predicted_rates_keep_the_limits_and_follow_what_was_measured(monkeypatc
     followed = foretell(ask, plans, {"tpot": 1e6}, loads([seen]))
     beyond = foretell(ask, plans, {"tpot": 1e6}, loads([closed(TP1, 4, 3.0)]))
     assert {one.clients for one in beyond.foretold} == {4}, "only where a measurement calibrates"
-    widths = [found.foretold[1].rate.half_width or 0.0 for found in (loose, followed)]
+    rates = [found.foretold[1].rate for found in (loose, followed)]
+    widths = [rate.high / rate.low for rate in rates if rate.low and rate.high]
     assert widths[1] < widths[0], "tp1's measurement narrows tp2's interval"
