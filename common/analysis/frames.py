@@ -14,6 +14,7 @@ from common.analysis.scaling.rows import (
     communication_share,
     kv_cache_tokens,
     sampling_unit,
+    scaling_cases,
     scaling_rows,
 )
 from common.core.arrivals import ClosedLoop, Replay
@@ -177,7 +178,7 @@ def _scaling_record(row: ScalingRow, result: Result) -> dict[str, Any]:
         "serial_share": row.serial_share,
         "unresolved": row.unresolved if row.speedup else None,
         "samples": row.throughput.n if row.throughput else None,
-        "sampling_unit": sampling_unit(result),
+        "sampling_unit": sampling_unit(scaling_cases(result)),
         "communication_share": communication_share(case, result),
         "kv_cache_tokens": kv_cache_tokens(case),
         "weight_bytes_per_device": _largest(case, "weight_bytes_per_rank"),

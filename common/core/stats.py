@@ -24,11 +24,9 @@ class Estimate:
     n: int = 1
 
     @property
-    def half_width(self) -> float | None:
-        """Half the interval as a share of the value."""
-        if self.low is None or self.high is None or self.value == 0:
-            return None
-        return (self.high - self.low) / 2 / abs(self.value)
+    def unresolved(self) -> bool:
+        """Of a ratio: whether its interval does not tell it from 1. Without an interval nothing is told."""
+        return self.low is None or self.high is None or self.low <= 1 <= self.high
 
 
 def geometric_mean(metric: str, unit: str, samples: Sequence[float]) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.analysis.decision.answer import Carried, Decision
 from common.analysis.decision.reading import PREDICTED, dollars
@@ -59,7 +59,15 @@ class Wanted:
 
 
 def wanted(decision: Decision, next_plan: ParallelPlan | None) -> Wanted:
-    """What to measure next, or first; `next_plan` is the one that tells most about the predictions."""
+    """What to measure next, or first; `next_plan` is the one that tells most about the predictions.
+
+    A rate by the clock is wanted only of a plan and work that an experiment can send so.
+    """
+    measure = _wanted(decision, next_plan)
+    return measure if _by_tp(measure.plan) and not decision.work.recording else replace(measure, rate=None)
+
+
+def _wanted(decision: Decision, next_plan: ParallelPlan | None) -> Wanted:
     foretold = {one.plan: one for one in decision.foretold}
     if decision.tempting is not None:
         plan = decision.tempting.capacity.engine
@@ -83,7 +91,7 @@ def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec
     price = (
         "" if usd is None or site.usd_per_hour is None else f", {dollars(usd)} at {dollars(site.usd_per_hour)} an hour"
     )
-    by_clock = " and by the clock" if measure.rate is not None and _by_tp(measure.plan) else ""
+    by_clock = " and by the clock" if measure.rate is not None else ""
     loads = ", ".join(map(str, measure.clients))
     text = (
         f"{measure.plan} at {loads} clients{by_clock}, {STARTS[PRESET]} engine starts: about {took.seconds / 60:.0f}"
@@ -93,21 +101,30 @@ def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec
 
 
 def command(decision: Decision, measure: Wanted, site: Site) -> str:
-    """The command line of a measurement, in the decision's own lengths and limits."""
+    """The command line of a measurement, in the decision's own lengths and limits.
+
+    Only benchmark_scaling.py sends recorded requests, to tensor-parallel plans; other plans get their mean lengths.
+    """
     plan, work = measure.plan, decision.work
-    words = ["python", "week5/simulate_concurrent_requests.py", "--model", site.model, "--tp", str(plan.tp)]
-    if not _by_tp(plan):
-        words = ["python", "week5/compare_parallel_plans.py", "--model", site.model, "--plans", str(plan)]
-    words += ["--preset", PRESET, "--concurrency", *map(str, measure.clients)]
-    if work.recording:
-        words += ["--workload", "FILE"]
+    recorded = bool(work.recording) and _by_tp(plan)
+    of_plan = ["--tp", str(plan.tp)] if _by_tp(plan) else ["--plans", str(plan)]
+    words = ["python", f"week5/{_script(plan, recorded)}.py", "--model", site.model, *of_plan, "--preset", PRESET]
+    words += ["--concurrency", *map(str, measure.clients)]
+    if recorded:
+        words += ["--curves", "fixed", "--workload", "FILE"]
     else:
         words += ["--input-tokens", str(work.input_tokens), "--output-tokens", str(work.output_tokens)]
-    if _by_tp(plan):
+    if _by_tp(plan) and not recorded:
         words += ["--rate", f"{measure.rate:.3g}"] if measure.rate is not None else []
-        words += ["--slo", *(f"{name}:{limit:g}" for name, limit in decision.question.limits_ms.items())]
+        words += ["--slo", *(f"{name}={limit:g}" for name, limit in decision.question.limits_ms.items())]
     words += ["--usd-per-hour", f"{site.usd_per_hour:g}"] if site.usd_per_hour is not None else []
     return shlex.join(words)
+
+
+def _script(plan: ParallelPlan, recorded: bool) -> str:
+    if not _by_tp(plan):
+        return "compare_parallel_plans"
+    return "benchmark_scaling" if recorded else "simulate_concurrent_requests"
 
 
 def _between(decision: Decision) -> Wanted:

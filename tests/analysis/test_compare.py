@@ -15,9 +15,8 @@ from rich.console import Console
 
 from common.analysis.__main__ import main
 from common.analysis.comparison.compare import compare_files
-from common.analysis.comparison.compared import compared_cases, coverage, resolved
+from common.analysis.comparison.compared import compared_cases, coverage
 from common.analysis.comparison.differences import differences
-from common.core.stats import Estimate
 from common.store.files import save
 from common.store.schema import CaseError, Check, Result
 from tests.analysis.pairs import judged, side
@@ -300,14 +299,6 @@ def test_many_intervals_come_with_a_warning_about_chance() -> None:
         made.cases += [case(TP1, "fixed", streams, [9.0, 10.0]) for streams in range(20, 32)]
     (line,) = [line for line in coverage(compared_cases(a, b), differences(a, b)) if "by chance" in line]
     assert line == "Of 42 intervals of 95 % about 2 miss the truth by chance alone."
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "answer"), [(0.9, 1.1, False), (1.0, 1.1, False), (1.01, 1.1, True), (0.8, 0.99, True)]
-)
-def test_resolved_means_that_one_is_outside(low: float, high: float, answer: bool) -> None:
-    assert resolved(Estimate("x", "", 1.0, low, high)) is answer
-    assert resolved(Estimate("x", "", 1.0)) is None
 
 
 # --- cases that cannot be compared, or not be trusted

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.analysis.scaling.rows import ScalingRow, communication_share, samples, sampling_unit, scaling_rows
+from common.analysis.concurrency.rows import concurrency_cases
+from common.analysis.scaling.figures import speedup
+from common.analysis.scaling.findings import speedup_finding
+from common.analysis.scaling.reading import gains
+from common.analysis.scaling.rows import (
+    ScalingRow,
+    communication_share,
+    group,
+    samples,
+    sampling_unit,
+    scaling_cases,
+    scaling_rows,
+    where,
+)
 from common.core.plan import ParallelPlan
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, engine, full, result, skipped
@@ -46,7 +59,7 @@ def test_one_repeat_has_no_interval_and_claims_nothing() -> None:
     _, row = rows_of(case(TP1, "fixed", 1, [100.0]), case(TP2, "fixed", 1, [101.0]))
     assert row.speedup is not None
     assert row.speedup.low is None and row.speedup.high is None
-    assert not row.unresolved
+    assert row.unresolved
 
 
 def test_a_smallest_plan_without_room_is_no_base() -> None:
@@ -93,10 +106,33 @@ def test_several_starts_count_once_each() -> None:
     repeated = case(TP1, "fixed", 1, [10.0, 20.0], one_start=False)
     repeated.repeats.append(repeated.repeats[0] | {"repeat": 1.0, "output_throughput": 30.0})
     assert samples(repeated, "output_throughput") == [20.0, 20.0]
-    assert sampling_unit(result([repeated])) == "between-starts"
+    assert sampling_unit([repeated]) == "between-starts"
     other = case(TP2, "fixed", 1, [10.0, 20.0])
-    assert sampling_unit(result([repeated, other])) == "within-start"  # one row of one start: promise the less
-    assert sampling_unit(result([])) == "within-start"
+    assert sampling_unit([repeated, other]) == "within-start"  # one row of one start: promise the less
+    assert sampling_unit([]) == "within-start"
+
+
+def test_rungs_of_the_search_are_in_the_first_start_alone_and_are_no_sample() -> None:
+    """An evening in lab climbs on the way to saturation; its tables still compare engine starts."""
+    climbed = [case(TP1, "ladder", streams, [50.0]) for streams in (16, 32)]
+    repeated = [
+        case(plan, curve, 8, [10.0, 20.0], one_start=False) for plan in (TP1, TP2) for curve in ("fixed", "closed")
+    ]
+    evening = result([*climbed, *repeated])
+    assert sampling_unit(scaling_cases(evening)) == sampling_unit(concurrency_cases(evening)) == "between-starts"
+
+
+def test_a_pinned_row_says_what_it_is() -> None:
+    """At whatever load it saturates, it is no row of the fixed curve, and neither best nor worst of a plan."""
+    cases = [case(TP1, "saturated", 32, [100.0] * 3), case(TP2, "saturated", 64, [150.0] * 3)]
+    pinned = [case(TP2, "pinned", 16, [110.0] * 3), case(TP4, "pinned", 48, [120.0] * 3)]
+    rows = rows_of(*cases, *pinned)
+    assert [where(row) for row in rows] == ["saturated"] * 2 + ["with the base's KV cache"] * 2
+    assert {group(row.case) for row in rows} == {0.0}, "each at its own best load: one group, and no line between them"
+    assert speedup_finding(result([*cases, pinned[0]])) == "tp2 gives 1.50× saturated; ideal is 2×"
+    assert any("with the base's KV cache (16 streams)" in line for line in gains(result([*cases, *pinned])))
+    labels = [label.get_text() for label in speedup(result([*cases, *pinned])).axes[0].get_xticklabels()]
+    assert labels[:2] == ["saturated,\neach plan\nat its best", "pinned to\nthe base's\nKV cache"]
 
 
 def test_communication_is_all_reduces_over_the_step() -> None:

@@ -38,9 +38,9 @@ def test_95_percent_intervals_hold_the_truth_95_times_in_100(study: Study) -> No
 def test_the_sample_is_the_engine_start() -> None:
     """Ten thousand repeats inside three starts are three samples: more repeats must not make intervals narrow."""
     few, many = Study(repeats=2).run(7), Study(repeats=200).run(7)
-    assert sampling_unit(few) == sampling_unit(many) == "between-starts"
+    assert sampling_unit(few.cases) == sampling_unit(many.cases) == "between-starts"
     widths = [scaling_rows(found)[1].speedup for found in (few, many)]
-    assert all(width is not None and width.half_width is not None for width in widths)
+    assert all(width is not None and width.low is not None for width in widths)
     assert [width.n for width in widths if width] == [3, 3]
 
 

@@ -84,7 +84,7 @@ def test_one_sample_has_no_interval() -> None:
     for plan, base in (([6.0], [2.0, 4.0, 8.0]), ([3.0, 12.0], [2.0])):
         estimate = ratio("s", "x", plan, base)
         assert (estimate.low, estimate.high, estimate.n) == (None, None, 1)
-    assert estimate.half_width is None
+    assert estimate.unresolved, "nothing is told without an interval"
 
 
 def test_the_ratio_is_of_geometric_means() -> None:
@@ -118,10 +118,9 @@ def test_intervals_hold_their_value_turn_round_and_scale(plan: list[float], base
 
 def test_noise_widens_the_interval() -> None:
     calm, rough = geometric_mean("m", "u", [10, 10.1, 9.9]), geometric_mean("m", "u", [10, 15, 6])
-    assert calm.half_width is not None
-    assert rough.half_width is not None
-    assert rough.half_width > 10 * calm.half_width
-    assert calm.half_width == pytest.approx(4.3027 * statistics.stdev([10, 10.1, 9.9]) / math.sqrt(3) / 10, rel=0.02)
+    widths = [math.log(one.high / one.low) / 2 for one in (calm, rough) if one.low and one.high]
+    assert widths[1] > 10 * widths[0]
+    assert widths[0] == pytest.approx(4.3027 * statistics.stdev([10, 10.1, 9.9]) / math.sqrt(3) / 10, rel=0.02)
 
 
 @pytest.mark.parametrize(("samples", "message"), [([], "no samples"), ([1.0, 0.0], "positive"), ([-1.0], "positive")])
@@ -132,3 +131,11 @@ def test_samples_without_a_logarithm_are_refused(samples: list[float], message: 
         ratio("m", "u", [1.0, 2.0], samples)
     with pytest.raises(ValueError, match=message):
         ratio("m", "u", samples, [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer"),
+    [(0.9, 1.1, True), (1.0, 1.1, True), (1.01, 1.1, False), (0.8, 0.99, False), (None, None, True)],
+)
+def test_unresolved_means_that_one_is_not_outside(low: float | None, high: float | None, answer: bool) -> None:
+    assert Estimate("x", "", 1.0, low, high).unresolved is answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from common.core.stats import Estimate
 from common.experiment import foretell as foretelling
 from common.experiment.advice import Site, command, site_of, wanted
 from common.experiment.foretell import foretell, measured_elsewhere
+from common.experiment.options import Options, parse
+from common.experiment.slo import parse_slo
 from common.predict.hardware import find
 from common.predict.shapes import find_shape
 from common.predict.wanted import Ask
@@ -22,7 +25,12 @@ from common.store.files import StoreError
 from common.store.schema import Case
 from tests.analysis.planted import SHAPE, TP1, TP2
 from tests.analysis.planted_concurrency import LADDER, closed, result
+from week5.benchmark_scaling import ScalingOptions
+from week5.compare_parallel_plans import PlanOptions
+from week5.simulate_concurrent_requests import ConcurrencyOptions
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+PP2 = ParallelPlan(pp=2)
 LIMITS = {"ttft": 1000.0, "tpot": 100.0}
 WORK = Work(32, 32)
 SIZES: dict[str, Any] = dict(SHAPE)
@@ -66,13 +74,29 @@ def test_without_measurements_what_the_answer_rests_on_or_what_tells_most() -> N
     assert wanted(nothing, TP1).plan == TP1 and wanted(nothing, None).plan == TP1
 
 
-def test_the_command_is_of_the_experiment_that_can_measure_the_plan() -> None:
-    found = decide(Question(20.0, LIMITS, 8), WORK, [], [foretold(ParallelPlan(pp=2), 9.0)])
+@pytest.mark.parametrize(
+    ("plan", "recording", "options", "starts"),
+    [
+        (TP2, "", ConcurrencyOptions, "week5/simulate_concurrent_requests.py --model Some/Model-8B --tp 2"),
+        (TP2, "0" * 64, ScalingOptions, "week5/benchmark_scaling.py --model Some/Model-8B --tp 2"),
+        (PP2, "", PlanOptions, "week5/compare_parallel_plans.py --model Some/Model-8B --plans pp2"),
+        (PP2, "0" * 64, PlanOptions, "week5/compare_parallel_plans.py --model Some/Model-8B --plans pp2"),
+    ],
+)
+def test_the_command_is_of_an_experiment_that_takes_it(
+    plan: ParallelPlan, recording: str, options: type[Options], starts: str
+) -> None:
+    found = decide(Question(20.0, LIMITS, 8), Work(40, 50, recording), [], [foretold(plan, 9.0)])
     text = command(found, wanted(found, None), SITE)
-    assert text.startswith("python week5/compare_parallel_plans.py --model Some/Model-8B --plans pp2 --preset lab")
-    found = decide(Question(20.0, LIMITS, 8), Work(40, 50, "0" * 64), [], [foretold(TP2, 9.0)])
-    text = command(found, wanted(found, None), SITE)
-    assert "--workload FILE" in text and "--input-tokens" not in text and "--usd-per-hour 7.16" in text
+    python, script, *words = shlex.split(text)
+    assert python == "python" and (REPOSITORY / script).is_file() and starts in text
+    made = parse(options, "", words)
+    assert (made.model, made.usd_per_hour, made.preset) == ("Some/Model-8B", 7.16, "lab")
+    assert (made.workload is not None) == bool(recording and plan == TP2), "the others send requests of their own"
+    if isinstance(made, ConcurrencyOptions):
+        assert (made.rate, made.input_tokens) == ((9.0,), 40) and parse_slo(made.slo or ()) == LIMITS
+    if isinstance(made, PlanOptions):
+        assert (made.input_tokens, made.output_tokens) == (40, 50), "its mean lengths, where it is recorded"
 
 
 def test_a_result_says_where_it_was_measured() -> None:
@@ -113,5 +137,6 @@ def test_predicted_rates_keep_the_limits_and_follow_what_was_measured(monkeypatc
     followed = foretell(ask, plans, {"tpot": 1e6}, loads([seen]))
     beyond = foretell(ask, plans, {"tpot": 1e6}, loads([closed(TP1, 4, 3.0)]))
     assert {one.clients for one in beyond.foretold} == {4}, "only where a measurement calibrates"
-    widths = [found.foretold[1].rate.half_width or 0.0 for found in (loose, followed)]
+    rates = [found.foretold[1].rate for found in (loose, followed)]
+    widths = [rate.high / rate.low for rate in rates if rate.low and rate.high]
     assert widths[1] < widths[0], "tp1's measurement narrows tp2's interval"

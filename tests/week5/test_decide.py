@@ -48,7 +48,7 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     assert "the price is the newest result's" in text
     command = next(line for line in text.splitlines() if line.startswith("python week5/"))
     options = parse(ConcurrencyOptions, "", shlex.split(command)[2:])
-    assert options.tp == ("1",) and options.concurrency == (16, 32, 64) and options.slo == ("ttft:1000", "tpot:100")
+    assert options.tp == ("1",) and options.concurrency == (16, 32, 64) and options.slo == ("ttft=1000", "tpot=100")
 
 
 def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Path) -> None:

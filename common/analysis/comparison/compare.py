@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.analysis.comparison.compared import METRICS, STEADY, ComparedCase, compared_cases, coverage, resolved
+from common.analysis.comparison.compared import METRICS, STEADY, ComparedCase, compared_cases, coverage
 from common.analysis.comparison.differences import Difference, Named, differences
 from common.analysis.frames import load_sound
 from common.analysis.scaling.reading import about
@@ -123,7 +123,7 @@ def _cell(estimate: Estimate | None) -> Text:
     if estimate.low is None or estimate.high is None:
         return Text(f"{_times(estimate.value)}\nno interval")
     text = f"{_times(estimate.value)} [{_times(estimate.low)}, {_times(estimate.high)}]"
-    return Text(text if resolved(estimate) else f"{text}\nunresolved")
+    return Text(f"{text}\nunresolved" if estimate.unresolved else text)
 
 
 def _times(value: float) -> str:
@@ -194,8 +194,7 @@ def _document(
 def _numbers(estimate: Estimate) -> dict[str, float | int | bool]:
     numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     rounded = {name: float(f"{value:.6g}") for name, value in numbers.items() if value is not None}
-    told_apart = resolved(estimate)
-    return rounded | {"n": estimate.n} | ({} if told_apart is None else {"resolved": told_apart})
+    return rounded | {"n": estimate.n, "resolved": not estimate.unresolved}
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -45,13 +45,6 @@ def compared_cases(a: Result, b: Result) -> list[ComparedCase]:
     return [_compared(left, right) for left, right in paired(a, b) if not left.curve.startswith(LADDER)]
 
 
-def resolved(estimate: Estimate) -> bool | None:
-    """Whether the interval tells the ratio from 1; None without an interval."""
-    if estimate.low is None or estimate.high is None:
-        return None
-    return not estimate.low <= 1 <= estimate.high
-
-
 def coverage(compared: Sequence[ComparedCase], found: Sequence[Difference]) -> list[str]:
     """What the intervals hold and what they do not, in sentences."""
     shown = [case for case in compared if case.ratios]
@@ -140,7 +133,7 @@ def _range(low: int, high: int) -> str:
 
 
 def _of_chance(shown: Sequence[ComparedCase]) -> list[str]:
-    intervals = sum(resolved(estimate) is not None for case in shown for estimate in case.ratios.values())
+    intervals = sum(estimate.low is not None for case in shown for estimate in case.ratios.values())
     if intervals < 20:
         return []
     return [f"Of {intervals} intervals of 95 % about {intervals / 20:.0f} miss the truth by chance alone."]

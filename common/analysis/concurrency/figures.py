@@ -17,12 +17,13 @@ from common.analysis.concurrency.rows import (
     ConcurrencyRow,
     Found,
     batch_rows,
-    concurrency_unit,
+    concurrency_cases,
     found,
     slo_of,
 )
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, SIZE_INCHES, STYLE, TITLE_WIDTH
 from common.analysis.scaling.reading import about
+from common.analysis.scaling.rows import OVER, sampling_unit
 from common.store.schema import Result
 
 NO_DATA = "this result has no data for this figure"
@@ -32,7 +33,7 @@ NO_DATA = "this result has no data for this figure"
 def concurrency(result: Result) -> Figure:
     """Throughput and p99 TTFT over concurrency, the knee of each plan marked."""
     plans = found(result)
-    over = "engine starts" if concurrency_unit(result) == "between-starts" else "repeats inside one engine start"
+    over = OVER[sampling_unit(concurrency_cases(result))]
     note = f"bars: 95 % interval over {over}; ring: the knee, dashed where it is not resolved"
     figure, (rates, waits) = _frame(knee_finding(plans) or NO_DATA, f"{about(result)}\n{note}", panels=2)
     if not plans:

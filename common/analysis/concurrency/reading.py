@@ -9,13 +9,14 @@ from common.analysis.concurrency.rows import (
     BatchRow,
     Found,
     batch_rows,
+    concurrency_cases,
     concurrency_rows,
-    concurrency_unit,
     found,
     most_within_limits,
     slo_of,
 )
 from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, streams
+from common.analysis.scaling.rows import sampling_unit
 from common.core.knee import LEAST_GAIN, Saturation
 from common.core.plural import plural
 from common.store.schema import Result
@@ -76,7 +77,7 @@ def batches(result: Result) -> list[str]:
     """A batch against singles, for every plan and both kinds of batch; and what the offline one's interval lacks."""
     rows = batch_rows(result)
     lines = [batch_words(row) for row in rows]
-    if any(row.way == "offline batch" for row in rows) and concurrency_unit(result) == "within-start":
+    if any(row.way == "offline batch" for row in rows) and sampling_unit(concurrency_cases(result)) == "within-start":
         lines.append("The offline batch has an engine start of its own: how starts differ is not in its interval.")
     return lines
 
@@ -135,7 +136,7 @@ def doubtful(result: Result) -> list[str]:
             "Numbers are of whole repeats: all clients begin at once, so the first prompts wait for each other, and the"
             " last answers run alone; five requests per client or more let the time between be measured."
         )
-    if rows and concurrency_unit(result) == "within-start":
+    if rows and sampling_unit(concurrency_cases(result)) == "within-start":
         lines.append("Intervals are 95 % over repeats inside one engine start; another start may differ by more.")
     if result.config.get("external"):
         lines += _prompts(result)

@@ -13,10 +13,9 @@ from common.core.knee import Knee, LoadPoint, Saturation, knee, saturation
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
 
-CURVES = ("closed", "open")
+CURVES, BATCHES = ("closed", "open"), ("batch", "batch-offline")
 FEWEST_FOR_P99 = 100
 GOOD_ENOUGH = 0.9
-Unit = Literal["within-start", "between-starts"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class BatchRow:
     @property
     def unresolved(self) -> bool:
         """Whether the interval does not tell a difference from none."""
-        low, high = self.gain.low, self.gain.high
-        return low is None or high is None or low <= 1 <= high
+        return self.gain.unresolved
 
 
 def who(case: Case) -> str:
@@ -79,11 +77,9 @@ def who(case: Case) -> str:
     return case.id.partition("/")[0]
 
 
-def concurrency_unit(result: Result) -> Unit:
-    """What counts as one sample: engine starts where every measured case has several, else repeats inside a start."""
-    measured = [case for case in result.cases if case.status == "ok" and case.repeats]
-    several = [len({repeat["start"] for repeat in case.repeats}) > 1 for case in measured]
-    return "between-starts" if several and all(several) else "within-start"
+def concurrency_cases(result: Result) -> list[Case]:
+    """The cases that the concurrency table and its sentences compare."""
+    return [case for case in result.cases if case.curve in (*CURVES, *BATCHES)]
 
 
 def concurrency_rows(result: Result, curve: str) -> list[ConcurrencyRow]:

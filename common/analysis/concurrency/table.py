@@ -14,12 +14,12 @@ from common.analysis.concurrency.rows import (
     CURVES,
     ConcurrencyRow,
     batch_rows,
+    concurrency_cases,
     concurrency_rows,
-    concurrency_unit,
     found,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid
+from common.analysis.scaling.rows import is_invalid, sampling_unit
 from common.analysis.scaling.table import stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
@@ -37,7 +37,7 @@ def print_concurrency(result: Result, console: Console | None = None) -> None:
     console.print(f"[bold]Concurrency[/]  {about(result)}", soft_wrap=True)
     if rows:
         console.print(_table(shown(result), [row.who for row in rows]))
-        for line in (f"tok/s: mean of repeats, {concurrency_unit(result)}", *LEGEND):
+        for line in (f"tok/s: mean of repeats, {sampling_unit(concurrency_cases(result))}", *LEGEND):
             console.print(line, markup=False)
     else:
         console.print("nothing was measured")

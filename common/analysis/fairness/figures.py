@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from common.analysis.fairness.reading import (
     LONG,
     SHORT,
-    between_starts,
     classes_of,
     estimate,
-    excludes_one,
     finding,
     mixes,
     plans_of,
@@ -24,7 +22,7 @@ from common.analysis.fairness.reading import (
 )
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid
+from common.analysis.scaling.rows import OVER, is_invalid, sampling_unit
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths
 from common.store.requests import load_requests, requests_file
@@ -78,7 +76,7 @@ def waiting(result: Result, requests: Records) -> Figure:
 @matplotlib.rc_context(STYLE)
 def costs(result: Result) -> Figure:
     """How many times as long as alone each class takes under every variant, with intervals."""
-    over = "engine starts" if between_starts(result) else "repeats inside one engine start"
+    over = OVER[sampling_unit(mixes(result))]
     note = f"logarithmic scale; bars: 95 % interval over {over}; hollow: not resolved from no loss"
     figure, axes = empty_figure(finding(result), about(result), note)
     plans = plans_of(result)
@@ -134,7 +132,7 @@ def _draw_costs(axes: Axes, case: Case, shift: float) -> None:
             continue
         axes.plot([place + shift] * 2, [found.low or found.value, found.high or found.value], color=color, linewidth=3)
         text = f"{found.value:.2g}" if found.value < 10 else f"{found.value:.0f}"
-        fill = color if excludes_one(found) else "white"
+        fill = "white" if found.unresolved else color
         axes.plot(place + shift, found.value, marker, markersize=12, markerfacecolor=fill, markeredgecolor=color,
                   markeredgewidth=2.5, linestyle="none", label=label)  # fmt: skip
         axes.annotate(text, (place + shift, found.high or found.value), (0, 8), ha="center",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out
-from common.analysis.scaling.rows import is_invalid, samples
+from common.analysis.scaling.rows import is_invalid, samples, sampling_unit
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
@@ -43,7 +43,7 @@ class Change:
     @property
     def unresolved(self) -> bool:
         """Whether the interval does not tell a change from none; one sample, without an interval, never does."""
-        return not excludes_one(self.ratio)
+        return self.ratio.unresolved
 
 
 def mixes(result: Result, plan: ParallelPlan | None = None) -> list[Case]:
@@ -79,11 +79,6 @@ def estimate(case: Case, metric: str, unit: str = "ms") -> Estimate | None:
 def total(case: Case, metric: str) -> int:
     """A count, summed over all repeats."""
     return round(sum(repeat.get(metric, 0.0) for repeat in case.repeats))
-
-
-def excludes_one(found: Estimate) -> bool:
-    """Whether the interval of a ratio is there and does not hold 1."""
-    return found.low is not None and found.high is not None and not found.low <= 1 <= found.high
 
 
 def changes(case: Case, against: Case) -> list[Change]:
@@ -158,7 +153,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     cases = mixes(result)
     lines = client_words(result)
-    if cases and not between_starts(result):
+    if cases and sampling_unit(cases) == "within-start":
         lines.append(
             "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
         )
@@ -175,12 +170,6 @@ def caveats(result: Result) -> list[str]:
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     return lines
-
-
-def between_starts(result: Result) -> bool:
-    """Whether every case has several engine starts, so that starts are the sample."""
-    cases = mixes(result)
-    return bool(cases) and all(len({repeat["start"] for repeat in case.repeats}) > 1 for case in cases)
 
 
 def fewest_requests(case: Case, one: RequestClass) -> float:
@@ -202,7 +191,7 @@ def setting(case: Case) -> str:
 
 
 def _times(found: Estimate) -> str:
-    unresolved = "" if excludes_one(found) else " (not resolved from no loss)"
+    unresolved = " (not resolved from no loss)" if found.unresolved else ""
     return f"{_span(found)} times what it is{unresolved}"
 
 

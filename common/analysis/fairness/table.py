@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from common.analysis.fairness.reading import (
-    between_starts,
     classes_of,
     compared,
     estimate,
@@ -21,7 +20,7 @@ from common.analysis.fairness.reading import (
     variant_of,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid
+from common.analysis.scaling.rows import is_invalid, sampling_unit
 from common.analysis.scaling.table import stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
@@ -40,7 +39,7 @@ def print_fairness(result: Result, console: Console | None = None) -> None:
     console.print(f"[bold]Mixed load[/]  {about(result)}", soft_wrap=True)
     frame = fairness_shown(result)
     console.print(_table(frame) if len(frame) else "nothing was measured")
-    unit = "between-starts" if between_starts(result) else "within-start"
+    unit = sampling_unit(mixes(result))
     console.print(
         "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"
         f"halt: longest gap inside an answer; intervals below: 95 %, {unit}\n",

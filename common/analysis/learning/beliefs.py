@@ -21,7 +21,7 @@ from common.analysis.scaling.rivals import (
     loads,
     ratio_of,
 )
-from common.analysis.scaling.rows import ScalingRow, by_model, communication_share
+from common.analysis.scaling.rows import ScalingRow, by_model, communication_share, where
 from common.analysis.scaling.table import stdout
 from common.core.stats import Estimate
 from common.store.schema import Case, Result
@@ -72,7 +72,7 @@ def n_devices_are_n_times(result: Result) -> str | None:
     gained, ideal = row.speedup, row.ideal
     if gained is None or ideal is None or gained.high is None or gained.high >= ideal:
         return None
-    return f"at its best {row.case.plan} gives {interval(gained)}x {_where(row)}, not {ideal:g}x."
+    return f"at its best {row.case.plan} gives {interval(gained)}x {where(row)}, not {ideal:g}x."
 
 
 def memory_halves(result: Result) -> str | None:
@@ -114,7 +114,7 @@ def links_always_matter(result: Result) -> str | None:
         traced = row.case.engine.get("all_reduce_traced") or {}
         if lost > WASTED and share < LINKS_DO_NOT and traced.get("share", 0.0) <= LINKS_MATTER:
             return (
-                f"{row.case.plan} wastes {lost:.0%} of its devices {_where(row)}, and moving bytes explains {share:.1%}"
+                f"{row.case.plan} wastes {lost:.0%} of its devices {where(row)}, and moving bytes explains {share:.1%}"
                 " of a step (a lower bound): look elsewhere first."
             )
     return None
@@ -124,7 +124,7 @@ def links_never_matter(result: Result) -> str | None:
     """Where even their lower bound is a good part of a step."""
     for row, share in _with_communication(result):
         if share >= LINKS_MATTER:
-            return f"all-reduces take at least {share:.0%} of a {row.case.plan} decoding step {_where(row)}."
+            return f"all-reduces take at least {share:.0%} of a {row.case.plan} decoding step {where(row)}."
     return None
 
 
@@ -135,7 +135,7 @@ def tp_beats_replicas(result: Result) -> str | None:
     for split, copies, gained in against_replicas(result):
         if gained.low is None or gained.high is None or gained.low <= 1 <= gained.high:
             continue
-        said = f"{_where(split)} {copies.case.plan} gives {interval(gained)}x of {split.case.plan}"
+        said = f"{where(split)} {copies.case.plan} gives {interval(gained)}x of {split.case.plan}"
         (won if gained.low > 1 else lost).append(said)
     if won:
         return f"{'; '.join(won[:2])}."
@@ -148,7 +148,7 @@ def tp_worsens_latency(result: Result) -> str | None:
         gap = ratio_of(row.case, base.case, "median_tpot_ms")
         if row.case.plan.tp > 1 and gap is not None and gap.high is not None and gap.high < 1:
             return (
-                f"{_where(row)} {row.case.plan} takes {interval(gap)} of the time per token of {base.case.plan}: all"
+                f"{where(row)} {row.case.plan} takes {interval(gap)} of the time per token of {base.case.plan}: all"
                 " devices work on the same token."
             )
     return None
@@ -164,7 +164,7 @@ def full_utilisation_means_work(result: Result) -> str | None:
             waiting += ", and here serving,"
         if row.efficiency and busy is not None and busy >= BUSY and row.efficiency.value < 1 - WASTED:
             return (
-                f"{row.case.plan}'s devices were {busy:.0%} busy {_where(row)} and each did {row.efficiency.value:.0%}"
+                f"{row.case.plan}'s devices were {busy:.0%} busy {where(row)} and each did {row.efficiency.value:.0%}"
                 f" of the work of one alone: {waiting} counts as busy."
             )
     return None
@@ -243,8 +243,3 @@ def _gigabytes(used: list[int]) -> str:
 
 def _value(estimate: Estimate | None) -> float:
     return estimate.value if estimate else 0.0
-
-
-def _where(row: ScalingRow) -> str:
-    words = {"saturated": "saturated", "pinned": "with the base's KV cache", "weak": "with as many streams per device"}
-    return words.get(row.curve, f"at {streams(row.load)}")

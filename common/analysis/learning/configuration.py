@@ -145,7 +145,7 @@ def _not_told_apart(row: ScalingRow, result: Result, metric: str) -> list[str]:
             continue
         upper, lower = samples(other.case, metric), samples(row.case, metric)
         gap = ratio(metric, "x", upper, lower) if upper and lower and min(*upper, *lower) > 0 else None
-        if gap is None or gap.low is None or gap.high is None or gap.low <= 1 <= gap.high:
+        if gap is None or gap.unresolved:
             found.append(str(other.case.plan))
     return found
 

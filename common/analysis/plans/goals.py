@@ -102,8 +102,7 @@ def _round_s(case: Case, plan: ParallelPlan, points: list[Point], lightest: floa
 
 def _not_told_apart(one: Case, other: Case) -> bool:
     """Whether the interval of the ratio of two cases' throughputs is missing, or holds 1."""
-    gap = ratio("", "x", samples(one, "output_throughput"), samples(other, "output_throughput"))
-    return gap.low is None or gap.high is None or gap.low <= 1 <= gap.high
+    return ratio("", "x", samples(one, "output_throughput"), samples(other, "output_throughput")).unresolved
 
 
 def _rate(row: ScalingRow) -> float:

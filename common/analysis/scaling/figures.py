@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from common.analysis.scaling import findings
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
 from common.analysis.scaling.reading import about, streams
-from common.analysis.scaling.rows import ScalingRow, communication_share, sampling_unit
+from common.analysis.scaling.rows import OVER, ScalingRow, communication_share, group, sampling_unit, scaling_cases
 from common.store.schema import Result
 
 SIZE_INCHES = (12.8, 7.2)
@@ -52,8 +52,8 @@ def speedup(result: Result) -> Figure:
     _scale_gains(axes, rows)
     axes.axhline(1, color=INK, linewidth=1.5, zorder=1)
     groups = list(dict.fromkeys(_group_label(row) for row in rows))
-    for place, group in enumerate(groups):
-        _draw_group(axes, place, [row for row in rows if _group_label(row) == group], looks)
+    for place, label in enumerate(groups):
+        _draw_group(axes, place, [row for row in rows if _group_label(row) == label], looks)
     if _draw_ceilings(axes, len(groups), result):
         groups.append("the machine:\nall devices\nagainst one")
     axes.set_xlim(-0.55, len(groups) - 0.45)
@@ -137,7 +137,7 @@ def without_data(figure: Figure, axes: Axes) -> Figure:
 
 
 def _interval_note(result: Result) -> str:
-    over = "engine starts" if sampling_unit(result) == "between-starts" else "repeats inside one engine start"
+    over = OVER[sampling_unit(scaling_cases(result))]
     return f"bars: 95 % interval over {over}"
 
 
@@ -156,10 +156,12 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _group_label(row: ScalingRow) -> str:
+    if row.curve == "pinned":
+        return "pinned to\nthe base's\nKV cache"
     if row.curve == "saturated":
         return "saturated,\neach plan\nat its best"
     if row.curve == "weak":
-        return f"weak,\n{streams(row.load / row.case.plan.devices)}\nper device"
+        return f"weak,\n{streams(group(row.case))}\nper device"
     if row.curve == "replay":
         return f"replay,\ntimes ×{row.load:g}\n(latency)"
     return f"fixed,\n{streams(row.load)}"

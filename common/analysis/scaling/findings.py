@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
 from common.analysis.scaling.reading import streams
-from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows, where
 from common.store.schema import Result
 
 
@@ -33,13 +33,13 @@ def speedup_finding(result: Result) -> str:
     plan = max((row.case.plan for row in rows), key=lambda plan: (plan.devices, plan.tp, plan))
     best, worst = _extremes([row for row in rows if row.case.plan == plan])
     rivals = [row for row in rows if row.case.plan.replicas > 1 and row.case.plan.devices == plan.devices]
-    text = f"{plan} gives {_verdict(best)} {_where(best)}"
+    text = f"{plan} gives {_verdict(best)} {where(best)}"
     if worst is not best:
-        text += f", {_verdict(worst)} {_where(worst)}"
+        text += f", {_verdict(worst)} {where(worst)}"
     if rivals and plan.replicas == 1:
-        alike = [row for row in rivals if _where(row) == _where(best)]
+        alike = [row for row in rivals if where(row) == where(best)]
         rival = _extremes(alike or rivals)[0]
-        text += f"; {rival.case.plan} gives {_verdict(rival)} {_where(rival)}"
+        text += f"; {rival.case.plan} gives {_verdict(rival)} {where(rival)}"
     return f"{text}; ideal is {best.ideal:g}×" if best.ideal else text
 
 
@@ -69,12 +69,13 @@ def step_finding(result: Result) -> str:
 
 
 def _extremes(rows: list[ScalingRow]) -> tuple[ScalingRow, ScalingRow]:
-    """Best and worst at equal work; weak scaling, which has more work for more devices, only where it stands alone.
+    """Best and worst at equal work, of whole plans; others only where they stand alone.
 
-    Nor is a replay's gain, which is in latency, set beside those in throughput.
+    Weak scaling has more work for more devices, and a pinned plan less memory than it would have. Nor is a replay's
+    gain, which is in latency, set beside those in throughput.
     """
     throughput = [row for row in rows if row.curve != "replay"]
-    equal_work = [row for row in throughput if row.curve != "weak"]
+    equal_work = [row for row in throughput if row.curve not in ("weak", "pinned")]
     ordered = sorted(equal_work or throughput or rows, key=lambda row: row.speedup.value if row.speedup else 0.0)
     return ordered[-1], ordered[0]
 
@@ -85,16 +86,6 @@ def _verdict(row: ScalingRow) -> str:
     if row.unresolved:
         return f"no resolved gain ({value})"
     return f"a loss ({value})" if row.speedup.value < 1 else value
-
-
-def _where(row: ScalingRow) -> str:
-    if row.curve == "saturated":
-        return "saturated"
-    if row.curve == "weak":
-        return f"at {row.load / row.case.plan.devices:g} streams per device"
-    if row.curve == "replay":
-        return f"in the latency of a replay (times ×{row.load:g})"
-    return f"at {streams(row.load)}"
 
 
 def _saturates(curve: LoadCurve) -> str:

@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 
 from common.analysis.scaling.doubts import doubts
 from common.analysis.scaling.load_curves import load_curves
-from common.analysis.scaling.rows import ScalingRow, communication_share, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import (
+    ScalingRow,
+    communication_share,
+    sampling_unit,
+    scaling_cases,
+    scaling_rows,
+    where,
+)
 from common.core.stats import Estimate
 from common.store.schema import CaseError, Result
 
@@ -70,7 +77,7 @@ def caveats(result: Result) -> list[str]:
             if not all(row.steady for row in rows)
             else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
         )
-    if rows and sampling_unit(result) == "within-start":
+    if rows and sampling_unit(scaling_cases(result)) == "within-start":
         lines.append(
             "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
         )
@@ -162,15 +169,10 @@ def client_words(result: Result) -> list[str]:
 
 def _gain(row: ScalingRow) -> str:
     assert row.speedup is not None
-    load = {
-        "fixed": f"at {streams(row.load)}",
-        "pinned": f"with the base's KV cache (at {streams(row.load)})",
-        "weak": f"at {streams(row.load)}, as many per device",
-    }
-    where = load.get(row.curve, f"saturated (at {streams(row.load)})")
+    load = "" if row.curve == "fixed" else f" ({streams(row.load)})"
     unresolved = ": not resolved from no gain" if row.unresolved else ""
     kept = f", efficiency {row.efficiency.value:.0%}" if row.efficiency else ""
-    return f"{_who(row)} are {interval(row.speedup)}x {where}{kept}{unresolved}."
+    return f"{_who(row)} are {interval(row.speedup)}x {where(row)}{load}{kept}{unresolved}."
 
 
 def _communication(rows: list[ScalingRow], result: Result) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
 from common.core.model_shape import ModelShape
+from common.core.plural import plural
 from common.core.scaling import efficiency, karp_flatt, speedup
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
@@ -17,6 +19,7 @@ BASE_FROM = {"pinned": "saturated"}  # plans with the base's KV cache stand besi
 THROUGHPUT, LATENCY = "output_throughput", "median_e2el_ms"
 HOLDS_SEQUENCES = 16  # a base with room for fewer is starved of KV cache, and everything looks fast beside it
 Unit = Literal["within-start", "between-starts"]
+OVER: dict[Unit, str] = {"between-starts": "engine starts", "within-start": "repeats inside one engine start"}
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,39 @@ class ScalingRow:
 
     @property
     def unresolved(self) -> bool:
-        """Whether the interval does not tell a speed-up from none."""
-        gained = self.speedup
-        return (
-            gained is not None and gained.low is not None and gained.high is not None and gained.low <= 1 <= gained.high
-        )
+        """Whether there is a speed-up that its interval does not tell from none."""
+        return self.speedup is not None and self.speedup.unresolved
 
 
-def sampling_unit(result: Result) -> Unit:
-    """What counts as one sample: engine starts where every compared case has several, else repeats inside a start."""
-    compared = [case for case in result.cases if case.curve in CURVES and case.status == "ok" and case.repeats]
-    several = [len({repeat["start"] for repeat in case.repeats}) > 1 for case in compared]
+def sampling_unit(cases: Iterable[Case]) -> Unit:
+    """What counts as one sample: engine starts where every measured one of the compared cases has several.
+
+    Else repeats inside a start: one row of one start, and the less is promised. A rung of the search for saturation is
+    in the first start alone and compared with nothing: it does not belong among the cases.
+    """
+    several = [
+        len({repeat["start"] for repeat in case.repeats}) > 1 for case in cases if case.status == "ok" and case.repeats
+    ]
     return "between-starts" if several and all(several) else "within-start"
+
+
+def scaling_cases(result: Result) -> list[Case]:
+    """The cases that the scaling table compares."""
+    return [case for case in result.cases if case.curve in CURVES]
+
+
+def where(row: ScalingRow) -> str:
+    """At which load a row's plans were compared, for a sentence."""
+    match row.curve:
+        case "saturated":
+            return "saturated"
+        case "pinned":
+            return "with the base's KV cache"
+        case "weak":
+            return f"at {plural(group(row.case), 'stream')} per device"
+        case "replay":
+            return f"in the latency of a replay (times ×{row.load:g})"
+    return f"at {plural(row.load, 'stream')}"
 
 
 def samples(case: Case, metric: str) -> list[float]:
@@ -79,9 +103,9 @@ def scaling_rows(result: Result) -> list[ScalingRow]:
     rows: list[ScalingRow] = []
     for curve in CURVES:
         groups = _groups(result, curve)
-        for group in sorted(groups):
-            ordered = sorted(groups[group], key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
-            rivals = _groups(result, BASE_FROM[curve]).get(group, []) if curve in BASE_FROM else ordered
+        for key in sorted(groups):
+            ordered = sorted(groups[key], key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
+            rivals = _groups(result, BASE_FROM[curve]).get(key, []) if curve in BASE_FROM else ordered
             base = next((case for case in rivals if _can_be_base(case)), None)
             steady = all(is_steady(case) for case in {case.id: case for case in (*ordered, *rivals)}.values())
             rows += [_row(curve, case, base, steady) for case in ordered]
@@ -104,11 +128,18 @@ def is_invalid(case: Case) -> bool:
     return case.client is not None and case.client.word == "INVALID"
 
 
+def group(case: Case) -> float:
+    """Cases of a curve with the same number are compared: same load, own best load (0), or same load per device."""
+    if case.curve in ("saturated", "pinned"):
+        return 0.0
+    return _load(case) / (case.plan.devices if case.curve == "weak" else 1)
+
+
 def _groups(result: Result, curve: str) -> dict[tuple[str, float], list[Case]]:
     groups: dict[tuple[str, float], list[Case]] = {}
     for case in result.cases:
         if case.curve == curve:
-            groups.setdefault((case.model or "", _group(case)), []).append(case)
+            groups.setdefault((case.model or "", group(case)), []).append(case)
     return groups
 
 
@@ -156,13 +187,6 @@ def communication_share(case: Case, result: Result) -> float | None:
     nearest = min(times, key=lambda timed: abs(timed["tokens"] - in_batch))
     step_s = geometric_mean("tpot", "ms", tpot_ms).value / 1e3
     return float(nearest["seconds"]) * shape.all_reduces_per_step / step_s
-
-
-def _group(case: Case) -> float:
-    """Cases of one group are compared: same load, own best load, or same load per device."""
-    if case.curve in ("saturated", "pinned"):
-        return 0.0
-    return _load(case) / (case.plan.devices if case.curve == "weak" else 1)
 
 
 def _load(case: Case) -> float:

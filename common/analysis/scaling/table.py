@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 from rich import box
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from common.analysis.frames import memory_frame, usd_per_million
 from common.analysis.scaling.reading import about, interval, read_scaling
-from common.analysis.scaling.rows import ScalingRow, is_invalid, sampling_unit, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, group, is_invalid, sampling_unit, scaling_cases, scaling_rows
 from common.store.schema import Result
 
 NARROWEST = 80
@@ -25,12 +26,13 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     console = console or stdout()
     rows = measured_rows(result)
     console.print(f"[bold]Scaling[/]  {about(result)}", soft_wrap=True)
-    ends = [index for index, row in enumerate(rows[:-1]) if _group(row) != _group(rows[index + 1])]
+    groups = [(row.curve, group(row.case)) for row in rows]
+    ends = [index for index, (one, following) in enumerate(pairwise(groups)) if one != following]
     if rows:
         console.print(framed(shown(result), ends))
     else:
         console.print("nothing was measured")
-    console.print(f"[ ] 95 % interval, {sampling_unit(result)}; times are medians", markup=False)
+    console.print(f"[ ] 95 % interval, {sampling_unit(scaling_cases(result))}; times are medians", markup=False)
     if "usd_per_hour" in result.cost:
         console.print("$/M out: per million output tokens, at the whole machine's price")
     if any("oversubscribed" in row.case.flags for row in rows):
@@ -96,12 +98,6 @@ def framed(frame: pd.DataFrame, ends: Sequence[int] = ()) -> Table:
     for index, cells in enumerate(frame.itertuples(index=False)):
         table.add_row(*map(str, cells), end_section=index in ends)
     return table
-
-
-def _group(row: ScalingRow) -> tuple[str, float]:
-    if row.curve == "weak":
-        return row.curve, row.load / row.case.plan.devices
-    return row.curve, 0.0 if row.curve == "saturated" else row.load
 
 
 def _cells(row: ScalingRow, result: Result) -> list[str]:
