@@ -40,7 +40,7 @@ notebooks:  ## open the notebooks in JupyterLab
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/jupyter lab notebooks
 
-report:  ## one HTML file of the scaling notebook and captioned figures (RESULT=file.json for your own run)
+report:  ## one HTML file of a result of any experiment, and its figures (RESULT=file.json for your own run)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis report $(if $(RESULT),--result $(RESULT))
 

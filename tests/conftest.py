@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from common.engines.models import find_model
 from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher, vllm_is_installed
 from common.machine.devices import find_machine
+
+# A shell that starts us in the background has SIGINT ignored, for us and for every script that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEEDS_VLLM = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed (make setup, Linux)")
 

@@ -3,16 +3,20 @@
 Question.    Does the model fit, how fast will each plan be, and what will a million tokens cost?
 Prediction.  This is one. Memory is arithmetic; speed is a roofline per engine step with communication from measured
              all-reduce tables, and constants learnt over published measurements; no engine is started.
-Method.      For each device count: tensor parallel, pipeline, and replicas of the smallest plan that fits, all under
-             the same total load. What you have measured (--measured tp1=812 tp2=1390, output tokens/s under this
-             load) calibrates the rest.
+Method.      For each device count: tensor parallel, pipeline, experts, and replicas of the smallest plan that fits, all
+             under the same total load. What you have measured calibrates the rest: --measured tp1=812 tp2=1390 (output
+             tokens/s under this load), or --measured RESULT.json, whose two smallest plans predict all its others.
 Reading.     Brackets hold four of five measurements that the model had not seen; without --measured the rates are
              uncertain by design, and speed-up is surer than rates. $ are per million output tokens, fully loaded.
-             Over PCIe, and for experts, believe the intervals rather than the values. The last line is JSON.
+             KB/token is what ranks send each other. Of experts dealt over devices (ep) nothing is claimed until some
+             were measured. Over PCIe, and for experts, believe the intervals rather than the values. After a run,
+             `loss` tells apart what is missing from n times the base: memory and batch, communication, everything
+             else on device and host, unexplained. The last line is JSON.
 
 Examples:
   python predict_scaling.py --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8 --usd-per-hour 2.69
   python predict_scaling.py --model ./config.json --gpu L40S --concurrency 64 --measured tp1=812 tp2=1390
+  python predict_scaling.py --measured results/benchmark_scaling/20261121T035507Z-2x1core.json
 """
 
 from __future__ import annotations
@@ -24,13 +28,19 @@ from pathlib import Path
 
 import tyro
 
+from common.core.legality import why_illegal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.predict.calibrate import stored_priors
-from common.predict.card import Ask, Card, Line, Range, make_card, recommend, usd_per_million
+from common.predict.card import Card, make_card, recommend
+from common.predict.card_table import beside_lines, card_lines
 from common.predict.hardware import find
-from common.predict.memory import smallest_that_fits
+from common.predict.measured import predict_result
+from common.predict.memory import fit, smallest_that_fits
 from common.predict.shapes import find_shape, weight_bytes
+from common.predict.wanted import Ask
+from common.store.archive import load_result
+from common.store.files import StoreError
 
 BAD_INPUT = 2
 
@@ -39,9 +49,9 @@ BAD_INPUT = 2
 class Options:
     """Options of the prediction."""
 
-    model: str
+    model: str | None = None
     """A model's name (Qwen/Qwen3-32B), or a config.json or the folder that holds one."""
-    gpu: str
+    gpu: str | None = None
     """The accelerator, as in H100, "A100 PCIe", L40S, "RTX 4090"."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
     """Device counts to predict."""
@@ -56,26 +66,39 @@ class Options:
     usd_per_hour: float | None = None
     """Price of one device; adds dollars per million output tokens."""
     measured: tuple[str, ...] = ()
-    """What was measured, as PLAN=TOKENS_PER_SECOND."""
+    """What was measured: PLAN=TOKENS_PER_SECOND, or one result file, which says model, devices and loads itself."""
 
 
 def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
     options = tyro.cli(Options, description="\n".join(f" {line}" for line in (__doc__ or "").splitlines()))
     try:
-        ask, plans, measured = read(options)
-    except (ValueError, OSError) as error:
+        if len(options.measured) == 1 and Path(options.measured[0]).suffix in (".json", ".zip"):
+            return after_a_run(Path(options.measured[0]))
+        return before_a_run(options)
+    except (ValueError, OSError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def after_a_run(path: Path) -> int:
+    """Predicted beside measured, for every plan of a result."""
+    found = predict_result(load_result(path), stored_priors())
+    print("\n".join(beside_lines(found)))
+    print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
+    return 0
+
+
+def before_a_run(options: Options) -> int:
+    """The static card."""
+    ask, plans, measured = read(options)
     card = make_card(ask, plans, stored_priors(), measured)
-    for plan, reason in card.unfit.items():
-        print(f"{plan!s:<10} does not fit: {reason}")
-    if not card.lines:
-        least = smallest_that_fits(ask.shape, ask.hardware, ask.weight_bytes)
-        remedy = f"{least} would hold it" if least else "no tensor-parallel plan up to 64 devices holds it"
-        print(f"error: no plan fits on {ask.hardware.name}: {remedy}; or use fewer bytes per weight", file=sys.stderr)
-        return BAD_INPUT
-    show(card, options)
+    if not card.fits:
+        raise ValueError(nothing_fits(ask, plans))
+    print("\n".join(card_lines(card, ask, options.usd_per_hour)))
+    best, reason = recommend(card)
+    print(f"Recommended: {best}: {reason}.")
+    print(json.dumps(flat(card) | {"recommended": str(best), "reason": reason}))
     return 0
 
 
@@ -85,6 +108,8 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     Raises:
         ValueError: something in the options is wrong; the message says what.
     """
+    if options.model is None or options.gpu is None:
+        raise ValueError("--model and --gpu are needed, or --measured with a result file")
     if not options.counts or min(options.counts) < 1:
         raise ValueError("--counts: device counts are 1 or more, as in --counts 1 2 4 8")
     if options.usd_per_hour is not None and options.usd_per_hour <= 0:
@@ -97,62 +122,59 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
         shape, guessed = find_shape(options.model)
         if guessed:
             print(f"{options.model}: shape guessed from the size in the name; a config.json would be surer")
-    hardware = find(options.gpu)
     per_weight = weight_bytes(options.model, options.dtype)
+    hardware = find(options.gpu)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
+    measured = dict(read_measured(text) for text in options.measured)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
-    plans: dict[ParallelPlan, None] = {}
-    for count in sorted(set(options.counts)):
-        plans[ParallelPlan(tp=count)] = None
-        if count > 1:
-            plans[ParallelPlan(pp=count)] = None
-        if count > least.tp and count % least.tp == 0:
-            plans[ParallelPlan(tp=least.tp, replicas=count // least.tp)] = None
-    return ask, list(plans), dict(_measured(text) for text in options.measured)
+    plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
+    return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
 
 
-def show(card: Card, options: Options) -> None:
-    """Print the table, the recommendation and what to measure next, and last one line of JSON."""
-    print(f"{'plan':<10}{'KV tokens':>10}{'output tok/s':>24}{'TTFT':>9}{'speed-up':>20}{'eff.':>7}{'$/M tokens':>19}")
-    for line in card.lines:
-        cost = usd_per_million(line, options.usd_per_hour) if options.usd_per_hour else None
-        print(
-            f"{line.plan!s:<10}{line.memory.kv_tokens:>10}{_range(line.output_tokens_s, 0):>24}"
-            f"{line.ttft_s * 1e3:>6.0f} ms{_range(line.speedup, 2):>20}{line.efficiency.value:>7.0%}"
-            f"{_range(cost, 2) if cost else '':>19}" + _beside(line)
-        )
-    best = recommend(card)
-    print(f"Recommended: {best.plan}, among the most tokens per device ({best.efficiency.value:.0%} efficient).")
-    for doubt in card.doubts:
-        print(f"Low confidence, wider intervals: {doubt}.")
-    if card.next_measurement is not None:
-        print(f"Measure {card.next_measurement} next: it narrows the intervals most for its devices.")
-    print(json.dumps({"lines": [_flat(line) for line in card.lines], "recommended": str(best.plan)}))
+def plans_of(count: int, least: ParallelPlan, shape: ModelShape) -> list[ParallelPlan]:
+    """Plans worth predicting on so many devices; `least` is the smallest that holds the model."""
+    plans = [ParallelPlan(tp=count)]
+    if count > 1:
+        plans.append(ParallelPlan(pp=count))
+        experts = ParallelPlan(tp=count, ep=True)
+        plans += [experts] if shape.num_experts and why_illegal(experts, shape) is None else []
+    if count > least.tp and count % least.tp == 0:
+        plans.append(ParallelPlan(tp=least.tp, replicas=count // least.tp))
+    return plans
 
 
-def _beside(line: Line) -> str:
-    if line.measured is None or line.foretold is None:
-        return ""
-    return f"  measured {line.measured:.0f}, predicted from the others {line.foretold:.0f}"
+def nothing_fits(ask: Ask, plans: list[ParallelPlan]) -> str:
+    """By how much the model is too large, and what would hold it."""
+    short = {plan: fit(ask.shape, ask.hardware, plan, ask.weight_bytes).missing_bytes / 1e9 for plan in plans}
+    nearest = min(short, key=lambda plan: (short[plan], plan.devices))
+    least = smallest_that_fits(ask.shape, ask.hardware, ask.weight_bytes)
+    remedy = f"{least} would hold it" if least else "no tensor-parallel plan up to 64 devices would hold it"
+    short_by = f"{short[nearest]:.1f} GB short on each device" if short[nearest] else "no room for one request"
+    return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {remedy}, or fewer bytes per weight"
 
 
-def _flat(line: Line) -> dict[str, object]:
-    return asdict(line) | {"plan": str(line.plan), "devices": line.plan.devices}
+def read_measured(text: str) -> tuple[ParallelPlan, float]:
+    """One PLAN=TOKENS_PER_SECOND.
 
-
-def _range(found: Range, digits: int) -> str:
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def _measured(text: str) -> tuple[ParallelPlan, float]:
+    Raises:
+        ValueError: it is none.
+    """
     name, _, value = text.partition("=")
     try:
         rate = float(value)
     except ValueError:
         rate = 0.0
     if not 0 < rate < 1e9:
-        raise ValueError(f"--measured {text}: write PLAN=TOKENS_PER_SECOND, as in tp2=1390")
+        raise ValueError(f"--measured {text}: write PLAN=TOKENS_PER_SECOND, as in tp2=1390, or one result file")
     return ParallelPlan.parse(name), rate
+
+
+def flat(card: Card) -> dict[str, object]:
+    """The card as JSON holds it."""
+    plans = [asdict(one) | {"plan": str(one.plan), "devices": one.plan.devices} for one in card.fits]
+    unfit = {str(plan): reason for plan, reason in card.unfit.items()}
+    following = None if card.next_measurement is None else str(card.next_measurement)
+    return {"plans": plans, "unfit": unfit, "doubts": card.doubts, "measure_next": following}
 
 
 if __name__ == "__main__":

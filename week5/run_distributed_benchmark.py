@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from common.analysis.evening.plans import evening_summary, print_evening
-from common.analysis.evening.report import write_report
+from common.analysis.report import write_report
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.experiment import Experiment
@@ -141,8 +141,8 @@ def latency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
 
 
 def concurrency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
-    """Many clients, and a batch against concurrent singles."""
-    own = {"concurrency": (1, 16, 64)} if options.preset == "smoke" else {}
+    """Many clients, and a batch against concurrent singles; the offline one not in smoke."""
+    own = {"concurrency": (1, 16, 64), "offline": False} if options.preset == "smoke" else {}
     kind = simulate_concurrent_requests.ConcurrencyOptions
     return simulate_concurrent_requests.cases(like(kind, options, slo=options.slo, **own), model, machine)
 

@@ -8,7 +8,8 @@ Prediction.  Throughput grows with concurrency, since one pass over the weights 
 Method.      Real vLLM, one engine start per plan (lab: three), seeded requests of one length.
                closed   so many clients, each sending its next request when its last one is answered
                open     requests that come by the clock, whether or not earlier ones have ended (--rate)
-               batch    the same prompts as one request and as so many clients, in turns (ABBA)
+               batch    the same prompts as one request and as so many clients, in turns (ABBA), and in one call of
+                        the offline LLM.generate(...), at an engine start of its own (smoke: smallest plan alone)
              With --base-url the server is somebody else's: closed loops at each --concurrency, streamed, prompts of
              plain words (about one token each; usage says what they were); the key comes from OPENAI_API_KEY.
 Reading.     The knee is where throughput over response time is largest (Kleinrock's power): before it clients cost
@@ -16,7 +17,7 @@ Reading.     The knee is where throughput over response time is largest (Kleinro
              says they waited before it began; Jain is 1 where all clients got the same. More load is not better.
 
 Examples:
-  python simulate_concurrent_requests.py                              # 1, 4, 16, 64 clients on every plan
+  python simulate_concurrent_requests.py                              # 1, 4, 16, 32 clients on every plan
   python simulate_concurrent_requests.py --tp 1 --rate 2 8 --burstiness 0.5        # bursts, by the clock
   python simulate_concurrent_requests.py --tp 1 --rate 1 --final-rate 20           # a ramp
   python simulate_concurrent_requests.py --base-url http://localhost:8000 --model NAME --concurrency 1 8 32
@@ -35,9 +36,9 @@ import tyro
 from common.analysis.concurrency.table import concurrency_summary, print_concurrency
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
-from common.experiment.batch_spec import BatchSpec
+from common.experiment.batch_spec import BatchSpec, OfflineBatchSpec
 from common.experiment.experiment import Experiment
-from common.experiment.external import run_external
+from common.experiment.external import Asked, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
@@ -62,8 +63,10 @@ class ConcurrencyOptions(Options):
     """Drive this OpenAI-compatible server instead of engines of our own, as in http://localhost:8000."""
     chat: bool = False
     """With --base-url: send to /v1/chat/completions instead of /v1/completions."""
+    idle_timeout_s: float = 60.0
+    """With --base-url: give the server up when it sends nothing to anybody for so long while requests wait."""
     concurrency: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
-    """Clients; by default 1 4 16 64, in lab and full powers of two to 256, with --base-url 1 4 16."""
+    """Clients; by default 1 4 16 32, in lab and full powers of two to 256, with --base-url 1 4 16."""
     requests: Count = None
     """Requests of each closed or open loop in one repeat; by default 2 per client, in lab 5."""
     input_tokens: Count = None
@@ -76,6 +79,8 @@ class ConcurrencyOptions(Options):
     """Of the times between them: 1 is Poisson, less comes in bursts, inf is constant."""
     final_rate: Number = None
     """Let the rate rise or fall to this one from the first request to the last."""
+    offline: bool = True
+    """Give the batch to the offline `LLM(...)` API too; --no-offline leaves it, and its engine starts, out."""
     slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
     """Limits for goodput in milliseconds; by default ttft:500 tpot:50, on CPU ttft:1000 tpot:100."""
 
@@ -100,6 +105,8 @@ class ConcurrencyOptions(Options):
         check_open_loops(self.rate, self.burstiness, self.final_rate)
         if self.slo is not None:
             parse_slo(self.slo)
+        if not 1 <= self.idle_timeout_s < 86_400:
+            raise InputError(f"--idle-timeout-s {self.idle_timeout_s:g}: seconds from 1 to 86400, as in 60")
         if self.chat and self.base_url is None:
             raise InputError("--chat needs --base-url: engines of our own are measured through /v1/completions")
 
@@ -117,7 +124,7 @@ class Amount:
 
 
 AMOUNTS = {
-    "smoke": Amount((1, 4, 16, 64), 2, 3, 16, 4, 10.0),
+    "smoke": Amount((1, 4, 16, 32), 2, 3, 16, 4, 10.0),
     "lab": Amount((1, 2, 4, 8, 16, 32, 64, 128, 256), 5, 2, 32, 4, 60.0),
     "full": Amount((1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 3, 64, 6, 120.0),
 }
@@ -128,15 +135,17 @@ def cases(options: ConcurrencyOptions, model: Model, machine: Machine) -> tuple[
     """Every load on every plan, and which of them this machine cannot run."""
     lengths = default_lengths(model, machine, options.input_tokens, options.output_tokens)
     slo_ms = parse_slo(options.slo or (DEFAULT_SLO[machine.kind],))
-    amount = AMOUNTS[options.preset]
+    amount, sizes = AMOUNTS[options.preset], plans(options, model)
 
     def of_plan(plan: ParallelPlan) -> list[Spec]:
         first = LoadSpec(plan, "closed", 1, lengths, 1, options.repeats or amount.repeats, slo_ms=slo_ms)
         first = replace(first, flags=flags_of(plan, options, machine))
-        batch = BatchSpec(plan, amount.batch, lengths, options.repeats or amount.pairs, first.flags)
-        return [*loads(options, first, options.concurrency or amount.ladder), batch]
+        batch = (plan, amount.batch, lengths, options.repeats or amount.pairs, first.flags)
+        without_server = options.offline and (plan == sizes[0] or options.preset != "smoke")
+        batches = [BatchSpec(*batch), *([OfflineBatchSpec(*batch)] if without_server else [])]
+        return [*loads(options, first, options.concurrency or amount.ladder), *batches]
 
-    return list_cases(plans(options, model), of_plan, options, model, machine)
+    return list_cases(sizes, of_plan, options, model, machine)
 
 
 def external_cases(options: ConcurrencyOptions, flags: tuple[str, ...]) -> list[LoadSpec]:
@@ -173,7 +182,8 @@ def main() -> int:
     """Parse, run, and return the exit code."""
     options = parse(ConcurrencyOptions, __doc__ or "")
     if options.base_url is not None:
-        return run_external(EXPERIMENT, options, external_cases, options.base_url, options.chat)
+        asked = Asked(options.base_url, options.model, options.chat, options.idle_timeout_s)
+        return run_external(EXPERIMENT, options, external_cases, asked)
     return run(EXPERIMENT, options)
 
 

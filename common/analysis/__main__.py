@@ -36,7 +36,9 @@ def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
 
 
 def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:
-    """Execute the notebook and write one HTML file that loads nothing from outside, with the figures beside it.
+    """Write a result of any experiment as one HTML file that loads nothing from outside, with the figures beside it.
+
+    It is the experiment's notebook, executed on the result; of one without a notebook, its tables and figures.
 
     Args:
         result: A result file; by default the newest committed one (or LAB_RESULT).
@@ -87,7 +89,7 @@ def main() -> int:
     """Run a command; 2 when there is nothing to read."""
     commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m common.analysis", description=__doc__)
     except (StoreError, RefusedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT

@@ -36,7 +36,7 @@ def load_results(place: Path) -> list[Result]:
     """
     if not place.is_dir():
         return [load_result(place)]
-    found = _results_under(place)
+    found = results_under(place)
     if not found:
         raise StoreError(f"no results under {place}; run a script of week5/ first")
     return [load(path) for path in found]
@@ -66,7 +66,7 @@ def newest(results: Path, experiment: str) -> Path:
     Raises:
         StoreError: there is none.
     """
-    found = [path for path in _results_under(results) if path.parent.name == experiment]
+    found = [path for path in results_under(results) if path.parent.name == experiment]
     if not found:
         raise StoreError(f"no result of {experiment} under {results}; run week5/{experiment}.py, or set {CHOSEN}")
     return found[-1]
@@ -147,8 +147,8 @@ _MEMORY_COLUMNS = [
 ]
 
 
-def _results_under(folder: Path) -> list[Path]:
-    """By name, which begins with the time."""
+def results_under(folder: Path) -> list[Path]:
+    """Result files at any depth, oldest first by name, which begins with the time."""
     found = [path for path in folder.expanduser().rglob("*.json") if RESULT_NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name)
 

@@ -1,8 +1,7 @@
-"""A notebook and a result as one HTML file that loads nothing from outside, with the figures beside it."""
+"""A result as one HTML file that loads nothing from outside, with the figures beside it."""
 
 from __future__ import annotations
 
-import html
 import os
 from pathlib import Path
 from typing import Any
@@ -12,52 +11,40 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from common.analysis.frames import CHOSEN, RESULTS
-from common.analysis.scaling.figures import save_figures
+from common.analysis.page import body_of, page_of
+from common.analysis.report import markdown
 from common.analysis.scaling.reading import about
+from common.analysis.views import save_drawings
 from common.store.archive import load_result
 
-NOTEBOOK = RESULTS.parent / "notebooks" / "01_scaling.ipynb"
+NOTEBOOK_FOLDER = RESULTS.parent / "notebooks"
+NOTEBOOKS = {
+    "benchmark_scaling": "01_scaling.ipynb",
+    "simulate_concurrent_requests": "02_concurrency_and_latency.ipynb",
+    "test_mixed_workload": "03_mixed_load_and_fairness.ipynb",
+}
 EXECUTION_LIMIT_S = 300
 
-# nbconvert's own pages fetch MathJax and RequireJS from a CDN; this page needs neither
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ max-width: 62rem; margin: 2rem auto; padding: 0 1rem; font: 1.05rem/1.55 system-ui, sans-serif; color: #222 }}
-h1, h2 {{ line-height: 1.2 }}
-h2 {{ margin-top: 2.5rem }}
-img {{ max-width: 100%; height: auto }}
-pre, code {{ font: 0.92rem/1.45 ui-monospace, monospace; white-space: pre-wrap }}
-.output pre {{ background: #f4f6f8; border-left: 4px solid #0072b2; padding: 0.7rem 1rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd }}
-.anchor-link, .prompt {{ display: none }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
+def make_report(result_path: Path, folder: Path) -> list[Path]:
+    """Write `<run id>.html` and the figures; their paths, the page first.
 
-def make_report(result_path: Path, folder: Path, notebook: Path = NOTEBOOK) -> list[Path]:
-    """Execute the notebook on a result and write `<run id>.html` and the figures; their paths, the page first.
+    The page is the experiment's notebook, executed on the result; of an experiment without one, its tables and figures.
 
     Raises:
         StoreError: the result cannot be read.
         CellExecutionError: a cell of the notebook failed.
     """
     result = load_result(result_path)
-    folder.mkdir(parents=True, exist_ok=True)
+    figures = save_drawings(result, folder)
+    if (name := NOTEBOOKS.get(result.experiment)) is not None:
+        body = _body(execute(NOTEBOOK_FOLDER / name, result_path))
+    else:
+        pictures = {path.stem.removeprefix(f"{result.run_id}-"): path for path in figures}
+        body = body_of(markdown(result, {name: path.name for name, path in pictures.items()}), folder)
     page = folder / f"{result.run_id}.html"
-    title = html.escape(f"{result.experiment}: {about(result)}")
-    page.write_text(PAGE.format(title=title, body=_body(execute(notebook, result_path))), encoding="utf-8")
-    return [page, *save_figures(result, folder)]
+    page.write_text(page_of(body, f"{result.experiment}: {about(result)}"), encoding="utf-8")
+    return [page, *figures]
 
 
 def execute(notebook: Path, result_path: Path) -> Any:  # noqa: ANN401  # nbformat is untyped

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.core.plan import ParallelPlan
 from common.engines.engine import EngineFacts
@@ -24,19 +24,23 @@ from common.machine.devices import Device
 
 NAME = "the server"  # in records, which are published: not its address
 MOST_NAMED = 8
-GONE = "server_gone"
+GONE, HUNG = "server_gone", "server_hangs"
 SECOND_LOOK_S = 0.5
 RESTART = "Start it again and run the same command: it goes on with what is missing"
 
 
 @dataclass(frozen=True)
 class RemoteServer:
-    """Somebody's server and what is wanted of it; without a `model`, the only one that it serves."""
+    """Somebody's server and what is wanted of it; without a `model`, the only one that it serves.
+
+    It is given up when it sends nothing for `idle_timeout_s` while requests wait.
+    """
 
     address: Address
     model: str | None
     chat: bool = False
     api_key: str | None = field(default=None, repr=False)
+    idle_timeout_s: float | None = None
 
     def serves(self) -> str:
         """The served name of the model that is wanted: the one question before anything is sent.
@@ -96,7 +100,8 @@ class RemoteEngine:
     def endpoints(self) -> Sequence[Endpoint]:
         """Its one address."""
         server = self._server
-        return [server.address.endpoint(server.model or "", server.chat, server.api_key, NAME)]
+        endpoint = server.address.endpoint(server.model or "", server.chat, server.api_key, NAME)
+        return [replace(endpoint, idle_timeout_s=server.idle_timeout_s)]
 
     def pids(self) -> list[int]:
         """None that are ours."""

@@ -54,7 +54,7 @@ def _hear_every_engine() -> None:
     """
     from vllm.v1.engine import core_client
 
-    client_class = getattr(core_client, "DPLBAsyncMPClient", None)
+    client_class: Any = getattr(core_client, "DPLBAsyncMPClient", None)
     if not hasattr(client_class, "call_utility_all_async"):
         return  # another version of vLLM
 

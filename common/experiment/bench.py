@@ -23,6 +23,7 @@ from common.store.schema import Case
 
 WARM_UP_TOKENS = 8
 FIRST_WARM_UP_TOKENS = 24  # an engine's first steps are slow in ways that later ones are not
+WARM_UP_SEED = 999_983  # added to a repeat's, for prompts that no repeat uses
 REQUEST_TIMEOUT_S = 600.0
 AGAIN, MEASURED_AGAIN = 2, "measured_again"
 EXTERNAL = "external"  # the flag of cases on a server that somebody else runs
@@ -58,7 +59,7 @@ class Bench:
         if streams <= self.warmed_to:
             return
         tokens = WARM_UP_TOKENS if self.warmed_to else FIRST_WARM_UP_TOKENS
-        seed = self.seed_of(0) + 999_983
+        seed = self.seed_of(0) + WARM_UP_SEED
         self.load(case, make(streams, tokens, seed), ClosedLoop(streams), seed, "warm-up")
         self.warmed_to = streams
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.core.plural import plural
 from common.experiment import recordings, report
 from common.experiment.estimate import Estimate
 from common.experiment.spec import Spec
@@ -17,20 +18,19 @@ def print_dry_run(
     """Print cases, those that are skipped (id and reason), engine starts, minutes and dollars; the exit code."""
     recording = recordings.used_by(specs)
     if recording is not None:
-        sys.stdout.write(f"workload: {recording.form}, {len(recording.entries)} requests read\n")
+        sys.stdout.write(f"workload: {recording.form}, {plural(len(recording.entries), 'request')} read\n")
     for note in recordings.notes(specs):
         sys.stdout.write(f"note: {note}\n")
     width = max(24, *(len(case_id) for case_id in (*(spec.id for spec in specs), *skipped)))
     for spec in specs:
-        sys.stdout.write(f"{spec.id:{width}} {spec.in_words()}, {spec.repeats} repeats\n")
+        sys.stdout.write(f"{spec.id:{width}} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
     for case_id, reason in skipped.items():
         sys.stdout.write(f"{case_id:{width}} skipped: {reason}\n")
     usd = planned.usd(usd_per_hour)
     price = "" if usd is None else f", about ${usd:.2f}"
     minutes = planned.seconds / 60
-    sys.stdout.write(
-        f"{planned.cases} cases, {planned.engine_starts} engine starts, about {minutes:.0f} minutes{price}\n"
-    )
+    work = f"{plural(planned.cases, 'case')}, {plural(planned.engine_starts, 'engine start')}"
+    sys.stdout.write(f"{work}, about {plural(round(minutes), 'minute')}{price}\n")
     summary: dict[str, Any] = {"cases": planned.cases, "engine_starts": planned.engine_starts}
     summary |= {"minutes": round(minutes, 1), "usd": usd}
     if recording is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+from common.core.plural import plural
 from common.engines.engine import StartsEngines
 from common.engines.failures import EngineError
 from common.engines.remote import RemoteLauncher, RemoteServer
@@ -19,6 +20,7 @@ from common.experiment import report
 from common.experiment.bench import EXTERNAL
 from common.experiment.events import EngineGone, EngineReady, EngineStarting, Event, Said, Watcher
 from common.experiment.experiment import Experiment
+from common.experiment.guessing import check_guess, question_of, take_guess
 from common.experiment.opening import Place, asked_for, open_keyed
 from common.experiment.options import InputError, Options
 from common.experiment.prepare import Prepared, Say, calibrated
@@ -43,12 +45,13 @@ Cases = Callable[[Any, tuple[str, ...]], Sequence[Spec]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A server as it was asked for on the command line."""
+    """A server as it was asked for on the command line; its key comes from the environment alone."""
 
     base_url: str
     model: str | None
     chat: bool
-    api_key: str | None = field(default=None, repr=False)
+    idle_timeout_s: float
+    api_key: str | None = field(default_factory=lambda: os.environ.get(API_KEY), repr=False)
 
     def server(self) -> RemoteServer:
         """The server, before it was asked anything.
@@ -59,17 +62,16 @@ class Asked:
         key = (self.api_key or "").strip() or None
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(f"{API_KEY} holds characters that no request can carry: copy the key again")
-        return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key)
+        return RemoteServer(Address.parse(self.base_url), self.model, self.chat, key, self.idle_timeout_s)
 
 
-def run_external(experiment: Experiment, options: Options, cases: Cases, base_url: str, chat: bool) -> int:
-    """Run cases against the server at `base_url` and return the exit code.
+def run_external(experiment: Experiment, options: Options, cases: Cases, asked: Asked) -> int:
+    """Run cases against somebody's server and return the exit code.
 
-    `cases` gives them for the options and the flags that each must have. The key comes from the environment alone.
+    `cases` gives them for the options and the flags that each must have.
 
-    0: all cases ok; 1: a case failed, or the server died; 2: bad input, or the server cannot be used; 130: interrupted.
+    0: all cases ok; 1: a case failed, the server died or hangs; 2: bad input, or it cannot be used; 130: interrupted.
     """
-    asked = Asked(base_url, options.model, chat, os.environ.get(API_KEY))
 
     def prepare(experiment: Experiment, options: Options, held: contextlib.ExitStack) -> Prepared | int:
         return _prepare(experiment, options, held, asked, cases)
@@ -90,7 +92,10 @@ def _prepare(
     machine = find_machine()
     flags = (EXTERNAL, SHARES) if server.address.loopback and machine.kind == "cpu" else (EXTERNAL,)
     specs = cases(options, flags)
+    question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
+    check_guess(options.guess, question)
     if options.dry_run:
+        files.check_writable(options.results_dir, experiment.name)
         return _print_dry_run(specs)
     try:
         server = replace(server, model=server.serves())
@@ -101,6 +106,7 @@ def _prepare(
     held.enter_context(files.hold(paths))
     if options.preset != "smoke" and ONE_START not in result.warnings:
         result.warnings.append(ONE_START)
+    take_guess(result, question, options.guess)
 
     def launcher(say: Say) -> StartsEngines:
         return RemoteLauncher(server)
@@ -162,7 +168,7 @@ def _environment(machine: Machine) -> dict[str, Any]:
 
 def _print_dry_run(specs: Sequence[Spec]) -> int:
     for spec in specs:
-        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {spec.repeats} repeats\n")
-    sys.stdout.write(f"{len(specs)} cases, no engine starts; how long the server takes is not known\n")
+        sys.stdout.write(f"{spec.id:24} {spec.in_words()}, {plural(spec.repeats, 'repeat')}\n")
+    sys.stdout.write(f"{plural(len(specs), 'case')}, no engine starts; how long the server takes is not known\n")
     report.print_last_line(None, "dry-run", {"cases": len(specs), "engine_starts": 0, "minutes": None, "usd": None})
     return 0

@@ -10,6 +10,7 @@ from common.analysis.scaling.reading import streams
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
 from common.core.mix import MixedWorkload
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.core.recording import Recording
 from common.core.workload import Request, Workload, staggered
 from common.engines.models import Model
@@ -246,4 +247,4 @@ class LoadSpec:
             case int():
                 return streams(self.load)
             case _:
-                return f"{self.turns} requests in {self.clocked_s:.3g} s"
+                return f"{plural(self.turns, 'request')} in {self.clocked_s:.3g} s"

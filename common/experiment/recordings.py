@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.core.arrivals import Replay
+from common.core.plural import plural
 from common.core.recording import Recording
 from common.engines.models import Model, token_counter
 from common.engines.settings import parse_engine_args
@@ -83,7 +84,7 @@ def read_recorded(
     needed = max(in_start if whole.verbatim else in_repeat, default=0)
     if (have := len(whole.entries)) < needed:
         sent = "a case sends under one engine start" if whole.verbatim else "a repeat sends"
-        note = f"The workload's {have} requests are fewer than the {needed} that {sent}: some are sent again."
+        note = f"The workload's {plural(have, 'request')} are fewer than the {needed} that {sent}: some are sent again."
         whole = replace(whole, notes=(*whole.notes, note))
     return Recorded(whole, _beginning(whole, options) if whole.timed else None)
 
@@ -123,7 +124,8 @@ def _beginning(whole: Recording, options: Options) -> Recording:
         )
     if sent < have:
         span = f"{scale * part.span_s:.3g} s"
-        note = f"The replay is the trace's first {sent} requests, {span} (--preset {options.preset} takes no more)."
+        first = plural(sent, "request")
+        note = f"The replay is the trace's first {first}, {span} (--preset {options.preset} takes no more)."
         part = replace(part, notes=(*part.notes, note))
     return part
 

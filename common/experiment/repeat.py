@@ -83,9 +83,7 @@ def repeat_numbers(  # the two sides of one repeat, and what it is held to
         evenly = jain(slot_tokens(loaded.records, case.arrivals.concurrency) or [])
         numbers |= {} if evenly is None else {"slot_fairness": evenly}
     numbers |= {f"slo_{name}_ms": limit for name, limit in (slo_ms or {}).items()}
-    for counter, name in SERVERS_COUNTS.items():
-        if counter in after.counters:
-            numbers[name] = after.counters[counter] - before.counters.get(counter, 0.0)
+    numbers |= servers_counts(before, after)
     numbers |= _queueing(before, after, tokens.levels(loaded.begin_ns, loaded.end_ns))
     used = [late - early for early, late in zip(before.front_end_cpu_s, after.front_end_cpu_s, strict=False)]
     if used:
@@ -96,6 +94,15 @@ def repeat_numbers(  # the two sides of one repeat, and what it is held to
         "loop_delay_ms": 1e3 * loaded.loop_lag.delay_s,
         "loop_lag_p99_ms": 1e3 * loaded.loop_lag.p99_s,
         "loop_lag_max_ms": 1e3 * loaded.loop_lag.max_s,
+    }
+
+
+def servers_counts(before: ServerState, after: ServerState) -> dict[str, float]:
+    """What the servers counted between two moments, as far as they count."""
+    return {
+        name: after.counters[counter] - before.counters.get(counter, 0.0)
+        for counter, name in SERVERS_COUNTS.items()
+        if counter in after.counters
     }
 
 

@@ -11,7 +11,7 @@ from common.analysis.scaling.rows import LATENCY, samples
 from common.core.stats import geometric_mean
 from common.core.verdict import ClientCeiling
 from common.engines.models import ModelError
-from common.engines.remote import GONE
+from common.engines.remote import GONE, HUNG
 from common.experiment import report
 from common.experiment.events import CaseDone, Said
 from common.experiment.experiment import Experiment
@@ -82,7 +82,7 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
                 budget=prepared.budget,
             )
             sweep.run(prepared.specs)
-            if any(case.error is not None and case.error.kind == GONE for case in result.cases):
+            if any(case.error is not None and case.error.kind in (GONE, HUNG) for case in result.cases):
                 result.status = "interrupted"  # somebody starts it again, and the same command goes on
         except KeyboardInterrupt:
             code, result.status = INTERRUPTED, "interrupted"

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from common.core.limits import LIMITED
 from common.experiment.options import InputError
 
-LIMITED = ("ttft", "tpot", "e2el")
 DEFAULT_SLO = {"cpu": "ttft:1000 tpot:100", "gpu": "ttft:500 tpot:50"}  # milliseconds
 
 
 def parse_slo(words: Sequence[str]) -> dict[str, float]:
-    """`ttft:500 tpot:50`, in one word or several, as milliseconds by name.
+    """`ttft:500 tpot:50`, in one word or several, as milliseconds by name; `ttft=500,tpot=50` is the same.
 
     Raises:
         InputError: not such limits.
     """
     limits: dict[str, float] = {}
-    for word in " ".join(words).split():
-        name, separator, number = word.partition(":")
+    for word in " ".join(words).replace(",", " ").split():
+        name, separator, number = word.replace("=", ":", 1).partition(":")
         try:
             limit = float(number) if separator else math.nan
         except ValueError:

@@ -12,6 +12,7 @@ from common.core.plan import ParallelPlan
 from common.core.verdict import ClientCeiling
 from common.engines.engine import Engine, StartsEngines
 from common.engines.failures import EngineError, Failure
+from common.engines.remote import HUNG
 from common.engines.settings import EngineSettings
 from common.experiment.bench import Bench
 from common.experiment.budget import Budget
@@ -134,6 +135,9 @@ class Sweep:
         except EngineError as error:
             self._ended(spec, bench.start)
             self._keep(*ladder, self._failed(case, bench.start, error))
+            if error.failure.kind == HUNG:  # so would every other case, each for as long: they are left for another run
+                self._broken.add(spec.configuration)
+                return False
             return bench.engine.death() is None
         self._ended(spec, bench.start)
         self._keep(*ladder, case)

@@ -15,6 +15,7 @@ from common.analysis.verification.judgement import (
     LOAD_REPORT,
     OFFLINE,
     SERVED,
+    WEIGHT_SHARE,
     inference_check,
     merged,
     output_check,
@@ -25,10 +26,11 @@ from common.core.arrivals import ClosedLoop
 from common.core.greedy import Answer, Likeness, compare
 from common.core.model_shape import DTYPE_BYTES, ModelShape
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.core.recording import Recording
 from common.core.stats import Estimate
 from common.core.weight_split import rank_weight_bytes
-from common.engines.failures import EngineError, Failure
+from common.experiment.answers import no_answer
 from common.experiment.bench import Bench
 from common.experiment.events import Measuring, Said
 from common.experiment.load_spec import Lengths
@@ -134,8 +136,7 @@ class VerifySpec:
                 else:
                     answers.append(asyncio.run(complete(endpoint, prompt, tokens, LISTED)))
             except ControlError as error:
-                no_answer = Failure("no_answer", str(error), "The engine's log may say more")
-                raise EngineError(bench.engine.death() or no_answer) from error
+                raise no_answer(error, bench.engine) from error
             rate = len(answers) * tokens / (time.perf_counter() - began)
             bench.watch(Measuring(case.id, "greedy answers", len(answers), len(prompts), rate))
         return answers
@@ -146,7 +147,10 @@ class VerifySpec:
         width = DTYPE_BYTES.get(str(facts.settings.get("dtype")), self.shape.dtype_bytes)
         whole = self._whole_bytes(bench)
         expected = rank_weight_bytes(self.shape, self.plan.tp, width, whole)
-        case.predicted = [Estimate(EXPECTED_WEIGHTS, "B", expected)]
+        percent = 100 / (whole or rank_weight_bytes(self.shape, 1, width))
+        case.predicted = [Estimate(EXPECTED_WEIGHTS, "B", expected), Estimate(WEIGHT_SHARE, "%", expected * percent)]
+        if held := facts.weight_bytes_per_rank or facts.load_report_bytes_per_rank:
+            case.summary = [Estimate(WEIGHT_SHARE, "%", max(held) * percent)]
         checks = [weights_check(self.plan, facts.weight_bytes_per_rank, expected, whole)]
         report = facts.load_report_bytes_per_rank
         if report and not facts.weight_bytes_per_rank:
@@ -196,7 +200,7 @@ class VerifySpec:
         """Load and lengths, for a person."""
         way = "offline LLM(...)" if self.offline else "vllm serve"
         lengths = f"{self.lengths.input_tokens} in / {self.lengths.output_tokens} out"
-        return f"{way}, {self.prompts} prompts one by one, {lengths}"
+        return f"{way}, {plural(self.prompts, 'prompt')} one by one, {lengths}"
 
 
 def _id_of(plan: ParallelPlan, offline: bool) -> str:

@@ -29,6 +29,7 @@ from common.load.response import Recount, parse_response
 from common.load.spill import PIECES_AT_ONCE, Spill
 
 PATROL_S = 0.25
+STALLED = "stalled"  # the error kind of requests that were in flight when the server was given up
 _SPARE_FILES = 128  # descriptors for everything that is not a connection
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,8 @@ Progress = Callable[[int, int], None]
 class Endpoint:
     """Where a model is served: `/v1/completions`, or `/v1/chat/completions`.
 
-    `name` is what errors call it; by default its host and port.
+    `name` is what errors call it; by default its host and port. A server that sends nothing to anybody for
+    `idle_timeout_s` while requests wait is given up; `None`: never.
     """
 
     host: str
@@ -48,6 +50,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     tls: bool = False
     name: str = ""
+    idle_timeout_s: float | None = None
 
     @property
     def origin(self) -> str:
@@ -100,6 +103,8 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         progress: called at most four times a second with the requests that have ended and an estimate of the tokens
             seen: the pieces of data received. It runs inside the event loop and must be quick.
         should_stop: asked as often; once it says yes, whatever has not ended is recorded as `cancelled`.
+            Where the first endpoint's idle time-out passes, what is in flight is recorded as `stalled` and the rest as
+            `cancelled`.
         recount: counts the tokens of a text, for `recounted_tokens`; called after the run.
 
     A server that rejects `ignore_eos` gets all requests once more without it; the result is then flagged
@@ -109,7 +114,7 @@ def run_load(  # noqa: PLR0913 - the three that matter come first, each of the o
         ValueError: no endpoints, no requests, or endpoints that differ in model or path.
     """
     _check(endpoints, requests)
-    watch = _Watch(timeout_s, progress, should_stop)
+    watch = _Watch(timeout_s, endpoints[0].idle_timeout_s, progress, should_stop)
     how = arrivals if isinstance(arrivals, ClosedLoop) else schedule_s(arrivals, requests, seed)
     targets = [_target(endpoint) for endpoint in endpoints]
     result = _send_all(targets, _exchanges(requests, endpoints[0], ignore_eos=True), how, watch, recount)
@@ -160,13 +165,16 @@ def _send_all(
     return _result(exchanges, span)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Watch:
     """What is looked after four times a second."""
 
     timeout_s: float
+    idle_timeout_s: float | None
     progress: Progress | None
     should_stop: Callable[[], bool] | None
+    _seen: int = 0
+    _moved_ns: int = 0
 
     def patrol(self, dispatch: Dispatch) -> None:
         now_ns = time.perf_counter_ns()
@@ -174,11 +182,20 @@ class _Watch:
             lane.expire(now_ns, self.timeout_s)
             if lane.exchange is not None and len(lane.exchange.pieces) > PIECES_AT_ONCE:
                 dispatch.ledger.spill(lane.exchange)
+        in_flight = [lane.exchange for lane in dispatch.lanes if lane.exchange is not None]
+        pieces = dispatch.ledger.pieces + sum(exchange.received for exchange in in_flight)
         if self.progress is not None:
-            in_flight = sum(lane.exchange.received for lane in dispatch.lanes if lane.exchange is not None)
-            self.progress(dispatch.ledger.done, dispatch.ledger.pieces + in_flight)
+            self.progress(dispatch.ledger.done, pieces)
         if self.should_stop is not None and self.should_stop():
             dispatch.stop()
+        elif self._is_idle(now_ns, pieces, waiting=any(exchange.record.sent_ns for exchange in in_flight)):
+            dispatch.stop(STALLED, f"the server sent nothing for {self.idle_timeout_s:g} s")
+
+    def _is_idle(self, now_ns: int, pieces: int, waiting: bool) -> bool:
+        """Whether requests have waited for so long without a byte for any of them."""
+        if not waiting or pieces != self._seen:
+            self._seen, self._moved_ns = pieces, now_ns
+        return self.idle_timeout_s is not None and now_ns - self._moved_ns > self.idle_timeout_s * 1e9
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from common.load.connection import Exchange, Target
 from common.load.lane import Lane
 from common.load.spill import Spill
 
+CANCELLED, STOPPED = "cancelled", "the run was stopped"
 _OPENING_AT_ONCE = 64  # a server's listen backlog is finite
 _SENDS_AT_ONCE = 32  # then look at what has arrived: a long burst of sends would make the first stamps late
 _POOL_SECONDS = 2.0  # connections are opened in advance for the busiest such time of the schedule
@@ -73,11 +74,11 @@ class ClosedDispatch:
                 await asyncio.sleep(0)
             self._send_next(lane)
 
-    def stop(self) -> None:
-        """Send nothing more; what is in flight and what was not sent end as cancelled."""
-        self.ledger.fail_all(self._queue, "cancelled", "the run was stopped")
+    def stop(self, kind: str = CANCELLED, why: str = STOPPED) -> None:
+        """Send nothing more; what was not sent ends as cancelled, what is in flight as `kind`."""
+        self.ledger.fail_all(self._queue, CANCELLED, STOPPED)
         for lane in self.lanes:
-            lane.cancel()
+            lane.cancel(kind, why)
 
     def _ended(self, lane: Lane, exchange: Exchange) -> None:
         self.ledger.enter(exchange)
@@ -121,13 +122,13 @@ class OpenDispatch:
             exchange.record.intended_ns = begin_ns + after_ns
         self._send_due()
 
-    def stop(self) -> None:
-        """Send nothing more; what is in flight and what was not sent end as cancelled."""
+    def stop(self, kind: str = CANCELLED, why: str = STOPPED) -> None:
+        """Send nothing more; what was not sent ends as cancelled, what is in flight as `kind`."""
         if self._timer is not None:
             self._timer.cancel()
-        self.ledger.fail_all(self._queue, "cancelled", "the run was stopped")
+        self.ledger.fail_all(self._queue, CANCELLED, STOPPED)
         for lane in self.lanes:
-            lane.cancel()
+            lane.cancel(kind, why)
 
     def _send_due(self) -> None:
         while self._queue:

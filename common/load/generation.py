@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from common.core.greedy import Answer, Likeliest
+from common.core.plural import plural
 from common.load.client import Endpoint
 from common.load.control import ControlError, ask_json
 
@@ -55,7 +56,7 @@ async def generate_offline(
     except (KeyError, TypeError, ValueError) as error:
         raise ControlError(f"{url} did not answer with tokens: {error!r}") from None
     if len(answers) != len(prompts):
-        raise ControlError(f"{url} answered {len(answers)} of {len(prompts)} prompts")
+        raise ControlError(f"{url} answered {len(answers)} of {plural(len(prompts), 'prompt')}")
     return batch
 
 

@@ -65,13 +65,13 @@ class Lane:
             self._drop_connection()
             self._end("timeout", f"no complete answer within {timeout_s:g} s")
 
-    def cancel(self) -> None:
-        """Close the connection and end an unfinished exchange as cancelled."""
+    def cancel(self, kind: str, why: str) -> None:
+        """Close the connection and end an unfinished exchange with this kind of error."""
         if self._opening is not None:
             self._opening.cancel()
         self._drop_connection()
         if self.exchange is not None:
-            self._end("cancelled", "the run was stopped")
+            self._end(kind, why)
 
     async def _open_and_send(self, exchange: Exchange) -> None:
         await self.open()

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from common.core.plural import plural
 from common.core.recording import RecordedRequest, Recording
 from common.load.workload_forms import Content, EntryError, Form, Limits, columns_of, form_of
 
@@ -90,7 +91,7 @@ def _collect(entries: Iterable[Entry], limits: Limits) -> tuple[Form, list[Recor
         raise WorkloadError(f"is empty; give {FORMS}")
     if not requests:
         raise WorkloadError(
-            f"none of its {looked_at:,} requests can be sent ({_counts(left_out)}); {_way_out(left_out)}"
+            f"none of its {plural(looked_at, 'request')} can be sent ({_counts(left_out)}); {_way_out(left_out)}"
         )
     return form, requests, left_out, looked_at
 
@@ -111,7 +112,7 @@ def _counts(left_out: Mapping[str, int]) -> str:
 
 
 def _left_out_note(left_out: Mapping[str, int], looked_at: int) -> str:
-    return f"Of the workload's first {looked_at:,} requests some were left out: {_counts(left_out)}."
+    return f"Of the workload's first {plural(looked_at, 'request')} some were left out: {_counts(left_out)}."
 
 
 def _way_out(left_out: Mapping[str, int]) -> str:
@@ -183,7 +184,10 @@ def _json_lines(text: TextIO) -> Iterator[Entry]:
         try:
             content = _JSON.decode(line)
         except (ValueError, RecursionError) as problem:
-            raise WorkloadError(f"{place} is not a JSON object of its own: {_reason(problem)}; {_CUT}") from problem
+            _refuse_number(place, problem)
+            raise WorkloadError(
+                f"{place} is not a JSON object of its own: {_reason(problem)}; {_hint(line)}"
+            ) from problem
         yield place, _object(place, content)
 
 
@@ -203,10 +207,11 @@ def _json_list(text: TextIO) -> Iterator[Entry]:
         try:
             content, at = _JSON.raw_decode(buffer, begin)
         except (ValueError, RecursionError) as problem:
+            _refuse_number(place, problem)
             buffer, at = buffer[begin:], 0
             more = "" if len(buffer) > LONGEST_ENTRY else text.read(max(_PIECE, len(buffer)))
             if not more:
-                raise WorkloadError(f"{place} is not complete JSON: {_reason(problem)}; {_CUT}") from problem
+                raise WorkloadError(f"{place} is not complete JSON: {_reason(problem)}; {_CUT_SHORT}") from problem
             buffer += more
             continue
         yield place, _object(place, content)
@@ -221,7 +226,14 @@ def _end_of_gap(buffer: str, at: int) -> int:
 
 
 def _table(text: TextIO) -> Iterator[Entry]:
-    rows = csv.reader(line for _, line in _lines(text))
+    last = ""
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for _, last in _lines(text):
+            yield last
+
+    rows = csv.reader(lines())
     try:
         names = [name.strip().lower().replace(" ", "_") for name in next(row for row in rows if row)]
         if columns_of(names) is None:
@@ -230,10 +242,12 @@ def _table(text: TextIO) -> Iterator[Entry]:
             if not row:
                 continue
             if len(row) != len(names):
-                raise WorkloadError(f"line {rows.line_num} has {len(row)} columns, the header {len(names)}; {_CUT}")
+                raise WorkloadError(
+                    f"line {rows.line_num} has {plural(len(row), 'column')}, the header {len(names)}; {_hint(last)}"
+                )
             yield f"line {rows.line_num}", dict(zip(names, row, strict=True))
     except csv.Error as problem:
-        raise WorkloadError(f"line {rows.line_num} is no CSV: {problem}; {_CUT}") from problem
+        raise WorkloadError(f"line {rows.line_num} is no CSV: {problem}; {_hint(last)}") from problem
 
 
 def _object(place: str, content: object) -> Content:
@@ -242,8 +256,27 @@ def _object(place: str, content: object) -> Content:
     return content
 
 
+def _refuse_number(place: str, problem: Exception) -> None:
+    """Refuse what is JSON in form and holds a number that is none, or one that no computer reads.
+
+    Raises:
+        WorkloadError: it does.
+    """
+    if isinstance(problem, EntryError):
+        raise WorkloadError(f"{place} {problem}") from problem
+    if isinstance(problem, ValueError) and not isinstance(problem, json.JSONDecodeError):  # int()'s limit
+        raise WorkloadError(f"{place} holds a number of thousands of digits: correct it, or take it out") from problem
+
+
+def _hint(line: str) -> str:
+    """What to do about a line that cannot be read: a file that was cut short ends without an end of line."""
+    if line.endswith(("\n", "\r")):
+        return "correct that line, or take it out"
+    return f"it is the last and {_CUT_SHORT}, or take that line out"
+
+
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise EntryError(f"holds {name}, which is no number: correct it, or take it out")
 
 
 def _reason(problem: BaseException) -> str:
@@ -253,4 +286,4 @@ def _reason(problem: BaseException) -> str:
 
 
 _JSON: Any = json.JSONDecoder(parse_constant=_no_constant)
-_CUT = "the file may be cut short"
+_CUT_SHORT = "seems cut short: copy the file again"

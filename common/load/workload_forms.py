@@ -237,7 +237,8 @@ def seconds(value: object, unit_s: float) -> float:
         EntryError: neither.
     """
     problem = EntryError(
-        "has a 'timestamp' that is neither a number nor a date with a time: correct it, or take it out"
+        f"has the 'timestamp' {str(value)[:20]!r}, neither a number below 1e18 nor a date with a time: correct it, or"
+        " take it out"
     )
     number = value
     if isinstance(value, str):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from common.core.plural import plural
 from common.machine.cgroup import CGROUP_ROOT, PROC_ROOT, container_limits
 
 SYSFS_ROOT = Path("/sys/devices")
@@ -90,8 +91,8 @@ def slices(cores_per_device: int | None = None, cpus: Cpus | None = None) -> lis
     else:
         legal = "1" if cpus.usable == 1 else f"1 to {cpus.usable}"
         raise ValueError(
-            f"--cores-per-device {cores_per_device} does not fit: this process may use {cpus.usable} physical "
-            f"core{'s' if cpus.usable > 1 else ''}; give {legal}"
+            f"--cores-per-device {cores_per_device} does not fit: this process may use"
+            f" {plural(cpus.usable, 'physical core')}; give {legal}"
         )
     return _cut(nodes, count, size)
 

@@ -10,6 +10,7 @@ from typing import Literal
 import psutil
 import pynvml
 
+from common.core.plural import plural
 from common.machine import cpus, gpus
 from common.machine.cgroup import container_limits
 from common.machine.topology import Link, best_linked, read_links
@@ -96,7 +97,7 @@ def cpu_machine(
     limit = container_limits().memory_bytes
     memory_bytes = min(psutil.virtual_memory().total, limit or psutil.virtual_memory().total) // len(cut)
     size = len(cut[0])
-    name = f"{usable.model}, {size} core{'s' if size > 1 else ''}"
+    name = f"{usable.model}, {plural(size, 'core')}"
     devices = [Device(index, "cpu", name, cores=cores, memory_bytes=memory_bytes) for index, cores in enumerate(cut)]
     kept = _select(devices, device_ids)
     host_cores = usable.left_over({cpu for device in kept for cpu in device.cores})

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
-from common.predict.evaluate import Predicted, document, summary
+from common.predict.evaluate import Predicted, document, refused, summary
 from common.predict.evaluate import evaluate as evaluate_cases
 from common.predict.learn import learn as learn_priors
 
@@ -35,13 +35,16 @@ def evaluate(
     """
     measured, unread = _read(cases, calibrate_devices)
     rows, outside = evaluate_cases(measured, calibrate_devices, stored_priors())
+    skipped = refused(unread, measured, calibrate_devices)
     if json_out is not None:
-        _write(json_out, json.dumps(document(rows, unread, outside)))
+        _write(json_out, json.dumps(document(rows, skipped)))
     _show(rows)
+    unsure = sum(row.confidence != "normal" for row in rows)
     Console().print(
-        f"{len(rows)} rows predicted, {len(unread)} unreadable, {len(outside)} in groups without a calibrating row."
+        f"{len(rows)} rows predicted, {unsure} of them with low confidence; {len(skipped)} refused;"
+        f" {len(outside)} in groups without a calibrating row."
     )
-    for one in unread[:10]:
+    for one in skipped[:10]:
         Console(stderr=True).print(f"skipped {one.id}: {one.reason}", markup=False, soft_wrap=True)
 
 
@@ -50,7 +53,7 @@ def learn(
     json_out: Annotated[Path, tyro.conf.arg(name="json")],
     calibrate_devices: tuple[int, ...] = (1, 2),
 ) -> None:
-    """Learn new priors from measured cases; about a quarter of an hour for sixty groups.
+    """Learn new priors from measured cases; about a minute for sixty groups.
 
     Args:
         cases: A file of measured cases (scaling-cases/1).
@@ -97,7 +100,9 @@ def _show(rows: Sequence[Predicted]) -> None:
 def main() -> int:
     """Parse, evaluate, and return the exit code."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"evaluate": evaluate, "learn": learn}, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"evaluate": evaluate, "learn": learn}, prog="python -m common.predict", description=__doc__
+        )
     except CaseFileError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
         return BAD_INPUT

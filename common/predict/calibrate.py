@@ -10,7 +10,7 @@ constants, and again around what was found). With no measured row the prior rema
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +27,9 @@ Index = NDArray[np.int64]
 MISSES = ("group_offset", "group_slope", "group_drift", "case_offset", "case_slope", "case_drift", "noise", "starved")
 ROUNDS = 3
 STEP = 1e-3
+SCALES = np.array([0.5, 1.0, 2.0, 4.0])
+"""Factors on what the model misses that are weighed against each other for each group."""
+SHARPNESS = 4  # of the change from the model's mean to the two-point fit; 2 would weigh by variances
 FARTHEST = 3.0  # widths of the prior: no constant is believed farther out
 PCIE_BYTES_S = 64e9  # links up to here are PCIe
 
@@ -36,16 +39,23 @@ class Priors:
     """What is believed before anything is measured, in natural logarithms, ordered as `CONSTANTS` and `MISSES`."""
 
     centres: Floats
-    compiled: Floats
-    """Added to the centres where the engine schedules in compiled code."""
-    young: Floats
-    """Added where the platform's kernels are young."""
     widths: Floats
     pcie_links: float
-    """How many times wider the prior of the links is over PCIe."""
+    """How many times wider the priors of the links are over PCIe."""
+    pcie_growth: float
+    """Added to the centre of the links' growth over PCIe: other machines share the bus otherwise than the table's."""
     misses: Floats
     case_constants: float
     """How far the constants differ between cases of a group, in widths."""
+    scatter: float
+    """How far groups differ in how much the model misses of them: width of the logarithm of a common factor."""
+    own: float
+    """Error of a case's own two-point fit, for each doubling of the devices beyond its points."""
+    own_once: float
+    """What that fit is too low by, for each doubling, where one of its points is a single device: splitting at all
+    costs something once, and two points cannot tell that from a serial share."""
+    own_least: float
+    """Its least weight beside the model: the two err in different ways, so their mean errs less."""
     interval: float
     """Half an interval in standard deviations, so that 80 % of held-out rows and more lie inside."""
 
@@ -58,12 +68,15 @@ class Priors:
 
         return cls(
             centres=columns("centres", CONSTANTS),
-            compiled=columns("compiled", CONSTANTS),
-            young=columns("young", CONSTANTS),
             widths=columns("widths", CONSTANTS),
             pcie_links=float(content["pcie_links"]),
+            pcie_growth=float(content["pcie_growth"]),
             misses=columns("misses", MISSES),
             case_constants=float(content["case_constants"]),
+            scatter=float(content["scatter"]),
+            own=float(content["own"]),
+            own_once=float(content["own_once"]),
+            own_least=float(content["own_least"]),
             interval=float(content["interval"]),
         )
 
@@ -75,21 +88,26 @@ class Priors:
 
         return {
             "centres": named(self.centres, CONSTANTS),
-            "compiled": named(self.compiled, CONSTANTS),
-            "young": named(self.young, CONSTANTS),
             "widths": named(self.widths, CONSTANTS),
             "pcie_links": round(self.pcie_links, 4),
+            "pcie_growth": round(self.pcie_growth, 4),
             "misses": named(self.misses, MISSES),
             "case_constants": round(self.case_constants, 4),
+            "scatter": round(self.scatter, 4),
+            "own": round(self.own, 4),
+            "own_once": round(self.own_once, 4),
+            "own_least": round(self.own_least, 4),
             "interval": self.interval,
         }
 
     def of(self, rows: Rows) -> tuple[Floats, Floats]:
         """Centres and widths of the constants for the engine and links of these rows, all of one group."""
-        centres = self.centres + self.compiled * rows.compiled[0] + self.young * rows.young[0]
-        widths = self.widths.copy()
-        if rows.link[0] <= PCIE_BYTES_S:
-            widths[CONSTANTS.index("links")] *= self.pcie_links
+        if rows.link[0] > PCIE_BYTES_S:
+            return self.centres, self.widths
+        centres, widths = self.centres.copy(), self.widths.copy()
+        growth = CONSTANTS.index("links_growth")
+        widths[[CONSTANTS.index("links"), growth]] *= self.pcie_links
+        centres[growth] += self.pcie_growth
         return centres, widths
 
 
@@ -109,6 +127,12 @@ class Sample:
     case: Index
     devices: Floats
     calibrates: Flags
+    straight: Floats
+    """Logarithm of the rate by a two-point fit to the case's own calibrating rows; not a number where there is none."""
+    reach: Floats
+    """Doublings of the devices beyond the farther of these two points."""
+    once: Floats
+    """`reach` over the doublings between the two points where one of them is a single device, else 0."""
 
 
 @dataclass(frozen=True)
@@ -122,31 +146,114 @@ class Prediction:
     """Median share by which the step model misses the ratios between calibrating rows of a case; None without any."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """The step model of one sample as a straight line around some constants."""
+
+    sample: Sample
+    constants: Floats
+    values: Floats
+    slopes: Floats
+    """Shape (rows, constants)."""
+    starved: Floats
+    """What `starvation` says of each row."""
+
+    def mean(self, priors: Priors) -> Floats:
+        """What the priors expect of each row."""
+        expected: Floats = self.values + self.slopes @ (priors.of(self.sample.rows)[0] - self.constants)
+        return expected
+
+    def covariances(self, priors: Priors, scales: Floats) -> Floats:
+        """Covariance of the rows before any is measured, shape (scales, rows, rows)."""
+        case = self.sample.case
+        spread = self.slopes * priors.of(self.sample.rows)[1]
+        same = case[:, None] == case[None, :]
+        missed = covariance(np.log2(self.sample.devices), case, self.starved, priors.misses**2)
+        squares = scales[:, None, None] ** 2
+        whole: Floats = (spread @ spread.T) * (1 + priors.case_constants**2 * squares * same) + squares * missed
+        return whole
+
+    def pulled(self, priors: Priors) -> Floats:
+        """The constants that the calibrating rows and the priors agree on."""
+        centres, widths = priors.of(self.sample.rows)
+        known = self.sample.calibrates
+        if not known.any():
+            return centres
+        gap = (self.sample.log_rates - self.mean(priors))[known]
+        whole = self.covariances(priors, np.ones(1))[0]
+        moved = (self.slopes * widths)[known].T @ np.linalg.solve(whole[np.ix_(known, known)], gap)
+        result: Floats = centres + widths * np.clip(moved, -FARTHEST, FARTHEST)
+        return result
+
+    def posterior(self, priors: Priors) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each row given the calibrating ones, over all scales of what is missed."""
+        known, mean = self.sample.calibrates, self.mean(priors)
+        if not known.any():
+            return mean, np.sqrt(np.diag(self.covariances(priors, np.ones(1))[0]))
+        gap = (self.sample.log_rates - mean)[known]
+        whole = self.covariances(priors, SCALES)
+        inner = whole[:, known][:, :, known]
+        gain = np.linalg.solve(inner, whole[:, known]).transpose(0, 2, 1)
+        means = mean + gain @ gap
+        variances = np.diagonal(whole, axis1=1, axis2=2) - np.sum(gain * whole[:, :, known], axis=2)
+        weights = _evidence(inner, gap) - 0.5 * (np.log(SCALES) / priors.scatter) ** 2
+        weights = np.exp(weights - np.max(weights))
+        weights /= weights.sum()
+        found = weights @ means
+        variance = weights @ (variances + (means - found) ** 2)
+        return found, np.sqrt(np.maximum(variance, 1e-8))
+
+    def joined(self, priors: Priors) -> tuple[Floats, Floats]:
+        """The posterior; where the model is unsure of it, its mean gives way to the case's own two-point fit."""
+        mean, deviations = self.posterior(priors)
+        there = np.isfinite(self.sample.straight)
+        straight = np.where(there, self.sample.straight + priors.own_once * self.sample.once, mean)
+        own = np.maximum(priors.own * self.sample.reach, 1e-4)
+        share = priors.own_least + (1 - priors.own_least) / (1 + (own / deviations) ** SHARPNESS)
+        return mean + share * (straight - mean), deviations
+
+
 def predict(sample: Sample, priors: Priors) -> Prediction:
     """Calibrate on the rows that do, and predict all."""
-    centres, widths = priors.of(sample.rows)
-    known = sample.calibrates
-    both = np.ix_(known, known)
-    steps = np.log2(sample.devices)
-    missed = covariance(steps, sample.case, starvation(centres, sample.rows), priors.misses**2)
-    alike = 1 + priors.case_constants**2 * (sample.case[:, None] == sample.case[None, :])
-    constants = centres
-    values, slopes = _linearised(constants, sample.rows)
-    for _ in range(ROUNDS if known.any() else 0):
-        spread = slopes[known] * widths
-        gap = sample.log_rates[known] - values[known] - slopes[known] @ (centres - constants)
-        pulled = spread.T @ np.linalg.solve((spread @ spread.T) * alike[both] + missed[both], gap)
-        constants = centres + widths * np.clip(pulled, -FARTHEST, FARTHEST)
-        values, slopes = _linearised(constants, sample.rows)
-    spread = slopes * widths
-    whole = (spread @ spread.T) * alike + missed
-    mean = values + slopes @ (centres - constants)
-    if not known.any():
-        return Prediction(mean, np.sqrt(np.diag(whole)), constants, None)
-    gain = np.linalg.solve(whole[both], whole[known]).T
-    variance = np.diag(whole) - np.sum(gain * whole[:, known], axis=1)
-    mean = mean + gain @ (sample.log_rates[known] - mean[known])
-    return Prediction(mean, np.sqrt(np.maximum(variance, 1e-8)), constants, _residual(sample, values))
+    return predict_all([sample], priors)[0]
+
+
+def predict_all(samples: Sequence[Sample], priors: Priors) -> list[Prediction]:
+    """The same for many samples, each by itself."""
+    return [
+        Prediction(*line.joined(priors), line.constants, _residual(line.sample, line.values))
+        for line in linearised(samples, priors)
+    ]
+
+
+def linearised(samples: Sequence[Sample], priors: Priors) -> list[Line]:
+    """The step model of each sample around the constants that it is calibrated to; runs over all rows at once."""
+    whole = Rows.joined([sample.rows for sample in samples])
+    ends = np.cumsum([len(sample.devices) for sample in samples])
+
+    def around(constants: Sequence[Floats]) -> list[Line]:
+        columns = np.repeat(np.stack(constants, axis=1), np.diff(ends, prepend=0), axis=1)
+        values = log_rate(columns, whole)
+        slopes = np.stack(
+            [(log_rate(columns + STEP * unit[:, None], whole) - values) / STEP for unit in np.eye(len(CONSTANTS))],
+            axis=1,
+        )
+        columns_of = [np.split(column, ends[:-1]) for column in (values, slopes, starvation(columns, whole))]
+        parts = zip(samples, constants, *columns_of, strict=True)
+        return [Line(*part) for part in parts]
+
+    found = around([priors.of(sample.rows)[0] for sample in samples])
+    for _ in range(ROUNDS):
+        found = around([line.pulled(priors) for line in found])
+    return found
+
+
+def _evidence(inner: Floats, gap: Floats) -> Floats:
+    """Logarithm of the likelihood of the calibrating rows under each covariance, but for a constant."""
+    columns = np.broadcast_to(gap[:, None], (*inner.shape[:2], 1))
+    explained = np.linalg.solve(inner, columns)[:, :, 0] @ gap
+    result: Floats = -0.5 * (explained + np.linalg.slogdet(inner)[1])
+    return result
 
 
 def starvation(constants: Floats, rows: Rows) -> Floats:
@@ -173,13 +280,6 @@ def covariance(steps: Floats, case: Index, starved: Floats, variances: Floats) -
     own = case_offset + case_slope * slope + case_drift * drift
     result: Floats = group + same * own + np.diag(noise + few * starved)
     return result
-
-
-def _linearised(constants: Floats, rows: Rows) -> tuple[Floats, Floats]:
-    """The model's values, shape (rows,), and their slopes by each constant, shape (rows, constants)."""
-    values = log_rate(constants, rows)
-    slopes = [(log_rate(constants + STEP * unit, rows) - values) / STEP for unit in np.eye(len(CONSTANTS))]
-    return values, np.stack(slopes, axis=1)
 
 
 def _residual(sample: Sample, values: Floats) -> float | None:

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.core.model_shape import ModelShape
+from common.core.legality import nearest_legal, why_illegal
 from common.core.plan import ParallelPlan
+from common.core.traffic import bytes_per_token
 from common.predict.calibrate import Priors, Sample, predict
 from common.predict.evaluate import LOW_WIDTH, RESIDUAL_LIMIT
-from common.predict.hardware import Hardware, all_reduce_sizes, all_reduce_table
-from common.predict.memory import MemoryFit, check_divides, fit
-from common.predict.step import CONTINUOUS, PASS_TOKENS, Floats, Rows, pass_s
+from common.predict.memory import MemoryFit, fit
+from common.predict.step import PASS_TOKENS, Floats, Rows, pass_s
+from common.predict.wanted import Ask, wanted_row
 
 BASE_SEQUENCES = 16
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What is to be served on what: a model, one kind of device, and a load in all."""
-
-    shape: ModelShape
-    hardware: Hardware
-    weight_bytes: float
-    input_tokens: int
-    output_tokens: int
-    concurrency: int
-
-    def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')}: {getattr(self, name)}, and 1 is the least")
+ALIKE = 0.9  # plans with this share of the best one's tokens per device are as efficient
 
 
 @dataclass(frozen=True)
@@ -50,10 +35,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Line:
-    """One plan of the card."""
+    """What is claimed of one plan's speed."""
 
-    plan: ParallelPlan
-    memory: MemoryFit
     output_tokens_s: Range
     ttft_s: float
     """Time to the first token of a lone request."""
@@ -65,15 +48,34 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Card:
-    """Lines of the plans that fit, those that do not, and what to measure next."""
+class Fit:
+    """One plan that fits: what it keeps and sends, and what it should do, where that can be said."""
 
-    lines: tuple[Line, ...]
+    plan: ParallelPlan
+    memory: MemoryFit
+    largest_concurrency: int
+    """Requests whose KV cache fits at once, over all replicas."""
+    bytes_per_token: float
+    """Bytes that one token puts on the links of its engine."""
+    speed: Line | None
+    """None for expert parallelism that nothing was measured of: no throughput claim."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Plans that fit, those that do not, and what to measure next."""
+
+    fits: tuple[Fit, ...]
     unfit: Mapping[ParallelPlan, str]
     next_measurement: ParallelPlan | None
     """The plan whose measurement narrows the intervals most per device; None where all are measured."""
     doubts: tuple[str, ...]
     """Why all of it is of low confidence, and its intervals wider."""
+
+    @property
+    def claimed(self) -> list[tuple[Fit, Line]]:
+        """Plans with a claim about their speed."""
+        return [(one, one.speed) for one in self.fits if one.speed is not None]
 
 
 def make_card(
@@ -89,63 +91,95 @@ def make_card(
     """
     measured = measured or {}
     unfit: dict[ParallelPlan, str] = {}
-    fitting: list[tuple[ParallelPlan, MemoryFit]] = []
+    fitting: dict[ParallelPlan, MemoryFit] = {}
     for plan in plans:
         reason, memory = _obstacle(ask, plan)
         if reason or memory is None:
             unfit[plan] = reason
         else:
-            fitting.append((plan, memory))
-    if not fitting:
-        return Card((), unfit, None, ())
-    chosen = [plan for plan, _ in fitting]
-    sample = _sample(ask, chosen, measured)
+            fitting[plan] = memory
+    calibrated = any(plan.ep for plan in measured)
+    chosen = [plan for plan in fitting if calibrated or not plan.ep]
+    lines: dict[ParallelPlan, Line] = {}
+    doubts: tuple[str, ...] = ()
+    following = None
+    if chosen:
+        held = [_held(ask, plan, fitting[plan]) for plan in chosen]
+        lines, doubts, following = _speeds(ask, chosen, _base(ask, held), priors, measured)
+    fits = [
+        Fit(plan, memory, _held(ask, plan, memory), bytes_per_token(plan, ask.shape), lines.get(plan))
+        for plan, memory in fitting.items()
+    ]
+    return Card(tuple(fits), unfit, following, doubts)
+
+
+def _speeds(
+    ask: Ask, plans: Sequence[ParallelPlan], base: int, priors: Priors, measured: Mapping[ParallelPlan, float]
+) -> tuple[dict[ParallelPlan, Line], tuple[str, ...], ParallelPlan | None]:
+    """Speeds of these plans, the doubts about all of them, and what to measure next."""
+    sample = _sample(ask, plans, measured)
     found = predict(sample, priors)
     doubts = _doubts(ask, found.residual)
     width = priors.interval * (LOW_WIDTH if doubts else 1)
-    base = _base(ask, [memory for _, memory in fitting])
     ratios = _given(sample, found.log_rates, (base,), priors)
     waiting = _ttft_s(found.constants, sample.rows)
-    lines = []
-    for at, (plan, memory) in enumerate(fitting):
-        margin = width * float(found.deviations[at])
-        rate = float(np.exp(found.log_rates[at]))
-        gained = float(np.exp(found.log_rates[at] - found.log_rates[base]))
-        spread = 0.0 if at == base else width * float(ratios[at])
-        speedup = Range(gained, gained * float(np.exp(-spread)), gained * float(np.exp(spread)))
-        throughput = Range(rate, rate * float(np.exp(-margin)), rate * float(np.exp(margin)))
-        share = chosen[base].devices / plan.devices
-        foretold = _foretold(sample, at, priors) if plan in measured else None
-        ttft_s, known = float(waiting[at]), measured.get(plan)
-        lines.append(Line(plan, memory, throughput, ttft_s, speedup, speedup.times(share), known, foretold))
-    return Card(tuple(lines), unfit, _next(sample, found.log_rates, priors, chosen), doubts)
+    lines = {}
+    for at, plan in enumerate(plans):
+        rate, gained = np.exp(found.log_rates[at]), np.exp(found.log_rates[at] - found.log_rates[base])
+        speedup = _range(gained, 0.0 if at == base else width * ratios[at])
+        lines[plan] = Line(
+            output_tokens_s=_range(rate, width * found.deviations[at]),
+            ttft_s=float(waiting[at]),
+            speedup=speedup,
+            efficiency=speedup.times(plans[base].devices / plan.devices),
+            measured=measured.get(plan),
+            foretold=_foretold(sample, at, priors) if plan in measured else None,
+        )
+    return lines, doubts, _next(sample, found.log_rates, priors, plans)
 
 
-def usd_per_million(line: Line, usd_per_device_hour: float) -> Range:
+def _range(value: float, margin: float) -> Range:
+    return Range(float(value), float(value * np.exp(-margin)), float(value * np.exp(margin)))
+
+
+def usd_per_million(plan: ParallelPlan, line: Line, usd_per_device_hour: float) -> Range:
     """Dollars per million output tokens on the plan's devices, fully loaded."""
-    cost = usd_per_device_hour * line.plan.devices / 3600 * 1e6
+    cost = usd_per_device_hour * plan.devices / 3600 * 1e6
     rate = line.output_tokens_s
     return Range(cost / rate.value, cost / rate.high, cost / rate.low)
 
 
-def recommend(card: Card) -> Line:
-    """The plan with the most tokens per device; of those that the intervals cannot tell apart, the fastest.
+def recommend(card: Card) -> tuple[ParallelPlan, str]:
+    """The plan with the most tokens per device, and why; of those within a tenth of it, the fastest.
 
     Raises:
-        ValueError: no plan fits.
+        ValueError: nothing is claimed of any plan.
     """
-    if not card.lines:
+    if not card.claimed:
         raise ValueError("no plan fits")
-    best = max(line.output_tokens_s.value / line.plan.devices for line in card.lines)
-    alike = [line for line in card.lines if line.output_tokens_s.high / line.plan.devices >= best]
-    close = [line for line in alike if line.output_tokens_s.value / line.plan.devices >= 0.9 * best]
-    return max(close or alike, key=lambda line: line.output_tokens_s.value)
+
+    def per_device(fit: Fit, line: Line) -> float:
+        return line.output_tokens_s.value / fit.plan.devices
+
+    best = max(per_device(*one) for one in card.claimed)
+    close = [one for one in card.claimed if per_device(*one) >= ALIKE * best]
+    fit, line = max(close, key=lambda one: one[1].output_tokens_s.value)
+    reason = f"{per_device(fit, line):.0f} tok/s per device, "
+    reason += "the most of all plans" if len(close) == 1 else f"and the fastest of {len(close)} that are as efficient"
+    faster, other = max(card.claimed, key=lambda one: one[1].output_tokens_s.value)
+    if other.output_tokens_s.value > line.output_tokens_s.value:
+        gain = other.output_tokens_s.value / line.output_tokens_s.value
+        reason += f"; {faster.plan} gives {gain:.2f} times as much from {faster.plan.devices} devices"
+    return fit.plan, reason
 
 
-def _base(ask: Ask, memories: Sequence[MemoryFit]) -> int:
+def _held(ask: Ask, plan: ParallelPlan, memory: MemoryFit) -> int:
+    return memory.largest_concurrency(ask.input_tokens, ask.output_tokens) * plan.replicas * plan.dp
+
+
+def _base(ask: Ask, held: Sequence[int]) -> int:
     """A base short of memory would make every larger plan look better than its devices."""
     wanted = min(BASE_SEQUENCES, ask.concurrency)
-    held = [memory.largest_concurrency(ask.input_tokens, ask.output_tokens) for memory in memories]
     return next((at for at, count in enumerate(held) if count >= wanted), 0)
 
 
@@ -163,70 +197,41 @@ def _doubts(ask: Ask, residual: float | None) -> tuple[str, ...]:
 def _foretold(sample: Sample, at: int, priors: Priors) -> float:
     known = sample.calibrates.copy()
     known[at] = False
-    found = predict(Sample(sample.rows, sample.log_rates, sample.case, sample.devices, known), priors)
-    return float(np.exp(found.log_rates[at]))
+    return float(np.exp(predict(replace(sample, calibrates=known), priors).log_rates[at]))
 
 
 def _obstacle(ask: Ask, plan: ParallelPlan) -> tuple[str, MemoryFit | None]:
-    try:
-        check_divides(ask.shape, plan)
-    except ValueError as error:
-        return str(error), None
+    reason = why_illegal(plan, ask.shape)
+    if reason is not None:
+        near = ", ".join(map(str, nearest_legal(plan, ask.shape, plan.devices)))
+        return f"{reason}; the nearest that do: {near}", None
     memory = fit(ask.shape, ask.hardware, plan, ask.weight_bytes)
     if not memory.fits:
         return f"{memory.missing_bytes / 1e9:.1f} GB short on each device", None
+    length = ask.input_tokens + ask.output_tokens
     if memory.largest_concurrency(ask.input_tokens, ask.output_tokens) < 1:
-        return (
-            f"KV cache for {memory.kv_tokens} tokens, and one request needs {ask.input_tokens + ask.output_tokens}",
-            None,
-        )
+        return f"KV cache for {memory.kv_tokens} tokens, and one request needs {length}", None
     return "", memory
 
 
 def _sample(ask: Ask, plans: Sequence[ParallelPlan], measured: Mapping[ParallelPlan, float]) -> Sample:
-    shape, hardware = ask.shape, ask.hardware
-    same: dict[str, float] = {
-        "layers": shape.num_hidden_layers,
-        "hidden": shape.hidden_size,
-        "heads": shape.num_attention_heads,
-        "kv_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "intermediate": shape.intermediate_size,
-        "vocabulary": shape.vocab_size,
-        "experts": shape.num_experts,
-        "experts_per_token": shape.num_experts_per_tok,
-        "weight_bytes": ask.weight_bytes,
-        "kv_bytes": 2.0,
-        "flops": hardware.flops(ask.weight_bytes),
-        "bandwidth": hardware.bandwidth,
-        "memory": hardware.memory_bytes,
-        "link": hardware.link,
-        "input_tokens": ask.input_tokens,
-        "output_tokens": ask.output_tokens,
-        "concurrency": ask.concurrency,
-        "compiled": 0.0,
-        "young": float(hardware.name.startswith("MI")),
-        "unit": 1.0,
-    }
-    rows = Rows(
-        **{name: np.full(len(plans), float(value)) for name, value in same.items()},
-        all_reduce_bytes=all_reduce_sizes(),
-        all_reduce_s=np.stack([all_reduce_table(hardware, plan.tp) for plan in plans]),
-        tp=np.array([float(plan.tp) for plan in plans]),
-        pp=np.array([float(plan.pp) for plan in plans]),
-        dp=np.array([float(plan.dp * plan.replicas) for plan in plans]),
-        kind=np.full(len(plans), CONTINUOUS),
+    return Sample(
+        rows=Rows.joined([wanted_row(ask, plan) for plan in plans]),
+        log_rates=np.log([measured.get(plan, 1.0) for plan in plans]),
+        case=np.zeros(len(plans), dtype=np.int64),
+        devices=np.array([float(plan.devices) for plan in plans]),
+        calibrates=np.array([plan in measured for plan in plans]),
+        straight=np.full(len(plans), np.nan),
+        reach=np.zeros(len(plans)),
+        once=np.zeros(len(plans)),
     )
-    known = np.array([plan in measured for plan in plans])
-    logs = np.log([measured.get(plan, 1.0) for plan in plans])
-    return Sample(rows, logs, np.zeros(len(plans), dtype=np.int64), np.array([float(p.devices) for p in plans]), known)
 
 
 def _given(sample: Sample, log_rates: Floats, positions: Sequence[int], priors: Priors) -> Floats:
     """Standard deviations that remain if the rows at these positions were measured as predicted."""
     known = sample.calibrates.copy()
     known[list(positions)] = True
-    return predict(Sample(sample.rows, log_rates, sample.case, sample.devices, known), priors).deviations
+    return predict(replace(sample, log_rates=log_rates, calibrates=known), priors).deviations
 
 
 def _next(sample: Sample, log_rates: Floats, priors: Priors, plans: Sequence[ParallelPlan]) -> ParallelPlan | None:
@@ -246,6 +251,6 @@ def _ttft_s(constants: Floats, rows: Rows) -> Floats:
     nothing = np.zeros_like(rows.input_tokens)
     passes = np.ceil(rows.input_tokens / PASS_TOKENS)
     waiting: Floats = passes * (
-        pass_s(constants, rows, nothing, rows.input_tokens / passes, nothing) + np.exp(constants[3]) * 1e-3
+        pass_s(constants, rows, nothing, rows.input_tokens / passes, nothing).whole + np.exp(constants[3]) * 1e-3
     )
     return waiting

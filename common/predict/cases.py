@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from common.predict.hardware import all_reduce_sizes, all_reduce_table, find
-from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
+from common.predict.hardware import UnknownHardwareError, all_reduce_sizes, all_reduce_table, find
+from common.predict.shapes import UnknownModelError, find_shape, shape_of_size, weight_bytes
 from common.predict.step import CONTINUOUS, PER_TOKEN, STATIC, Rows
 
-USUAL_LENGTHS = (512.0, 256.0)  # where a source says none: the prediction is then marked as of low confidence
+# Where a source says none, or something unknown: the prediction is then marked as of low confidence
+USUAL_LENGTHS = (512.0, 256.0)
+USUAL_CONCURRENCY = 16.0
+USUAL_FILL = 0.4  # weights on the smallest plan, as a share of one device's memory
+LINKED_STAND_IN, STAND_IN = "A100-80GB-SXM4", "L40S"
+LINKED = r"nvlink|nvswitch|sxm|infinity|xgmi|fabric"
+EAGER_ENGINES = r"tgis|text generation inference|\btgi\b|transformers|h2ogpt|deepspeed|ds-mii"
 NEEDED = ("id", "group", "gpu", "model", "rows")
 
 
@@ -48,7 +54,7 @@ class Skipped:
 
     id: str
     reason: str
-    devices: int | None = None
+    group: str | None = None
 
 
 def read_cases(path: Path) -> tuple[list[Measured], list[Skipped]]:
@@ -71,7 +77,8 @@ def read_cases(path: Path) -> tuple[list[Measured], list[Skipped]]:
         try:
             _read_case(case, name, measured, skipped)
         except ValueError as error:
-            skipped.append(Skipped(name, str(error)))
+            group = case.get("group") if isinstance(case, dict) else None
+            skipped.append(Skipped(name, str(error), str(group) if group else None))
     return measured, skipped
 
 
@@ -97,8 +104,7 @@ def _read_case(case: object, name: str, measured: list[Measured], skipped: list[
         try:
             measured.append(_read_row(case, row, metric, shared, assumed))
         except ValueError as error:
-            devices = row.get("gpus") if isinstance(row, dict) else None
-            skipped.append(Skipped(name, f"{where}: {error}", devices if isinstance(devices, int) else None))
+            skipped.append(Skipped(name, f"{where}: {error}", str(case["group"])))
 
 
 def _metric(case: Mapping[str, Any]) -> str:
@@ -137,18 +143,23 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
     """The columns that are the same for all rows of a case, and what had to be assumed."""
     assumed: list[str] = []
     links = str(case.get("interconnect", ""))
-    hardware = find(str(case["gpu"]), links)
+    first = next((row for row in case["rows"] if isinstance(row, dict)), {})
+    try:
+        hardware = find(str(case["gpu"]), links)
+    except UnknownHardwareError:
+        hardware = find(LINKED_STAND_IN if re.search(LINKED, links.lower()) else STAND_IN)
+        assumed.append("figures of the GPU")
+    per_weight = weight_bytes(str(case["model"]), str(case.get("dtype", "")))
     try:
         shape, guessed = find_shape(str(case["model"]))
-    except UnknownModelError as error:
-        raise ValueError(str(error)) from error
+    except UnknownModelError:
+        shape, guessed = shape_of_size(USUAL_FILL * hardware.memory_bytes / per_weight), True
     if guessed:
         assumed.append("model shape")
-    per_weight = weight_bytes(str(case["model"]), str(case.get("dtype", "")))
-    first = next((row for row in case["rows"] if isinstance(row, dict)), {})
     static = "latency" in metric or (metric == "total_tok_s" and "latency_s" in first)
     kind = STATIC if static else PER_TOKEN if "tpot" in metric or "itl" in metric else CONTINUOUS
-    compiled = re.search(r"tensorrt|fastertransformer", str(case.get("engine", "")).lower()) is not None
+    engine = str(case.get("engine", "")).lower()
+    compiled = re.search(r"tensorrt|trt|fastertransformer", engine) is not None
     return {
         "layers": shape.num_hidden_layers,
         "hidden": shape.hidden_size,
@@ -162,12 +173,12 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
         "weight_bytes": per_weight,
         "kv_bytes": 1.0 if compiled and per_weight < 2 else 2.0,
         "compiled": float(compiled),
-        "young": float(hardware.name.startswith("MI")),
         "flops": hardware.flops(per_weight),
         "bandwidth": hardware.bandwidth,
         "memory": hardware.memory_bytes,
         "link": hardware.link,
         "hardware": hardware,
+        "path": "nccl" if "fastertransformer" in engine else "eager" if re.search(EAGER_ENGINES, engine) else "custom",
         "input_tokens": _length(case, "input_len", USUAL_LENGTHS[0], assumed),
         "output_tokens": _length(case, "output_len", USUAL_LENGTHS[1], assumed),
         "kind": kind,
@@ -183,16 +194,17 @@ def _read_row(
     dp, pp = _count(row, "dp", 1), _count(row, "pp", 1)
     tp = max(devices // (dp * pp), 1)  # experts and tensors share devices: what is neither pp nor dp splits layers
     more = list(assumed)
-    figures = {key: value for key, value in shared.items() if key != "hardware"}
-    figures |= {"tp": float(tp), "pp": float(pp), "dp": float(dp)}
+    figures = {key: value for key, value in shared.items() if key not in ("hardware", "path")}
+    ep = _count(row, "ep", 1)
+    spread = tp * dp if ep > 1 and shared["experts"] else tp
+    figures |= {"tp": float(tp), "pp": float(pp), "dp": float(dp), "expert_devices": float(spread)}
     figures["concurrency"] = _concurrency(case.get("concurrency"), devices, more)
     figures["unit"] = _unit(metric, figures)
-    table = all_reduce_table(shared["hardware"], tp, "custom")
-    figures["all_reduce_s"] = table
+    figures["all_reduce_s"] = all_reduce_table(shared["hardware"], spread, shared["path"])
     kinds = [kind for kind, there in (("PP", pp > 1), ("DP", dp > 1)) if there] or ["TP"]
     kinds += ["MoE"] if shared["experts"] else []
+    kinds += ["EP"] if ep > 1 else []
     kinds += ["PCIe"] if shared["hardware"].nvlink is None else []
-    ep = _count(row, "ep", 1)
     plan = f"tp{_count(row, 'tp', 1)}" + "".join(
         f"{name}{size}" for name, size in (("pp", pp), ("dp", dp), ("ep", ep)) if size > 1
     )
@@ -240,4 +252,4 @@ def _concurrency(value: object, devices: int, assumed: list[str]) -> float:
     if text.startswith("max"):
         return math.inf
     assumed.append("concurrency")
-    return 16.0
+    return USUAL_CONCURRENCY

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from common.predict.calibrate import Prediction, Priors, Sample, predict
+from common.predict.calibrate import Prediction, Priors, Sample, predict_all
 from common.predict.cases import Measured, Skipped, columns
 
-OWN_SHARE = 0.2
-"""Weight of the case's own two-point Amdahl fit beside the model: the two err in different ways, so their mean errs
-less; chosen on groups left out."""
-OWN_SHARE_UNSURE = 0.8
-"""The same where the model is known to be weak: experts, PCIe without a measured bandwidth, young kernels."""
 RESIDUAL_LIMIT = 0.10
-LOW_WIDTH = 1.4  # how many times wider an interval of low confidence is
+LOW_WIDTH = 2.5  # how many times wider an interval of low confidence is
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,7 @@ class Predicted:
     relative_scaling_error: float
     """Predicted over measured speed-up, less 1; both have the same base, so this is also the error of the rate."""
     confidence: str
-    reasons: tuple[str, ...]
-    """Why confidence is low."""
+    """`normal`, or `low` with the reasons."""
     kinds: tuple[str, ...]
     amdahl_error: float | None
     """The same error of a two-point Amdahl fit; None where the case has fewer than two calibrating device counts."""
@@ -52,56 +46,64 @@ def evaluate(
     groups: dict[str, list[Measured]] = {}
     for row in measured:
         groups.setdefault(row.group, []).append(row)
-    made: list[Predicted] = []
+    eligible: list[list[Measured]] = []
     outside: list[Skipped] = []
-    for group in groups.values():
+    wanted = " or ".join(str(count) for count in sorted(calibrate_devices))
+    for name, group in groups.items():
         known = [row.devices in calibrate_devices for row in group]
-        if all(known):
-            continue
         if not any(known):
-            wanted = " or ".join(str(count) for count in sorted(calibrate_devices))
-            outside += [
-                Skipped(row.id, f"its group has no usable row on {wanted} devices to calibrate with", row.devices)
-                for row in group
-            ]
-            continue
-        made += _of_group(group, calibrate_devices, priors)
+            reason = f"its group has no usable row on {wanted} devices to calibrate with"
+            outside += [Skipped(row.id, reason, name) for row in group]
+        elif not all(known):
+            eligible.append(group)
+    if not eligible:
+        return [], outside
+    samples = [sample_of(group, calibrate_devices) for group in eligible]
+    made: list[Predicted] = []
+    for group, sample, found in zip(eligible, samples, predict_all(samples, priors), strict=True):
+        made += _of_group(group, sample, found, priors.interval)
     return made, outside
 
 
 def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> Sample:
     """The rows of one group as columns; those with these device counts calibrate."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in group))}
+    straight, reach, once = [], [], []
+    for row in group:
+        own = [other for other in group if other.id == row.id and other.devices in calibrate_devices]
+        known = row.devices in calibrate_devices
+        fitted = amdahl(own, row) if own and not known and not superlinear(own) else None
+        least, most = (choose([other.devices for other in own] or [row.devices]) for choose in (min, max))
+        straight.append(np.nan if fitted is None else np.log(fitted))
+        reach.append(abs(np.log2(row.devices / most)))
+        once.append(reach[-1] / np.log2(most / least) if least == 1 < most else 0.0)
     return Sample(
         rows=columns(group),
         log_rates=np.log([row.rate for row in group]),
         case=np.asarray([numbers[row.id] for row in group]),
         devices=np.asarray([row.devices for row in group], dtype=np.float64),
         calibrates=np.asarray([row.devices in calibrate_devices for row in group]),
+        straight=np.asarray(straight),
+        reach=np.asarray(reach),
+        once=np.asarray(once),
     )
 
 
-def _of_group(group: Sequence[Measured], calibrate_devices: Collection[int], priors: Priors) -> list[Predicted]:
-    sample = sample_of(group, calibrate_devices)
+def _of_group(group: Sequence[Measured], sample: Sample, found: Prediction, interval: float) -> list[Predicted]:
     known = sample.calibrates
-    found = predict(sample, priors)
-    made = []
-    for position, row in enumerate(group):
-        if not known[position]:
-            own = [other for other, is_known in zip(group, known, strict=True) if is_known and other.id == row.id]
-            made.append(_row(row, own, found, position, priors.interval))
-    return made
+    calibrating = [row for row, is_known in zip(group, known, strict=True) if is_known]
+    return [
+        _row(row, calibrating, found, position, interval) for position, row in enumerate(group) if not known[position]
+    ]
 
 
-def _row(row: Measured, own: Sequence[Measured], found: Prediction, position: int, interval: float) -> Predicted:
-    log_rate = float(found.log_rates[position])
-    straight = amdahl(own, row)
-    if straight is not None and not superlinear(own):
-        share = OWN_SHARE_UNSURE if unsure(row) else OWN_SHARE
-        log_rate = (1 - share) * log_rate + share * float(np.log(straight))
-    reasons = doubts(row, own, found.residual)
+def _row(
+    row: Measured, calibrating: Sequence[Measured], found: Prediction, position: int, interval: float
+) -> Predicted:
+    straight = amdahl([other for other in calibrating if other.id == row.id], row)
+    reasons = doubts(row, calibrating, found.residual)
     margin = interval * float(found.deviations[position]) * (LOW_WIDTH if reasons else 1)
-    predicted = float(np.exp(log_rate))
+    predicted = float(np.exp(found.log_rates[position]))
     return Predicted(
         id=row.id,
         group=row.group,
@@ -112,38 +114,37 @@ def _row(row: Measured, own: Sequence[Measured], found: Prediction, position: in
         low=predicted * float(np.exp(-margin)),
         high=predicted * float(np.exp(margin)),
         relative_scaling_error=predicted / row.rate - 1,
-        confidence="low" if reasons else "normal",
-        reasons=tuple(reasons),
+        confidence=f"low: {'; '.join(reasons)}" if reasons else "normal",
         kinds=row.kinds,
         amdahl_error=None if straight is None else straight / row.rate - 1,
     )
 
 
-def doubts(row: Measured, own: Sequence[Measured], residual: float | None) -> list[str]:
+def doubts(row: Measured, calibrating: Sequence[Measured], residual: float | None) -> list[str]:
     """Why a prediction deserves low confidence; empty where nothing speaks against it."""
     said = [f"{', '.join(row.assumed)} not in the source: assumed"] if row.assumed else []
     if residual is not None and residual > RESIDUAL_LIMIT:
         said.append(f"the model misses the calibrating rows by {residual:.0%}")
-    if not own:
+    if all(other.id != row.id for other in calibrating):
         said.append("no calibrating row of this workload")
     if "PCIe" in row.kinds:
         said.append("devices talk over PCIe and its bandwidth was not measured")
+    if "EP" in row.kinds and all("EP" not in other.kinds for other in calibrating):
+        said.append("no throughput claim: experts are spread, and no such row calibrates")
     return said
 
 
-def unsure(row: Measured) -> bool:
-    """Whether the step model is known to be weak for such a row."""
-    return "MoE" in row.kinds or "PCIe" in row.kinds or bool(row.figures["young"])
-
-
 def amdahl(own: Iterable[Measured], row: Measured) -> float | None:
-    """The rate that two calibrating rows of the case imply: time = a + b / devices, neither below 0 (Amdahl, 1967)."""
+    """The rate that a case's smallest and largest calibrating rows imply: time = a + b / devices (Amdahl, 1967).
+
+    Neither a nor b is below 0; None where the case calibrates with fewer than two device counts.
+    """
     by_devices: dict[int, Measured] = {}
     for other in sorted(own, key=lambda one: one.kinds != row.kinds):  # rows of the same kind of plan first
         by_devices.setdefault(other.devices, other)
     if len(by_devices) < 2:
         return None
-    few, many = (by_devices[count] for count in sorted(by_devices)[:2])
+    few, many = by_devices[min(by_devices)], by_devices[max(by_devices)]
     gained = many.rate / few.rate
     more, wanted = many.devices / few.devices, row.devices / few.devices
     fixed = min(max((1 / gained - 1 / more) / (1 - 1 / more), 0.0), 1.0)
@@ -187,11 +188,19 @@ def _spread(prefix: str, errors: Sequence[float]) -> dict[str, float]:
     return {f"{prefix}median": float(np.median(sizes)), f"{prefix}p90": float(np.quantile(sizes, 0.9))}
 
 
-def document(rows: Sequence[Predicted], skipped: Sequence[Skipped], outside: Sequence[Skipped]) -> dict[str, Any]:
-    """What is written: rows, skipped (could not be read), outside (nothing to calibrate with), summary."""
+def document(rows: Sequence[Predicted], skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """What is written: rows, those refused, and the summary."""
+    fields = ("id", "group", "plan", "devices", "measured", "predicted", "low", "high", "relative_scaling_error")
     return {
-        "rows": [asdict(row) for row in rows],
+        "rows": [{name: getattr(row, name) for name in (*fields, "confidence")} for row in rows],
         "skipped": [{"id": one.id, "reason": one.reason} for one in skipped],
-        "outside": [{"id": one.id, "reason": one.reason} for one in outside],
         "summary": summary(rows),
     }
+
+
+def refused(
+    skipped: Sequence[Skipped], measured: Sequence[Measured], calibrate_devices: Collection[int]
+) -> list[Skipped]:
+    """What could not be read of groups that have a calibrating row, or of no known group: the rest is not asked for."""
+    calibrated = {row.group for row in measured if row.devices in calibrate_devices}
+    return [one for one in skipped if one.group is None or one.group in calibrated]

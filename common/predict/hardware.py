@@ -17,6 +17,8 @@ DATA = Path(__file__).parent / "data"
 MACHINE_DEVICES = 8  # more devices than these are in several machines
 NETWORK_BYTES_S = 12e9  # all-reduce bandwidth per device between machines: 6 to 25 GB/s on InfiniBand
 NETWORK_START_S = 40e-6
+CUSTOM_PCIE_DEVICES = 2  # vLLM leaves its own kernel to NCCL on more than these without NVLink
+EAGER_START_S = 44e-6  # of an all-reduce launched from Python on A100 (AIConfigurator's measured tables)
 
 
 class UnknownHardwareError(ValueError):
@@ -73,9 +75,12 @@ def all_reduce_sizes() -> NDArray[np.float64]:
 def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> NDArray[np.float64]:
     """Seconds of one all-reduce over `devices` at each size of `all_reduce_sizes`.
 
-    `path` is "custom" (vLLM's and TensorRT-LLM's own kernels) or "nccl". Measured where a table is kept, start time
-    and bandwidth otherwise; zeros for one device.
+    `path` is "custom" (vLLM's and TensorRT-LLM's own kernels), "nccl", or "eager": NCCL launched from Python outside
+    a CUDA graph. Measured where a table is kept, start time and bandwidth otherwise; zeros for one device.
     """
+    if path == "eager":
+        own, pair = (all_reduce_table(hardware, count, "nccl") for count in (devices, 2))
+        return np.asarray(np.maximum(own, EAGER_START_S * own[0] / pair[0]))  # grows with the ranks as NCCL's start
     sizes = all_reduce_sizes()
     if devices < 2:
         return np.zeros_like(sizes)
@@ -85,10 +90,13 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
     column = str(min((2, 4, 8), key=lambda known: abs(known - devices)))
     table = _entries()["all_reduce"]["tables"].get(hardware.name.replace("A100-40GB-SXM4", "A100-80GB-SXM4"))
     if table is not None and (hardware.nvlink is not None or "A100" not in hardware.name):
-        seconds = np.asarray(table[path if path in table else "custom"][column], dtype=np.float64) * 1e-6
+        by_itself = path == "custom" and hardware.nvlink is None and devices > CUSTOM_PCIE_DEVICES
+        kept = table.get("nccl" if by_itself else path, table["custom"])
+        seconds = np.asarray(kept[column], dtype=np.float64) * 1e-6
         return np.minimum.accumulate(seconds[::-1])[::-1]  # fewer bytes need no more time: single slow points go
     fallback = _entries()["all_reduce"]["no_table"]
-    kind = fallback.get(hardware.name) or fallback["nvlink" if hardware.nvlink else "pcie"]
+    family = "MI300X" if hardware.name.startswith("MI") else "nvlink" if hardware.nvlink else "pcie"
+    kind = fallback[family]
     bus = kind["bus_gb_s"][column] * 1e9 if "bus_gb_s" in kind else kind["bus_share_of_link"] * _link(hardware)
     return np.asarray(kind["start_us"][column] * 1e-6 + moved / bus)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from common.core.legality import why_illegal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.predict.hardware import Hardware
@@ -41,20 +42,9 @@ class MemoryFit:
         return self.kv_tokens // (input_tokens + output_tokens)
 
 
-def check_divides(shape: ModelShape, plan: ParallelPlan) -> None:
-    """Check that a plan can hold the model's heads and layers.
-
-    Raises:
-        ValueError: it cannot; the message names the sizes that can.
-    """
-    legal = [size for size in range(1, shape.num_attention_heads + 1) if _tp_divides(shape, size)]
-    if plan.tp not in legal:
-        raise ValueError(
-            f"tp{plan.tp} does not divide {shape.num_attention_heads} attention heads"
-            f" and {shape.num_key_value_heads} KV heads; sizes that do: {', '.join(map(str, legal[:8]))}"
-        )
-    if plan.pp > shape.num_hidden_layers:
-        raise ValueError(f"pp{plan.pp} is more stages than the model has layers ({shape.num_hidden_layers})")
+def expert_devices(shape: ModelShape, plan: ParallelPlan) -> int:
+    """Devices over which MLPs or experts lie: vLLM's data-parallel ranks share experts, and nothing else."""
+    return plan.tp * plan.dp if shape.num_experts else plan.tp
 
 
 def fit(
@@ -65,14 +55,16 @@ def fit(
     Args:
         shape: The model.
         hardware: The devices.
-        plan: The plan; its heads and layers must divide (`check_divides`).
+        plan: The plan; it must be legal (`why_illegal`).
         weight_bytes: Bytes per weight; embeddings are kept at two.
         utilization: Share of the device that the engine may use (vLLM's --gpu-memory-utilization).
     """
     ranks = plan.tp * plan.pp
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
-    weights = ((shape.parameters - embeddings) * weight_bytes + embeddings * max(weight_bytes, 2)) / ranks
-    other = RUNTIME_BYTES + (COMMUNICATION_BYTES if ranks > 1 else 0)
+    experts = 3 * shape.hidden_size * shape.intermediate_size * shape.num_experts * shape.num_hidden_layers
+    everywhere = (shape.parameters - embeddings - experts) * weight_bytes + embeddings * max(weight_bytes, 2)
+    weights = everywhere / ranks + experts * weight_bytes / (expert_devices(shape, plan) * plan.pp)
+    other = RUNTIME_BYTES + (COMMUNICATION_BYTES if plan.devices_per_replica > 1 else 0)
     usable = hardware.memory_bytes * utilization
     left = usable - weights - other
     per_token = kv_bytes_per_token(shape, plan)
@@ -90,11 +82,6 @@ def smallest_that_fits(shape: ModelShape, hardware: Hardware, weight_bytes: floa
     """The tensor-parallel plan of fewest devices, up to 64, that holds the model; None where none does."""
     for size in range(1, 65):
         plan = ParallelPlan(tp=size)
-        if _tp_divides(shape, size) and fit(shape, hardware, plan, weight_bytes).fits:
+        if why_illegal(plan, shape) is None and fit(shape, hardware, plan, weight_bytes).fits:
             return plan
     return None
-
-
-def _tp_divides(shape: ModelShape, size: int) -> bool:
-    kv = shape.num_key_value_heads
-    return shape.num_attention_heads % size == 0 and (kv % size == 0 or size % kv == 0)

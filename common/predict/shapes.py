@@ -30,7 +30,7 @@ def find_shape(name: str) -> tuple[ModelShape, bool]:
             return _shape(entry), False
     size = re.search(r"(\d+(?:\.\d+)?)\s?b\b", text)
     if size and 0 < float(size.group(1)) < 5000:
-        return _guess(float(size.group(1)) * 1e9), True
+        return shape_of_size(float(size.group(1)) * 1e9), True
     near = difflib.get_close_matches(name, [entry["name"] for entry in _entries()], 3, 0)
     raise UnknownModelError(
         f"model '{name}' is unknown; the nearest known are {', '.join(near)}, or give a config.json"
@@ -64,7 +64,7 @@ def _shape(entry: dict[str, Any]) -> ModelShape:
     )
 
 
-def _guess(parameters: float) -> ModelShape:
+def shape_of_size(parameters: float) -> ModelShape:
     """A dense model of this size in Llama's proportions: the hidden size is 128 times the number of layers."""
     head, narrow = GUESSED_FORM
     per_hidden = 2 * 1.25 + 3 / narrow

@@ -7,6 +7,7 @@ columns: one entry per measured or wanted row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +15,19 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-CONSTANTS = ("memory", "compute", "layer_us", "step_ms", "sequence_us", "sync_us", "links", "reserve_gb", "attention")
+CONSTANTS = (
+    "memory",
+    "compute",
+    "layer_us",
+    "step_ms",
+    "sequence_us",
+    "sync_us",
+    "links",
+    "reserve_gb",
+    "attention",
+    "sync_growth",
+    "links_growth",
+)
 """Names of the constants, all fitted as logarithms: shares of peak memory and arithmetic rates reached, fixed time per
 layer, per step and per sequence of a step, waiting at each all-reduce, slowdown of the links against the table, and
 memory that neither weights nor KV cache can use, and the bandwidth of attention as a share of that of the weights."""
@@ -47,10 +60,12 @@ class Rows:
     all_reduce_bytes: Floats
     """Grid of message sizes, shape (sizes,): the same for all rows."""
     all_reduce_s: Floats
-    """Seconds of one all-reduce at each size, shape (rows, sizes); zeros where there is one device."""
+    """Seconds of one all-reduce over `expert_devices` at each size, shape (rows, sizes); zeros where there is one."""
     tp: Floats
     pp: Floats
     dp: Floats
+    expert_devices: Floats
+    """Devices over which the MLP or the experts lie: tp, or tp x dp where data-parallel ranks share the experts."""
     input_tokens: Floats
     output_tokens: Floats
     concurrency: Floats
@@ -59,20 +74,15 @@ class Rows:
     compiled: Floats
     """1 where the engine schedules in compiled code and reserves a request's whole KV cache when it starts it
     (TensorRT-LLM, FasterTransformer), 0 where it schedules in Python and takes blocks as tokens come."""
-    young: Floats
-    """1 where the platform's kernels are young (ROCm), 0 elsewhere."""
     unit: Floats
     """What turns the kind's rate (batches/s, tokens/s of one stream, output tokens/s) into the measured one."""
 
-    def take(self, index: NDArray[np.int64]) -> Rows:
-        """The rows at `index`, in that order."""
-        columns = {
-            field.name: getattr(self, field.name)
-            if field.name == "all_reduce_bytes"
-            else getattr(self, field.name)[index]
-            for field in fields(self)
-        }
-        return Rows(**columns)
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts, one after another; all have the same grid of message sizes."""
+        names = [field.name for field in fields(cls) if field.name != "all_reduce_bytes"]
+        whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(all_reduce_bytes=parts[0].all_reduce_bytes, **whole)
 
     @property
     def attention_weights(self) -> Floats:
@@ -87,7 +97,8 @@ class Rows:
     @property
     def held_weights(self) -> Floats:
         """Bytes of all weights of one replica; embeddings are kept at two bytes."""
-        layer = self.attention_weights + self.expert_weights * np.maximum(self.experts, 1)
+        experts = np.maximum(self.experts, 1) * self.tp / self.expert_devices
+        layer = self.attention_weights + self.expert_weights * experts
         held: Floats = self.layers * layer * self.weight_bytes + 4 * self.vocabulary * self.hidden
         return held
 
@@ -127,32 +138,56 @@ def all_reduce_s(constants: Floats, rows: Rows, message: Floats) -> Floats:
     each = np.arange(len(at))
     logs = np.log(np.maximum(rows.all_reduce_s, 1e-12))
     log_s = logs[each, low] * (1 - share) + logs[each, low + 1] * share
-    seconds = np.exp(constants[6]) * np.exp(log_s) + np.exp(constants[5]) * 1e-6
-    result: Floats = np.where(rows.tp > 1, seconds, 0.0)
+    doublings = np.log2(np.maximum(rows.expert_devices, 2) / 2)
+    seconds = np.exp(constants[6] + constants[10] * doublings + log_s)
+    result: Floats = seconds + np.exp(constants[5] + constants[9] * doublings) * 1e-6
     return result
 
 
-def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, context: Floats) -> Floats:
-    """Seconds of one forward pass over all layers: `decoded` sequences of mean `context`, `prefilled` prompt tokens."""
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of the same work in three parts: device memory and arithmetic, communication, and what stays fixed."""
+
+    work: Floats
+    communication: Floats
+    other: Floats
+
+    @property
+    def whole(self) -> Floats:
+        """Seconds in all."""
+        total: Floats = self.work + self.communication + self.other
+        return total
+
+
+def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, context: Floats) -> Parts:
+    """Seconds of one forward pass over all layers: `decoded` sequences of mean `context`, `prefilled` prompt tokens.
+
+    Experts that data-parallel ranks share work on the tokens of all of them, which an all-gather brings and a
+    reduce-scatter takes back: together the bytes of one all-reduce (vLLM's AgRsAll2AllManager).
+    """
     tokens = decoded + prefilled
+    shared = tokens * rows.expert_devices / rows.tp
     rate = rows.flops * np.exp(constants[1])
     bandwidth = rows.bandwidth * np.exp(constants[0])
     dense = np.maximum(rows.experts, 1)
     chosen = np.where(rows.experts > 0, rows.experts_per_token, 1)
-    touched = dense * (1 - (1 - chosen / dense) ** tokens)
+    touched = dense * (1 - (1 - chosen / dense) ** shared)
     used = rows.attention_weights + chosen * rows.expert_weights
-    read = (rows.attention_weights + touched * rows.expert_weights) * rows.weight_bytes
+    read = rows.attention_weights / rows.tp + touched * rows.expert_weights / rows.expert_devices
     width = 2 * rows.hidden * (4 + 2 * chosen) + 4 * chosen * rows.intermediate / rows.tp
     arithmetic = 2 * tokens * used / rows.tp / rate
-    memory = (read / rows.tp + tokens * width) / bandwidth
+    memory = (read * rows.weight_bytes + tokens * width) / bandwidth
     kv = 2 * np.maximum(rows.kv_heads / rows.tp, 1) * rows.head_dim * rows.kv_bytes
     attention = decoded * context * kv / (bandwidth * np.exp(constants[8]))
     attention += 2 * prefilled * rows.input_tokens * rows.heads * rows.head_dim / rows.tp / (0.7 * rate)
-    communication = 2 * all_reduce_s(constants, rows, tokens * rows.hidden * 2)
-    layer = np.hypot(arithmetic, memory) + attention + communication + np.exp(constants[2]) * 1e-6
+    sums = np.where(rows.tp > 1, all_reduce_s(constants, rows, tokens * rows.hidden * 2), 0.0)
+    experts = np.where(rows.expert_devices > 1, all_reduce_s(constants, rows, shared * rows.hidden * 2), 0.0)
     head = 2 * rows.vocabulary * rows.hidden / rows.tp / bandwidth
-    result: Floats = rows.layers * layer + head
-    return result
+    return Parts(
+        work=rows.layers * (np.hypot(arithmetic, memory) + attention) + head,
+        communication=rows.layers * (sums + experts),
+        other=rows.layers * np.exp(constants[2]) * 1e-6,
+    )
 
 
 def hop_s(rows: Rows, tokens: Floats) -> Floats:
@@ -160,30 +195,40 @@ def hop_s(rows: Rows, tokens: Floats) -> Floats:
     return tokens * rows.hidden * 2 / rows.link + 2e-5
 
 
-def mixed_step_s(constants: Floats, rows: Rows, running: Floats) -> Floats:
+def passes(rows: Rows, running: Floats) -> Floats:
+    """Forward passes per step of `running` sequences with their share of prompts: 1, or more where one is too small."""
+    tokens = running / rows.pp * (1 + rows.input_tokens / rows.output_tokens)
+    result: Floats = np.maximum(tokens / PASS_TOKENS, 1.0)
+    return result
+
+
+def mixed_step_s(constants: Floats, rows: Rows, running: Floats) -> Parts:
     """Seconds per output token of each of `running` sequences, prompts of new requests mixed in at the same pace."""
     batch = running / rows.pp  # each stage works on its own share of the sequences
     prompts = batch * rows.input_tokens / rows.output_tokens
-    passes = np.maximum((batch + prompts) / PASS_TOKENS, 1.0)
+    count = passes(rows, running)
     context = rows.input_tokens + rows.output_tokens / 2
-    one = pass_s(constants, rows, batch / passes, prompts / passes, context) / rows.pp
-    hops = np.where(rows.pp > 1, hop_s(rows, (batch + prompts) / passes), 0.0)
-    fixed = np.exp(constants[3]) * 1e-3 + np.exp(constants[4]) * 1e-6 * batch / passes
-    result: Floats = rows.pp * passes * (one + hops + fixed)
-    return result
+    one = pass_s(constants, rows, batch / count, prompts / count, context)
+    hops = np.where(rows.pp > 1, hop_s(rows, (batch + prompts) / count), 0.0)
+    fixed = np.exp(constants[3]) * 1e-3 + np.exp(constants[4]) * 1e-6 * batch / count
+    return Parts(
+        work=count * one.work,
+        communication=count * (one.communication + rows.pp * hops),
+        other=count * (one.other + rows.pp * fixed),
+    )
 
 
 def static_batch_s(constants: Floats, rows: Rows, running: Floats) -> Floats:
     """Seconds in which `concurrency` equal requests that begin together are answered, `running` at a time."""
     asked = rows.concurrency / rows.dp
     prompts = asked * rows.input_tokens
-    passes = np.maximum(prompts / PASS_TOKENS, 1.0)
+    count = np.maximum(prompts / PASS_TOKENS, 1.0)
     nothing = np.zeros_like(prompts)
-    prefill = passes * pass_s(constants, rows, nothing, prompts / passes, nothing)
+    prefill = count * pass_s(constants, rows, nothing, prompts / count, nothing).whole
     context = rows.input_tokens + rows.output_tokens / 2
     fixed = np.exp(constants[3]) * 1e-3 + np.exp(constants[4]) * 1e-6 * running
     hops = (rows.pp - 1) * hop_s(rows, running)
-    step = pass_s(constants, rows, running, nothing, context) + fixed + hops
+    step = pass_s(constants, rows, running, nothing, context).whole + fixed + hops
     result: Floats = prefill + rows.output_tokens * asked / running * step
     return result
 
@@ -194,7 +239,8 @@ def log_rate(constants: Floats, rows: Rows) -> Floats:
     static = rows.kind == STATIC
     with np.errstate(invalid="ignore"):
         batch_s = static_batch_s(constants, rows, np.minimum(running, rows.concurrency / rows.dp))
-    step_s = mixed_step_s(constants, rows, running)
-    rate = np.where(static, 1 / batch_s, np.where(rows.kind == PER_TOKEN, 1 / step_s, running * rows.dp / step_s))
+    step_s = mixed_step_s(constants, rows, running).whole
+    together = np.minimum(running * rows.dp, rows.concurrency)  # one stream keeps one of several replicas busy
+    rate = np.where(static, 1 / batch_s, np.where(rows.kind == PER_TOKEN, 1 / step_s, together / step_s))
     result: Floats = np.log(rate * rows.unit)
     return result

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from common.store.schema import RESULT, SCHEMA_VERSION, Result
 
+ANOTHER = "give another file, or measure again"  # the remedy where somebody named the file
+AFRESH = "move it away, or start afresh with --no-resume"  # where a run looked for something to go on with
 RESULT_NAME = re.compile(r"\d{8}T\d{6}Z-.+\.json")  # tells results from what stands beside them
 
 
@@ -58,14 +60,9 @@ def new_paths(results: Path, experiment: str, machine: str, model: str) -> Resul
         StoreError: the folder cannot be made or written, or its disk is full.
     """
     folder = results.expanduser().absolute() / experiment
-    try:
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 65_536)
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        raise StoreError(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
+        _probe(folder)
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     stem = f"{moment}-{machine}-{_slug(model)}"
     for count in itertools.count(1):
@@ -75,6 +72,37 @@ def new_paths(results: Path, experiment: str, machine: str, model: str) -> Resul
                 paths.lock.touch(exist_ok=False)  # two runs that begin in the same second get two names
                 return paths
     raise AssertionError("unreachable")
+
+
+def check_writable(results: Path, experiment: str) -> None:
+    """Check that a result could be written, and leave nothing behind.
+
+    Raises:
+        StoreError: the folder cannot be made or written, or its disk is full.
+    """
+    folder = results.expanduser().absolute() / experiment
+    with _writing_to(folder):
+        _probe(next(place for place in (folder, *folder.parents) if place.exists()))
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
+
+
+def _probe(folder: Path) -> None:
+    """Write a little, and forget it.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"\0" * 65_536)
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 def save(result: Result, path: Path) -> None:
@@ -102,8 +130,8 @@ def _replace(path: Path, encoded: bytes) -> None:
             raise
 
 
-def load(path: Path) -> Result:
-    """Read and validate a result file.
+def load(path: Path, remedy: str = ANOTHER) -> Result:
+    """Read and validate a result file; an error ends with the remedy.
 
     Raises:
         StoreError: missing, truncated, of another schema version, or not a result.
@@ -112,10 +140,10 @@ def load(path: Path) -> Result:
         encoded = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    return decode(encoded, str(path))
+    return decode(encoded, str(path), remedy)
 
 
-def decode(encoded: bytes, path: str) -> Result:
+def decode(encoded: bytes, path: str, remedy: str = ANOTHER) -> Result:
     """Validate the bytes of a result file; `path` is what errors call it.
 
     Raises:
@@ -124,19 +152,16 @@ def decode(encoded: bytes, path: str) -> Result:
     try:
         content = json.loads(encoded)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is truncated or not JSON; move it away, or start afresh with --no-resume") from error
+        raise StoreError(f"{path} is truncated or not JSON; {remedy}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}, this lab reads {SCHEMA_VERSION}; move it away, or start afresh"
-            " with --no-resume"
-        )
+        raise StoreError(f"{path} has schema version {version}, this lab reads {SCHEMA_VERSION}; {remedy}")
     try:
         return RESULT.validate_python(content, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path} is not a result file: {place}: {first['msg']}; move it away") from error
+        raise StoreError(f"{path} is not a result file: {place}: {first['msg']}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -167,7 +192,7 @@ def find_interrupted(results: Path, experiment: str, resume_key: str) -> ResultP
     """
     folder = results.expanduser().absolute() / experiment
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stem, reverse=True):
-        result = load(path)
+        result = load(path, AFRESH)
         if result.status != "complete" and result.resume_key == resume_key and not _is_held(ResultPaths(path)):
             return ResultPaths(path)
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.analysis.__main__ import main
 from common.analysis.frames import latest_reference
+from common.predict.__main__ import main as predict_main
 from common.store.files import save
 from tests.analysis.planted import full
 
@@ -29,6 +31,19 @@ def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
     assert main() == 2
     assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [(main, "usage: python -m common.analysis "), (predict_main, "usage: python -m common.predict ")],
+)
+def test_the_usage_line_can_be_typed(
+    command: Callable[[], int], usage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/common/x/__main__.py", "--help"])
+    with pytest.raises(SystemExit):
+        command()
+    assert usage in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,29 @@ def test_a_doubtful_client_is_marked_and_explained(run: Run) -> None:
     assert "fine" not in said.out
 
 
+def test_doubts_that_differ_in_numbers_alone_are_one_line(run: Run) -> None:
+    a, b = side(), side(run_id=LAST_WEEK)
+    for place, made in enumerate(b.cases):
+        made.checks = [Check("first repeat agrees", False, f"throughput -{12 + place}.5% from the mean (limit 10%)")]
+    lines = [line for line in run(a, b).out.splitlines() if "doubtful" in line]
+    assert lines == [
+        "- ? doubtful: tp1/fixed/c16, tp2/fixed/c16: in B: first repeat agrees: throughput -12.5% from the mean"
+        " (limit 10%) (the first one's numbers)"
+    ]
+
+
+def test_a_damaged_file_does_not_speak_of_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "20260101T000000Z-m-x.json"
+    cut.write_text('{"schema_version": 2, "cas')
+    for words in (("compare", str(cut), str(cut)), ("share", str(cut), "--to", str(tmp_path / "x.zip"))):
+        monkeypatch.setattr(sys, "argv", ["analysis", *words])
+        assert main() == 2
+        line = capsys.readouterr().err
+        assert "truncated or not JSON; give another file, or measure again" in line and "resume" not in line
+
+
 def test_cases_that_did_not_run_are_named_with_their_reason(run: Run) -> None:
     a, b = side(), side(run_id=LAST_WEEK)
     a.cases.append(case(X2, "fixed", 1, [10.0, 11.0]))

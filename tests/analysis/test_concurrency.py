@@ -12,9 +12,10 @@ from common.analysis.concurrency.reading import read_concurrency
 from common.analysis.concurrency.rows import batch_rows, concurrency_rows, found, most_within_limits
 from common.analysis.concurrency.table import concurrency_summary, print_concurrency
 from common.core.verdict import Verdict
+from common.core.workload import Workload
 from common.store.schema import CaseError
 from tests.analysis.planted import TP1
-from tests.analysis.planted_concurrency import LADDER, batch, closed, full, result
+from tests.analysis.planted_concurrency import LADDER, batch, closed, full, offline, result
 
 
 def test_rows_are_in_order_and_hold_what_was_planted() -> None:
@@ -65,9 +66,15 @@ def test_failed_cases_are_named_and_not_measured() -> None:
 
 
 def test_batch_against_singles() -> None:
-    one, other = batch_rows(full())
+    one, offline_one, other = batch_rows(full())
+    assert (one.way, offline_one.way, other.who) == ("one request", "offline batch", "tp2")
+    assert offline_one.gain.value == pytest.approx(1.1, abs=1e-3) and not offline_one.unresolved
     assert one.unresolved and one.gain.value == pytest.approx(1, abs=1e-4)
     assert not other.unresolved and other.gain.low is not None and 1.15 < other.gain.low < 1.2
+    assert [row.way for row in batch_rows(result([offline(TP1, (1.1, 1.1))]))] == [], "no singles to compare with"
+    other_work = offline(TP1, (1.1, 1.1))
+    other_work.workload = Workload(8, 32, 32, 10240)
+    assert len(batch_rows(result([batch(TP1, (1.0, 1.0)), other_work]))) == 1
     (single,) = batch_rows(result([batch(TP1, (1.1,))]))
     assert single.unresolved and single.gain.low is None
 
@@ -85,6 +92,7 @@ def test_the_table_fits_eighty_columns_and_says_what_it_means() -> None:
         "doubling the load still gains 3% or more at 64 streams",
         "tp1: one request with 16 prompts gives 1.00 [",
         "not resolved from no difference",
+        "tp1: one offline batch with 16 prompts gives 1.10 [",
         "tp2: one request with 16 prompts gives 1.20 [",
         "90% of requests or more keep ttft 1000 ms and tpot 100 ms up to 16 streams",
         "Identical clients were served alike",

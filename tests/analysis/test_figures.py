@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from common.analysis.scaling import figures
 from common.analysis.scaling.findings import saturation_finding, speedup_finding, step_finding
 from common.analysis.scaling.load_curves import load_curves
+from common.analysis.views import save_drawings
 from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 
 
 def test_figures_are_written_in_sixteen_to_nine_with_something_on_them(tmp_path: Path) -> None:
-    paths = figures.save_figures(full(), tmp_path / "new")
+    paths = save_drawings(full(), tmp_path / "new")
     names = [path.name.removeprefix(f"{full().run_id}-") for path in paths]
     assert names == ["speedup.png", "saturation.png", "decoding-step.png"]
     for path in paths:
@@ -81,8 +82,9 @@ def test_repeated_cases_outrank_rungs() -> None:
 
 
 @pytest.mark.parametrize("cases", [[], [case(TP1, "fixed", 1, [10.0])]], ids=["none", "one"])
-def test_results_without_comparison_still_draw(cases: list[Case], tmp_path: Path) -> None:
-    assert len(figures.save_figures(result(cases), tmp_path)) == 3
+def test_results_without_comparison_still_draw(cases: list[Case]) -> None:
+    for draw in figures.FIGURES.values():
+        draw(result(cases)).canvas.draw()
     assert speedup_finding(result(cases)) == "No plan was compared with a smaller one"
 
 

@@ -1,4 +1,4 @@
-"""Notebooks keep their shape and run on any result; the first becomes a page that loads nothing from outside."""
+"""Notebooks keep their shape and run on any result; every result becomes a page that loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from common.analysis.fairness import figures as fairness_figures
 from common.analysis.fairness import reading as fairness
 from common.analysis.frames import latest_reference
 from common.store.files import load, save
+from common.store.schema import Guess
+from tests.analysis import planted_concurrency
 from tests.analysis.planted import full
 
 MOST_CELLS, MOST_LINES = 12, 12
@@ -30,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return first
 
 
-NOTEBOOKS = sorted(html.NOTEBOOK.parent.glob("*.ipynb"))
+NOTEBOOKS = sorted(html.NOTEBOOK_FOLDER.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -79,6 +81,39 @@ def test_the_page_loads_nothing_from_outside(page: Path) -> None:
     assert "@import" not in text and not re.search(r"url\(\s*['\"]?(?!data:)", text)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "pictures", "parts"),
+    [
+        ("simulate_concurrent_requests", 2, ["How many clients are too many?", "16 prompts gives"]),
+        ("test_mixed_workload", 1, ["Do short requests wait for long ones?"]),
+        ("test_tensor_parallel", 0, ["Does tensor parallelism work", "<table", "PASS", "528.6"]),
+    ],
+)
+def test_every_experiments_result_becomes_a_page(
+    experiment: str, pictures: int, parts: list[str], tmp_path: Path
+) -> None:
+    page, *figures = html.make_report(latest_reference(experiment), tmp_path)
+    text = page.read_text()
+    assert len(figures) == pictures and text.count("data:image/png;base64,") >= pictures
+    links = _Links()
+    links.feed(text)
+    assert all(link.startswith(("data:", "#")) for link in links.fetched)
+    assert all(part in text for part in parts) and "Traceback" not in text and experiment in text
+
+
+def test_the_evenings_page_holds_every_part_its_guess_and_its_figures(tmp_path: Path) -> None:
+    everything = full()
+    everything.experiment = "run_distributed_benchmark"
+    everything.cases += planted_concurrency.full().cases
+    everything.guess = Guess("How many times?", "x", "tp2/saturated/c64", 1.9)
+    save(everything, tmp_path / f"{everything.run_id}.json")
+    page, *figures = html.make_report(tmp_path / f"{everything.run_id}.json", tmp_path / "out")
+    text = page.read_text()
+    assert text.count('src="data:image/png') == len(figures) == 5
+    for part in ("Scaling", "Memory", "Many clients", "The plans side by side", "Often believed", "you guessed  1.9x"):
+        assert part in text
+
+
 def test_the_page_shows_figures_tables_and_numbers(page: Path) -> None:
     text = page.read_text()
     assert text.count('src="data:image/png') == 3
@@ -92,7 +127,7 @@ def test_the_page_shows_figures_tables_and_numbers(page: Path) -> None:
 def test_mixed_load_is_shown_from_the_committed_result() -> None:
     """Both figures have data, and every number in the text is the result's own."""
     place = latest_reference("test_mixed_workload")
-    executed = html.execute(html.NOTEBOOK.with_name("03_mixed_load_and_fairness.ipynb"), place)
+    executed = html.execute(html.NOTEBOOK_FOLDER / "03_mixed_load_and_fairness.ipynb", place)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     text = "".join(output.get("text", "") for output in outputs)

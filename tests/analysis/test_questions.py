@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from common.analysis.learning.questions import QUESTIONS, SHORT_WAIT, print_guess
+from common.analysis.learning.questions import QUESTIONS, SHORT_WAIT, guess_lines, print_guess
+from common.core.stats import Estimate
 from common.store.schema import Guess
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 
@@ -56,11 +57,11 @@ def test_verification_asks_for_the_share_of_the_weights() -> None:
     cases = [case(TP1, "fixed", 1, [1.0]), case(TP2, "fixed", 1, [1.0])]
     asked = kind.ask(cases)
     assert asked is not None
-    answer = kind.answer(result(cases), asked.case)
-    assert answer is not None
-    assert answer.value == pytest.approx(50.0)
-    assert answer.unit == "%"
-    assert kind.answer(result(cases[1:]), asked.case) == answer, "without TP=1 against the model's own size"
+    assert kind.answer(result(cases), asked.case) is None, "nothing was counted"
+    cases[1].predicted = [Estimate("weight_bytes_per_rank", "B", 5e8), Estimate("weight_share", "%", 50.1)]
+    cases[1].summary = [Estimate("weight_share", "%", 50.2)]
+    guessed = result(cases, guess=Guess(asked.text, "%", asked.case, 60.0), experiment="test_tensor_parallel")
+    assert guess_lines(guessed)[:3] == ["you guessed  60%", "predicted    50.1%", "measured     50.2%"]
     assert kind.ask(cases[:1]) is None
 
 

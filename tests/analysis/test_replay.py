@@ -100,8 +100,9 @@ def test_a_replay_is_no_point_of_the_load_curve() -> None:
     [[replay(TP1, SLOW)], both().cases, [*full().cases, *both().cases], [replay(TP1, SLOW), replay(TP4, [20.0] * 3)]],
     ids=["alone", "two", "beside everything", "fifty times"],
 )
-def test_figures_draw(cases: list[Case], tmp_path: Path) -> None:
-    assert len(figures.save_figures(result(cases), tmp_path)) == 3
+def test_figures_draw(cases: list[Case]) -> None:
+    for draw in figures.FIGURES.values():
+        draw(result(cases)).canvas.draw()
     if len(cases) > 1:
         axes = figures.speedup(result(cases)).axes[0]
         assert "replay,\ntimes ×0.5\n(latency)" in [label.get_text() for label in axes.get_xticklabels()]

@@ -8,7 +8,7 @@ import pytest
 
 from common.core.verdict import ClientCeiling
 from common.engines.reference_models import ensure_model
-from common.experiment import bench, preflight, prepare
+from common.experiment import batch_spec, bench, preflight, prepare
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
 
@@ -23,6 +23,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(bench, "run_load", made.run_load)
+    monkeypatch.setattr(batch_spec, "generate_offline", made.generate)
     return made
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.core.arrivals import Arrivals, ClosedLoop
+from common.core.greedy import Answer
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
 from common.core.workload import Request
@@ -16,6 +17,8 @@ from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
 from common.load.client import Endpoint, LoadResult
+from common.load.control import ControlError
+from common.load.generation import Batch
 from common.load.loop_lag import Lag
 from common.machine.devices import Device, Machine
 
@@ -68,6 +71,8 @@ class World:
     refused: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+    calls: list[tuple[str, list[tuple[int, ...]], list[int]]] = field(default_factory=list)  # of LLM.generate
+    offline_dies: bool = False
     engine: FakeEngine | None = None
 
     @property
@@ -119,6 +124,16 @@ class World:
             for request in requests
         ]
         return LoadResult(records, begin_ns, end_ns, time.time(), 0.01, Lag(0.002, 0.001, 0.0001))
+
+    async def generate(self, endpoint: Endpoint, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]) -> Batch:
+        """Stands in for `common.load.generation.generate_offline`, at the rate of as many streams."""
+        assert self.engine is not None and self.settings[-1].offline, "only an offline engine can be asked so"
+        if self.offline_dies:
+            self.engine.dead = True
+            raise ControlError("the connection was closed")
+        self.calls.append((endpoint.model, [tuple(prompt) for prompt in prompts], list(max_tokens)))
+        answers = [Answer(tuple(range(length)), ()) for length in max_tokens]
+        return Batch(answers, sum(max_tokens) / self.rate(f"{endpoint.model} offline", len(prompts)))
 
     def _record(self, request: Request, begin_ns: int, end_ns: int, fails: bool) -> RequestRecord:
         record = RequestRecord(request.index, request.request_class, request.requested_tokens, sent_ns=begin_ns)

@@ -47,9 +47,12 @@ def test_a_whole_run(script: Script, world: World, results: Path) -> None:
     outcome = script(*SMALL, "--results-dir", str(results))
     assert outcome.code == 0, outcome
     result = the_result(results)
-    ladder = [f"closed/c{clients}" for clients in (1, 4, 16, 64)]
-    assert [case.id for case in result.cases] == [f"tp{n}/{name}" for n in (1, 2) for name in (*ladder, "batch/n16")]
-    assert len(world.starts) == 2, "one engine start per plan"
+    names = [*(f"closed/c{clients}" for clients in (1, 4, 16, 32)), "batch/n16"]
+    expected = [f"tp{n}/{name}" for n in (1, 2) for name in names]
+    assert [case.id for case in result.cases] == [*expected[:5], "tp1/batch-offline/n16", *expected[5:]]
+    assert [settings.offline for settings in world.settings] == [False, True, False], (
+        "one engine start per plan and way"
+    )
     assert outcome.last["summary"]["tp1/knee"] == {"load": 16, "resolved": True, "between": [16, 16]}
     repeat = case(result, "tp1/closed/c4").repeats[0]
     assert repeat["slo_ttft_ms"] == 1000 and repeat["slo_tpot_ms"] == 100 and "good_fraction" in repeat
@@ -72,6 +75,39 @@ def test_a_batch_is_measured_in_turns_and_compared_in_pairs(script: Script, worl
     assert outcome.last["summary"]["tp1/batch/n16"]["gain"] == pytest.approx(1.2, rel=1e-3)
     kept = sorted(path.name for path in results.rglob("tp1-batch-n16-batch-*.parquet"))
     assert len(kept) == 4 and load_requests(next(results.rglob(kept[0])))[0].requested_tokens == 16 * 32
+
+
+def test_an_offline_batch_holds_the_same_prompts_and_is_compared_with_the_singles(
+    script: Script, world: World, results: Path
+) -> None:
+    world.rate = lambda plan, clients: 130.0 if plan.endswith("offline") else 100.0
+    outcome = script(*SMALL, "--concurrency", "2", "--results-dir", str(results))
+    found = case(the_result(results), "tp1/batch-offline/n16")
+    for repeat in found.repeats:
+        assert repeat["output_throughput"] == pytest.approx(130) and repeat["total_output_tokens"] == 16 * 32
+        assert repeat["preemptions"] == 0, "as the engine counts"
+    assert found.client is None, "no client measured it"
+    loads = [load for load in world.loads if load.plan == "tp1" and load.arrivals == ClosedLoop(16)]
+    singles = [load.prompts for load in loads if load.requests[0].output_tokens == 32]
+    warm_up, *calls = world.calls
+    assert [prompts for _, prompts, _ in calls] == singles[-4:], "the same prompts"
+    assert warm_up[2] == [24] * 16 and not set(warm_up[1]) & set(calls[0][1])
+    assert outcome.last["summary"]["tp1/batch-offline/n16"]["gain"] == pytest.approx(1.3, rel=1e-3)
+    assert "tp1: one offline batch with 16 prompts gives 1.30 [" in outcome.out
+    assert "The offline batch has an engine start of its own" in outcome.out
+
+
+def test_offline_batches_in_lab_are_of_every_plan_and_can_be_left_out(script: Script, world: World) -> None:
+    assert "tp2/batch-offline/n32" in script(*SMALL, "--preset", "lab", "--dry-run").out
+    assert "batch-offline" not in script(*SMALL, "--preset", "lab", "--no-offline", "--dry-run").out
+
+
+def test_an_offline_engine_that_dies_fails_its_case_alone(script: Script, world: World, results: Path) -> None:
+    world.offline_dies = True
+    assert script(*SMALL, "--concurrency", "2", "--results-dir", str(results)).code == 1
+    states = {case.id: case.status for case in the_result(results).cases}
+    assert states.pop("tp1/batch-offline/n16") == "failed"
+    assert set(states.values()) == {"ok"}
 
 
 def test_what_comes_by_the_clock(script: Script, world: World, results: Path) -> None:
@@ -106,12 +142,15 @@ def test_a_dry_run_lists_everything_in_at_most_four_starts_and_five_minutes(scri
     assert "16 prompts as one request and as singles" in outcome.out
 
 
-@pytest.mark.parametrize("words", ["ttft:500 tpot:50", "tpot:50 ttft:500.0"])
+@pytest.mark.parametrize("words", ["ttft:500 tpot:50", "tpot:50 ttft:500.0", "ttft=500,tpot=50", "ttft=500, tpot:50"])
 def test_limits_in_one_word_or_several(words: str) -> None:
     assert parse_slo([words]) == parse_slo(words.split()) == {"ttft": 500.0, "tpot": 50.0}
 
 
-@pytest.mark.parametrize("words", ["", "ttft", "ttft:", "ttft:x", "ttft:inf", "ttft:0", "itl:5", "ttft:5 ttft:6"])
+NO_LIMITS = ("", "ttft", "ttft:", "ttft:x", "ttft:inf", "ttft:0", "itl:5", "ttft:5 ttft:6", "ttft=5=6", "ttft=nan", ",")
+
+
+@pytest.mark.parametrize("words", NO_LIMITS)
 def test_what_is_no_limit(words: str) -> None:
     with pytest.raises(InputError, match="--slo"):
         parse_slo([words])

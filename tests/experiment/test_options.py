@@ -152,6 +152,14 @@ def test_a_wrong_results_folder_is_one_line_before_anything_starts(
     assert world.starts == []
 
 
+def test_a_dry_run_says_where_it_could_not_write(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = script("--model", "qwen2-9m", "--dry-run", "--results-dir", str(tmp_path / "file")).refusal()
+    assert "choose another with --results-dir" in line
+    assert script("--model", "qwen2-9m", "--dry-run", "--results-dir", str(tmp_path / "new")).code == 0
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("content", ["{", '{"schema_version": 99}'])
 def test_an_unreadable_result_is_one_line_and_stays(script: Script, world: World, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "benchmark_scaling"

@@ -159,6 +159,19 @@ def test_two_sizes_pass_and_the_third_is_not_tested(
     assert kept == [f"tp{tp}-verify-{way}-start0.answers.json" for tp in (1, 2) for way in ("offline", "served")]
 
 
+def test_guess_prediction_and_measurement_are_shares_in_percent(verify: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = verify("--tp", "1", "2", "--guess", "60")
+    result = the_result(tmp_path)
+    split = next(case for case in result.cases if case.id == "tp2/verify/served")
+    assert result.guess is not None and (result.guess.unit, result.guess.value) == ("%", 60)
+    predicted = {estimate.metric: estimate for estimate in split.predicted}["weight_share"]
+    (measured,) = split.summary
+    whole, half = (rank_weight_bytes(TINY, tp, 4) for tp in (1, 2))
+    assert (predicted.unit, measured.unit) == ("%", "%")
+    assert predicted.value == pytest.approx(100 * half / whole) and measured.value == pytest.approx(predicted.value)
+    assert "you guessed  60%" in outcome.out and f"predicted    {predicted.value:.4g}%" in outcome.out
+
+
 def test_two_replicas_claimed_as_tp2_fail_the_script(verify: Callable[..., Outcome], planted: Planted) -> None:
     whole = round(rank_weight_bytes(TINY, 1, 4))
     planted.weights = lambda plan: [whole] * plan.devices

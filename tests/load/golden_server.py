@@ -255,13 +255,30 @@ async def mortal(stream: Stream) -> bool:
     return await golden(stream)
 
 
+async def stalls(stream: Stream) -> bool:
+    """From the fourteenth request on an answer stops after its second token, and the server serves everything else."""
+    if len(log["requests"]) < 14:
+        return await golden(stream)
+    start(stream)
+    await stream.send_tokens(2)
+    await asyncio.sleep(3600)
+    return True
+
+
+async def freezes(stream: Stream) -> bool:
+    """The whole server stands still at its fourteenth request."""
+    if len(log["requests"]) >= 14:
+        time.sleep(3600)  # on purpose
+    return await golden(stream)
+
+
 async def tattles(stream: Stream) -> bool:
     """Says the key that it refuses."""
     key = stream.entry["head"].partition("Authorization: Bearer ")[2].partition("\r\n")[0]
     return refuse(stream, "401 Unauthorized", json.dumps({"error": {"message": f"Incorrect API key: {key}"}}))
 
 
-MODES |= {"mortal": mortal, "tattles": tattles}
+MODES |= {"mortal": mortal, "stalls": stalls, "freezes": freezes, "tattles": tattles}
 RIGHT_KEY = "sk-golden-0123456789"
 
 
@@ -272,6 +289,7 @@ def models_page(path: str, head: str) -> tuple[str, str]:
     refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}})
     return {
         "/open": ("200 OK", listed),
+        "/slow": ("200 OK", json.dumps({"data": [{"id": "golden:300:300"}]})),
         "/single": ("200 OK", json.dumps({"data": [{"id": "golden"}]})),
         "/locked": ("200 OK", listed) if key == RIGHT_KEY else ("401 Unauthorized", refusal),
         "/forbidden": ("403 Forbidden", refusal),

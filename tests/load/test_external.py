@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from common.core.verdict import ClientCeiling
 from common.engines import remote
 from common.experiment import bench, prepare
+from common.load import control, counters
 from common.store import files
 from common.store.requests import load_requests
 from common.store.schema import Case, Result
@@ -53,8 +55,10 @@ def own_server() -> Iterator[int]:
     path = Path(__file__).with_name("golden_server.py")
     with subprocess.Popen([sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield json.loads(server.stdout.readline())[0]
-        server.kill()
+        try:
+            yield json.loads(server.stdout.readline())[0]
+        finally:
+            server.kill()
 
 
 def drive(script: Script, base_url: str, *more: str, model: str = "golden") -> Outcome:
@@ -230,6 +234,8 @@ def test_what_is_no_address(script: Script, url: str, said: str) -> None:
         (("--rate", "nan"), "--rate"),
         (("--burstiness", "2"), "add --rate"),
         (("--rate", "1", "2", "--final-rate", "3"), "single"),
+        (("--idle-timeout-s", "0"), "--idle-timeout-s"),
+        (("--idle-timeout-s", "nan"), "--idle-timeout-s"),
     ],
 )
 def test_what_makes_no_sense(script: Script, golden: GoldenServer, words: tuple[str, ...], said: str) -> None:
@@ -272,6 +278,55 @@ def test_a_server_that_dies_leaves_what_was_measured_and_is_gone_on_with(script:
     assert "Connection refused" in again.refusal()
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("silent", "before the first token of any; it still lists its models"),
+        ("stalls", "in the middle of 3 of their answers; it still lists its models"),
+        ("freezes", "nor does it list its models when asked: all of it stands still"),
+    ],
+)
+def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
+    script: Script, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
+) -> None:
+    """The first case and the second one's warm-up take ten requests; its repeat is hit in the middle."""
+    monkeypatch.setattr(control, "QUESTION_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(counters, "SCRAPE_TIMEOUT_S", 0.3)
+    words = ("--model", mode, "--concurrency", "1", "3", "4", "--requests", "6", "--output-tokens", "5")
+    with own_server() as port:
+        url = f"http://127.0.0.1:{port}/open"
+        began = time.monotonic()
+        outcome = script("--base-url", url, *words, "--idle-timeout-s", "1", "--results-dir", "results")
+        assert time.monotonic() - began < 8, "each other case would have waited as long"
+    assert outcome.code == 1 and outcome.last["status"] == "interrupted"
+    *measured, hung = the_result().cases
+    assert [case.status for case in measured] == ([] if mode == "silent" else ["ok"]), "the rest is for another run"
+    assert hung.status == "failed" and hung.error is not None and hung.error.kind == "server_hangs"
+    assert hung.error.message.startswith("the server sent nothing for 1 s while"), hung.error.message
+    assert kind in hung.error.message and "the same command" in hung.error.remedy
+    if mode != "silent":
+        (partial,) = Path("results").rglob("*-partial-*.parquet")
+        kinds = {record.error_kind for record in load_requests(partial)}
+        assert "stalled" in kinds and kinds <= {None, "stalled", "cancelled"}
+
+
+def test_a_server_that_is_slow_is_not_given_up(script: Script, golden: GoldenServer) -> None:
+    """Tokens come every 0.3 s, an answer takes longer than the idle time-out; so does the time between requests."""
+    words = ("--model", "golden:300:300", "--rate", "0.9", "--burstiness", "inf", "--requests", "2")
+    more = ("--output-tokens", "4", "--idle-timeout-s", "1", "--results-dir", "results")
+    assert script("--base-url", f"{golden.base_url}/slow", *words, *more).code == 0
+
+
+def test_a_guess_is_taken_here_too(script: Script, golden: GoldenServer) -> None:
+    outcome = drive(script, f"{golden.base_url}/open", "--guess", "1.5")
+    guess = the_result().guess
+    assert guess is not None and guess.value == 1.5
+    assert guess.question == "How many times the tokens per second of 2 streams will 3 streams give (server)?"
+    assert "you guessed  1.5x" in outcome.out and "measured" in outcome.out
+    refusal = drive(script, f"{golden.base_url}/open", "--guess", "2", "--concurrency", "2").refusal()
+    assert "compare nothing that could be guessed" in refusal
+
+
 def test_an_interrupted_run_goes_on_once_the_server_is_back(
     script: Script, golden: GoldenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +360,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from common.engines import remote
 from common.experiment import bench, prepare
+from common.load import control, counters
 prepare.calibrate = lambda *_, **__: None  # ten seconds
 runpy.run_path(sys.argv[0], run_name='__main__')
 """

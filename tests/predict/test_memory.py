@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.predict.hardware import UnknownHardwareError, find
-from common.predict.memory import check_divides, fit, kv_bytes_per_token, smallest_that_fits
+from common.predict.hardware import DATA, UnknownHardwareError, find
+from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
 from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
 
 LLAMA_8B, _ = find_shape("meta-llama/Llama-3.1-8B-Instruct")
@@ -34,11 +37,15 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
     assert smallest_that_fits(LLAMA_70B, find("T4"), 4.0) == ParallelPlan(tp=32)
 
 
-def test_tp_that_does_not_divide_names_the_sizes_that_do() -> None:
-    with pytest.raises(ValueError, match="sizes that do: 1, 2, 4, 8"):
-        check_divides(LLAMA_8B, ParallelPlan(tp=3))
-    with pytest.raises(ValueError, match="more stages than the model has layers"):
-        check_divides(LLAMA_8B, ParallelPlan(pp=33))
+def test_data_parallel_ranks_share_experts_by_hand() -> None:
+    """Qwen3-30B-A3B: 29.0e9 of 30.5e9 weights are experts; tp1dp2ep has half of them and all of the rest."""
+    shape, _ = find_shape("Qwen3-30B-A3B")
+    experts = 3 * 2048 * 768 * 128 * 48
+    rest = shape.parameters - experts
+    spread = fit(shape, H100, ParallelPlan(dp=2, ep=True), 2.0)
+    assert spread.weight_bytes == pytest.approx(2 * (experts / 2 + rest))
+    assert fit(shape, H100, ParallelPlan(replicas=2), 2.0).weight_bytes == pytest.approx(2 * (experts + rest))
+    assert fit(shape, H100, ParallelPlan(tp=2, ep=True), 2.0).weight_bytes == pytest.approx(experts + rest)
 
 
 @pytest.mark.parametrize("lengths", [(0, 5), (5, -1)])
@@ -60,6 +67,29 @@ def test_shapes_have_the_parameters_their_names_say() -> None:
     guessed, is_guess = find_shape("someone/new-13B-chat")
     assert is_guess
     assert guessed.parameters / 1e9 == pytest.approx(13, rel=0.1)
+
+
+def test_every_kept_shape_is_found_by_its_name_and_has_the_size_in_it() -> None:
+    entries = json.loads((DATA / "models.json").read_text())["models"]
+    sized = 0
+    for entry in entries:
+        shape, guessed = find_shape(entry["name"])
+        assert not guessed
+        assert (shape.hidden_size, shape.num_hidden_layers) == (entry["h"], entry["L"])
+        size = re.search(r"-(\d+(?:\.\d+)?)[Bb]\b", entry["name"])
+        if size and not re.search(r"Llama-4|T5", entry["name"]):
+            sized += 1
+            assert shape.parameters / 1e9 == pytest.approx(float(size.group(1)), rel=0.1, abs=0.25), entry["name"]
+    assert sized > 35
+
+
+def test_every_figure_has_its_source_and_confidence() -> None:
+    content = json.loads((DATA / "hardware.json").read_text())
+    for name, entry in content["gpus"].items():
+        assert entry["confidence"], name
+        assert entry["sources"] and all(source.startswith("https://") for source in entry["sources"]), name
+        assert find(name).name == name
+    assert content["all_reduce"]["source"].startswith("https://")
 
 
 def test_bytes_per_weight_come_from_the_name_first() -> None:

@@ -32,14 +32,14 @@ def rows(folder: Path, plans: list[dict[str, int]], **changes: str | int) -> Row
 def test_one_decoded_token_is_a_read_of_all_weights(tmp_path: Path) -> None:
     """(8.03e9 - 0.525e9 of input embedding) x 2 bytes / 3.35e12 bytes/s = 4.48 ms, and next to no arithmetic."""
     one = np.ones(1)
-    found = pass_s(CONSTANTS_IDEAL, rows(tmp_path, [{"tp": 1}]), one, 0 * one, 0 * one)
+    found = pass_s(CONSTANTS_IDEAL, rows(tmp_path, [{"tp": 1}]), one, 0 * one, 0 * one).whole
     assert found[0] == pytest.approx(4.48e-3, rel=0.01)
 
 
 def test_a_long_prompt_is_bound_by_arithmetic(tmp_path: Path) -> None:
     """2 x 8192 x 6.98e9 weights in layers / 989e12 = 115.6 ms; attention and reading add a few per cent."""
     one = np.ones(1)
-    found = pass_s(CONSTANTS_IDEAL, rows(tmp_path, [{"tp": 1}]), 0 * one, 8192 * one, 0 * one)
+    found = pass_s(CONSTANTS_IDEAL, rows(tmp_path, [{"tp": 1}]), 0 * one, 8192 * one, 0 * one).whole
     assert 0.1156 < found[0] < 0.1156 * 1.1
 
 
@@ -73,7 +73,7 @@ def test_experts_touched_by_hand(tmp_path: Path) -> None:
     fast = CONSTANTS_IDEAL.copy()
     fast[CONSTANTS.index("compute")] = np.log(1e6)
     one = np.ones(1)
-    few, many = (pass_s(fast, moe, count * one, 0 * one, 0 * one)[0] for count in (1, 64))
+    few, many = (pass_s(fast, moe, count * one, 0 * one, 0 * one).whole[0] for count in (1, 64))
     assert few == pytest.approx((12.9e9 - 0.26e9 / 2) * 2 / 4.8e12, rel=0.02)
     assert many == pytest.approx(46.6e9 * 2 / 4.8e12, rel=0.03)
 
@@ -93,3 +93,23 @@ def test_kv_cache_limits_sequences_and_replicas_dilute_the_batch(tmp_path: Path)
 def test_a_pipeline_gains_nothing_from_one_stream(tmp_path: Path) -> None:
     rates = np.exp(log_rate(CONSTANTS_IDEAL, rows(tmp_path, [{"pp": 1}, {"pp": 4}], concurrency=4)))
     assert rates[1] / rates[0] == pytest.approx(1, abs=0.1)  # the batch is shared out: weights are read as often
+
+
+def test_experts_over_data_parallel_ranks_are_read_once_and_talk(tmp_path: Path) -> None:
+    """Two ranks with half the experts each read half as many bytes of them, and exchange all tokens per layer."""
+    rows_of = rows(tmp_path, [{"gpus": 2, "dp": 2}, {"gpus": 2, "dp": 2, "ep": 2}], model="Mixtral-8x7B", gpu="H200")
+    assert rows_of.expert_devices == pytest.approx([1, 2])
+    assert rows_of.held_weights[0] - rows_of.held_weights[1] == pytest.approx(45.1e9, rel=0.01)  # half of 45.1e9 x 2
+    many = np.full(2, 64.0)
+    copied, shared = pass_s(CONSTANTS_IDEAL, rows_of, many, 0 * many, 0 * many).work
+    assert shared == pytest.approx(copied / 2, rel=0.1)
+    parts = pass_s(CONSTANTS_IDEAL, rows_of, many, 0 * many, 0 * many)
+    assert parts.communication[0] == 0
+    assert parts.communication[1] == pytest.approx(
+        32 * all_reduce_s(CONSTANTS_IDEAL, rows_of, 128 * 8192.0 + 0 * many)[1]
+    )
+
+
+def test_one_stream_keeps_one_of_two_replicas_busy(tmp_path: Path) -> None:
+    rates = np.exp(log_rate(CONSTANTS_IDEAL, rows(tmp_path, [{"gpus": 1}, {"gpus": 2, "dp": 2}], concurrency=1)))
+    assert rates[1] == pytest.approx(rates[0])

@@ -158,9 +158,20 @@ def test_a_truncated_file_is_refused_and_left_alone(path: Path, keep: int) -> No
     whole = path.read_bytes()
     path.write_bytes(whole[:keep] if keep else b"")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"truncated or not JSON; move it away, or start afresh with --no-resume"):
+    with pytest.raises(StoreError, match=r"truncated or not JSON; give another file, or measure again"):
         files.load(path)
+    with pytest.raises(StoreError, match=r"truncated or not JSON; move it away, or start afresh with --no-resume"):
+        files.find_interrupted(path.parent.parent, path.parent.name, "any")
     assert path.read_bytes() == before
+
+
+def test_a_folder_is_checked_without_leaving_anything(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "not" / "yet", "x")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/self/nowhere")):
+        with pytest.raises(StoreError, match="choose another with --results-dir"):
+            files.check_writable(place, "x")
 
 
 def edited(path: Path, **changed: object) -> Path:
@@ -174,7 +185,7 @@ def edited(path: Path, **changed: object) -> Path:
 def test_another_schema_version_is_refused(path: Path, version: object) -> None:
     files.save(sample_result(), path)
     edited(path, schema_version=version)
-    with pytest.raises(StoreError, match=r"has schema version .*, this lab reads 2; move it away, or start afresh"):
+    with pytest.raises(StoreError, match=r"schema version .*, this lab reads 2; give another file, or measure again"):
         files.load(path)
 
 

@@ -118,7 +118,10 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path)
         f"tp{tp}/fixed/c{streams}": "skipped" if tp == 4 else "ok" for tp in (1, 2, 4) for streams in (2, 4, 8)
     }
     assert Path(last["result"]).is_absolute()
-    assert last["summary"]["tp2/fixed/c4"]["speedup"] > 0
+    for streams in (2, 4, 8):  # a busy machine makes an INVALID client, and such a case has no speed-up
+        pair = [case for case in after.cases if case.id in (f"tp1/fixed/c{streams}", f"tp2/fixed/c{streams}")]
+        believed = all(case.client is not None and case.client.word != "INVALID" for case in pair)
+        assert ("speedup" in last["summary"][f"tp2/fixed/c{streams}"]) == believed
     assert last["summary"]["tp4/fixed/c4"] == {"status": "skipped"}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "predict_scaling.py"
+REFERENCE = SCRIPT.parents[1] / "results" / "reference" / "2x1core-amd-epyc" / "benchmark_scaling"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,10 +24,39 @@ def test_the_card_ends_in_one_line_of_json() -> None:
     )
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
-    plans = [line["plan"] for line in last["lines"]]
+    plans = [one["plan"] for one in last["plans"]]
     assert {"tp1", "tp2", "pp2", "tp1x2", "tp8"} <= set(plans)
     assert last["recommended"] in plans
     assert "measured 1190, predicted from the others" in done.stdout
+    assert f"Recommended: {last['recommended']}: " in done.stdout
+    assert last["measure_next"] not in ("tp1", "tp2", None)
+
+
+def test_experts_over_devices_get_bytes_and_no_claim() -> None:
+    done = run("--model", "Qwen3-30B-A3B", "--gpu", "H100", "--counts", "2", "4")
+    assert done.returncode == 0, done.stderr
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("tp4ep")]
+    assert "no throughput claim" in line
+    last = json.loads(done.stdout.splitlines()[-1])
+    (experts,) = [one for one in last["plans"] if one["plan"] == "tp4ep"]
+    assert experts["speed"] is None
+    assert experts["bytes_per_token"] > 0
+    assert experts["memory"]["weight_bytes"] > 0
+    claimed = run("--model", "Qwen3-30B-A3B", "--gpu", "H100", "--counts", "2", "4", "--measured", "tp2ep=2500")
+    (experts,) = [one for one in json.loads(claimed.stdout.splitlines()[-1])["plans"] if one["plan"] == "tp4ep"]
+    assert experts["speed"]["output_tokens_s"]["value"] > 0
+
+
+def test_after_a_run_predictions_stand_beside_what_was_measured() -> None:
+    (result,) = REFERENCE.glob("*.json")
+    done = run("--measured", str(result))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {one["plan"] for one in found if one["calibrates"]} == {"tp1", "tp2"}
+    held = [one for one in found if not one["calibrates"]]
+    assert {one["plan"] for one in held} == {"tp1x2"}
+    assert all(one["error"] == pytest.approx(one["predicted"] / one["measured"] - 1) for one in held)
+    assert "cases predicted from tp1, tp2: median error" in done.stdout
 
 
 def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
@@ -35,7 +65,7 @@ def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
     assert done.returncode == 0, done.stderr
-    assert "tp4" in done.stdout and "does not divide 14 attention heads" in done.stdout
+    assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.stdout
     assert "Low confidence" in done.stdout
 
 
@@ -50,6 +80,9 @@ def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
         (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "0"], "--counts"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp1"], "PLAN=TOKENS_PER_SECOND"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--usd-per-hour", "-1"], "--usd-per-hour"),
+        (["--model", "Llama-3.1-70B", "--gpu", "T4"], "GB short on each device"),
+        (["--gpu", "H100"], "--model and --gpu are needed"),
+        (["--measured", "no-such-result.json"], "no-such-result.json"),
     ],
 )
 def test_bad_input_is_answered_in_one_line(arguments: list[str], said: str) -> None:

@@ -33,7 +33,11 @@ def test_on_an_engine_of_its_own(tmp_path: Path) -> None:
     words = ("--model", "qwen2-9m", "--tp", "1", "--concurrency", "1", "4", "--repeats", "2", "--rate", "20")
     last, cases = run(tmp_path, *words, "--requests", "24")
     assert last["status"] == "complete"
-    assert list(cases) == ["tp1/closed/c1", "tp1/closed/c4", "tp1/open/r20", "tp1/batch/n16"]
+    assert list(cases) == ["tp1/closed/c1", "tp1/closed/c4", "tp1/open/r20", "tp1/batch/n16", "tp1/batch-offline/n16"]
+    offline = cases.pop("tp1/batch-offline/n16")
+    assert offline.status == "ok" and [repeat["total_output_tokens"] for repeat in offline.repeats] == [256, 256]
+    assert all(repeat["server_output_tokens"] == 256 for repeat in offline.repeats)
+    assert 0.2 < last["summary"][offline.id]["gain"] < 5
     for case in cases.values():
         assert case.status == "ok" and len(case.repeats) == 2 and case.client is not None
         for repeat in case.repeats:

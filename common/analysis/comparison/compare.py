@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.store.files import StoreError
 
 HEADINGS = dict(zip(METRICS, ("tok/s\nB/A", "TTFT\nB/A", "TPOT\nB/A"), strict=True))
 DOUBTFUL = "?"
+NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
 class RefusedError(ValueError):
@@ -98,7 +100,7 @@ def _print_ratios(console: Console, compared: Sequence[ComparedCase], covered: S
     else:
         console.print("no case was measured in both")
     lines = [*_steady(shown), *covered, *_grouped("not compared", [(case.id, case.why_not) for case in compared])]
-    lines += _grouped(f"{DOUBTFUL} doubtful", [(case.id, doubt) for case in shown for doubt in case.doubts])
+    lines += _alike(f"{DOUBTFUL} doubtful", [(case.id, doubt) for case in shown for doubt in case.doubts])
     console.print()
     _say(console, [f"- {line}" for line in lines])
 
@@ -154,6 +156,15 @@ def _grouped(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
         if reason:
             groups.setdefault(reason, []).append(id)
     return [f"{title}: {', '.join(ids)}: {reason}" for reason, ids in groups.items()]
+
+
+def _alike(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """One line for all reasons that differ in their numbers alone: the cases, and the numbers of the first."""
+    first: dict[str, str] = {}
+    kinds = [(id, NUMBER.sub("#", reason), reason) for id, reason in reasons]
+    differing = {kind for _, kind, reason in kinds if first.setdefault(kind, reason) != reason}
+    words = {kind: first[kind] + (" (the first one's numbers)" if kind in differing else "") for _, kind, _ in kinds}
+    return _grouped(title, [(id, words[kind]) for id, kind, _ in kinds])
 
 
 def _document(

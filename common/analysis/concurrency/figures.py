@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from common.analysis.concurrency.reading import batch_words, knee_finding
+from common.analysis.concurrency.reading import batch_finding, knee_finding
 from common.analysis.concurrency.rows import (
     BatchRow,
     ConcurrencyRow,
@@ -63,22 +63,21 @@ def concurrency(result: Result) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def batch(result: Result) -> Figure:
-    """What one request with many prompts gains over as many singles at once, for every plan."""
+    """What one request with many prompts, and one offline batch, gain over as many singles at once, for every plan."""
     rows = batch_rows(result)
-    note = "dot: geometric mean over pairs measured in turns; bar: its 95 % interval; hollow: not resolved from none"
-    title = " ".join(map(batch_words, rows)) or NO_DATA
-    figure, (axes,) = _frame(title.rstrip("."), f"{about(result)}\n{note}", panels=1)
+    note = "dot: ratio of geometric means; bar: its 95 % interval; hollow: not resolved from none"
+    figure, (axes,) = _frame(batch_finding(rows) or NO_DATA, f"{about(result)}\n{note}", panels=1)
     if not rows:
         return _without_data(figure, [axes])
     for place, (row, (color, marker)) in enumerate(zip(rows, LOOKS, strict=False)):
         _draw_gain(axes, place, row, color, marker)
     axes.axvline(1, color=INK, linewidth=1.5, zorder=1)
-    axes.set_yticks(range(len(rows)), [row.who for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row.who}\n{row.way}" for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     ends = [end for row in rows for end in (row.gain.low or row.gain.value, row.gain.high or row.gain.value, 1.0)]
     reach = max(0.1, *(abs(end - 1) for end in ends)) * 1.2
     axes.set_xlim(1 - reach, 1 + reach)
-    axes.set_xlabel("output throughput of one request over that of singles (1: alike)")
+    axes.set_xlabel("output throughput of the batch over that of singles (1: alike)")
     return figure
 
 

@@ -17,6 +17,7 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, streams
 from common.core.knee import LEAST_GAIN, Saturation
+from common.core.plural import plural
 from common.store.schema import Result
 
 LITTLE = 0.95  # Jain's index below which identical clients were not served alike
@@ -72,17 +73,30 @@ def saturation_words(one: Found) -> str:
 
 
 def batches(result: Result) -> list[str]:
-    """A batch against singles, for every plan."""
-    return [batch_words(row) for row in batch_rows(result)]
+    """A batch against singles, for every plan and both kinds of batch; and what the offline one's interval lacks."""
+    rows = batch_rows(result)
+    lines = [batch_words(row) for row in rows]
+    if any(row.way == "offline batch" for row in rows) and concurrency_unit(result) == "within-start":
+        lines.append("The offline batch has an engine start of its own: how starts differ is not in its interval.")
+    return lines
 
 
 def batch_words(row: BatchRow) -> str:
-    """What one request with many prompts gains over as many singles."""
+    """What a batch gains over as many singles."""
     doubt = ": not resolved from no difference" if row.unresolved else ""
     return (
-        f"{row.who}: one request with {row.requests} prompts gives {interval(row.gain)}x the output throughput of"
-        f" {row.requests} singles at once{doubt}."
+        f"{row.who}: one {row.way.removeprefix('one ')} with {row.requests} prompts gives {interval(row.gain)}x the"
+        f" output throughput of {row.requests} singles at once{doubt}."
     )
+
+
+def batch_finding(rows: Sequence[BatchRow]) -> str:
+    """What batches gain, short enough for a title."""
+    if not rows:
+        return ""
+    if all(row.unresolved for row in rows):
+        return "A batch gains nothing that this run resolves: the engine batches what comes"
+    return "; ".join(f"{row.who}, {row.way}: {interval(row.gain)}x singles" for row in rows)
 
 
 def within_limits(result: Result) -> list[str]:
@@ -139,7 +153,7 @@ def _prompts(result: Result) -> list[str]:
     if not tokens or not answered:
         return []
     words = repeats[0][0].workload.input_tokens
-    return [f"Prompts had {words} words, by the server's usage {tokens / answered:.4g} tokens on average."]
+    return [f"Prompts had {plural(words, 'word')}, by the server's usage {tokens / answered:.4g} tokens on average."]
 
 
 def _failures(result: Result) -> list[str]:
@@ -149,7 +163,7 @@ def _failures(result: Result) -> list[str]:
         failed = sum(repeat.get("failed", 0.0) for repeat in case.repeats)
         if failed and case.status == "ok":
             sent = sum(repeat.get("num_prompts", 0.0) for repeat in case.repeats)
-            lines.append(f"{case.id}: {failed:.0f} of {sent:.0f} requests failed; its numbers are of the others.")
+            lines.append(f"{case.id}: {failed:.0f} of {plural(sent, 'request')} failed; its numbers are of the others.")
     return lines
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from common.analysis.scaling.rivals import batch_gain, ratio_of
 from common.analysis.scaling.rows import is_invalid, is_steady, samples
 from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.knee import Knee, LoadPoint, Saturation, knee, saturation
@@ -55,9 +56,14 @@ class Found:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """The same prompts as one request against singles: the ratio of their output throughputs, one sample per pair."""
+    """The same prompts as a batch against singles at once: the ratio of their output throughputs.
+
+    One request and the singles take turns under one engine start: one sample per pair. The offline batch has an engine
+    of its own: means are compared.
+    """
 
     who: str
+    way: Literal["one request", "offline batch"]
     requests: int
     gain: Estimate
 
@@ -99,8 +105,10 @@ def found(result: Result) -> list[Found]:
 
 
 def batch_rows(result: Result) -> list[BatchRow]:
-    """A batch against singles, for every plan whose client can be believed."""
-    return [row for case in result.cases if case.curve == "batch" for row in _batch_row(case)]
+    """Both kinds of batch against singles, for every plan whose client can be believed."""
+    singles = [case for case in result.cases if case.curve == "batch" and not is_invalid(case)]
+    offline = [case for case in result.cases if case.curve == "batch-offline"]
+    return [row for case in singles for row in _batch_rows(case, offline)]
 
 
 def slo_of(result: Result) -> dict[str, float]:
@@ -145,18 +153,16 @@ def _point(row: ConcurrencyRow) -> list[LoadPoint]:
     return [LoadPoint(row.load, rates, response_s)] if len(rates) == len(response_s) and min(rates) > 0 else []
 
 
-def _batch_row(case: Case) -> list[BatchRow]:
-    ratios: dict[float, list[float]] = {}
-    for repeat in case.repeats if case.status == "ok" and not is_invalid(case) else []:
-        one, singles = repeat.get("batch_output_throughput"), repeat.get("output_throughput")
-        if one and singles:
-            ratios.setdefault(repeat["start"], []).append(one / singles)
-    if not ratios:
-        return []
-    starts = [geometric_mean("gain", "x", values).value for values in ratios.values()]
-    pairs = [value for values in ratios.values() for value in values]
-    gain = geometric_mean("batch_gain", "x", starts if len(starts) > 1 else pairs)
-    return [BatchRow(who(case), case.workload.requests, gain)]
+def _batch_rows(case: Case, offline: Sequence[Case]) -> list[BatchRow]:
+    """As one request, from the pairs that the case holds; offline, where the same plan did the same work so."""
+    rows = []
+    if gain := batch_gain(case):
+        rows.append(BatchRow(who(case), "one request", case.workload.requests, gain))
+    for other in offline:
+        alike = (other.plan, other.workload) == (case.plan, case.workload) and case.status == other.status == "ok"
+        if alike and (gain := ratio_of(other, case, "output_throughput")):
+            rows.append(BatchRow(who(case), "offline batch", case.workload.requests, gain))
+    return rows
 
 
 def _load(case: Case) -> float:

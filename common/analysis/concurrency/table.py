@@ -86,7 +86,7 @@ def concurrency_summary(result: Result) -> dict[str, Any]:
             summary[f"{one.who}/knee"] = {"load": one.knee.load, "resolved": one.knee.resolved, "between": between}
     for batch in batch_rows(result):
         gain = {"gain": batch.gain.value, "low": batch.gain.low, "high": batch.gain.high}
-        name = f"{batch.who}/batch/n{batch.requests}"
+        name = f"{batch.who}/{'batch' if batch.way == 'one request' else 'batch-offline'}/n{batch.requests}"
         summary[name] |= {key: round(value, 4) for key, value in gain.items() if value is not None}
     return summary
 

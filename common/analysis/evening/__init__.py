@@ -1,1 +1,1 @@
-"""The evening's run: the plans side by side, and the report."""
+"""The evening's run: the plans side by side."""

@@ -11,6 +11,7 @@ from common.analysis.scaling.rows import is_invalid, samples
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.core.stats import Estimate, geometric_mean, ratio
 from common.store.schema import Case, Result
 
@@ -169,7 +170,7 @@ def caveats(result: Result) -> list[str]:
     failed = sum(total(case, f"{one.name}_failed") for case in cases for one in classes_of(case))
     if failed:
         lines.append(
-            f"{failed} requests failed: they count as infinitely slow, so a figure they have part in is absent."
+            f"{plural(failed, 'request')} failed and count as infinitely slow: a figure with part in one is absent."
         )
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)

@@ -16,6 +16,7 @@ from common.analysis.scaling.reading import interval, machine, streams
 from common.analysis.scaling.rows import ScalingRow, is_invalid, samples, scaling_rows
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.core.stats import ratio
 from common.store.schema import Case, Result
 
@@ -220,8 +221,8 @@ def _terminated(here: Here) -> Item:
         return Item("terminated", title, OPEN, text, command, None, problems)
     if not rented:
         return Item("terminated", title, IMPOSSIBLE, "the lab has rented no machine", command)
-    count = f"{len(rented)} machine{'s' if len(rented) > 1 else ''}"
-    return Item("terminated", title, DONE, f"{count}, each proven gone", command, rented[-1] / "teardown.json")
+    gone = f"{plural(len(rented), 'machine')}, each proven gone"
+    return Item("terminated", title, DONE, gone, command, rented[-1] / "teardown.json")
 
 
 def _not_gone(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.analysis.frames import load_sound
+from common.core.plural import plural
 from common.store.files import RESULT_NAME, StoreError
 from common.store.schema import Result
 
@@ -79,7 +80,7 @@ def gather(results: Path) -> Evidence:
         if result.experiment != path.parent.name:
             line = f"{path.name} is of {result.experiment}, and lies in {path.parent.name}/; move it back"
             evidence.unreadable.append((path, line))
-        elif not _has_sound_numbers(result):
+        elif not has_sound_numbers(result):
             line = f"{path.name} holds numbers that the lab does not write; measure again"
             evidence.unreadable.append((path, line))
         else:
@@ -95,7 +96,8 @@ def judged(assess: Callable[[Result], Shown], result: Result) -> Shown:
         return Shown(missing="it holds what the lab does not write; measure again")
 
 
-def _has_sound_numbers(result: Result) -> bool:
+def has_sound_numbers(result: Result) -> bool:
+    """Whether throughput is a finite number that is not negative, and nothing is NaN."""
     repeats = [repeat for case in result.cases for repeat in case.repeats]
     rates = [repeat.get("output_throughput", 1.0) for repeat in repeats]
     return all(0 <= rate < math.inf for rate in rates) and not any(
@@ -106,7 +108,7 @@ def _has_sound_numbers(result: Result) -> bool:
 def _progress(result: Result) -> str:
     measured = sum(case.status == "ok" and bool(case.repeats) for case in result.cases)
     state = "running, or killed" if result.status == "running" else result.status
-    return f"{state}, {measured} cases measured{_failures(result)}"
+    return f"{state}, {plural(measured, 'case')} measured{_failures(result)}"
 
 
 def _failures(result: Result) -> str:

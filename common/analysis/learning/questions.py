@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from common.analysis.concurrency.rows import who
+from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import samples, scaling_rows
 from common.analysis.scaling.table import stdout
+from common.analysis.verification.judgement import WEIGHT_SHARE
 from common.core.arrivals import ClosedLoop
-from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean, ratio
 from common.store.schema import Case, Guess, Result
@@ -41,18 +43,25 @@ class Question:
 
 def print_guess(result: Result, console: Console | None = None) -> None:
     """Guess, prediction and measurement under each other, and one sentence; nothing where nobody guessed."""
-    if result.guess is None or result.experiment not in QUESTIONS:
+    lines = guess_lines(result)
+    if not lines or result.guess is None:
         return
     console = console or stdout()
+    console.print(f"\n[bold]Your guess[/]  {result.guess.question}", soft_wrap=True)
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=not console.is_terminal, markup=False)
+
+
+def guess_lines(result: Result) -> list[str]:
+    """What was guessed, predicted and measured, all in the guess's unit, and a sentence; empty where nobody guessed."""
+    if result.guess is None or result.experiment not in QUESTIONS:
+        return []
     guess = result.guess
     measured = QUESTIONS[result.experiment].answer(result, guess.case)
     predicted = prediction(result, guess, measured)
-    console.print(f"\n[bold]Your guess[/]  {guess.question}", soft_wrap=True)
-    console.print(f"  you guessed  {guess.value:.4g}{guess.unit}")
-    if predicted is not None:
-        console.print(f"  predicted    {predicted.value:.4g}{guess.unit}")
-    console.print(f"  measured     {_with_interval(measured, guess.unit)}", markup=False)
-    console.print(f"  {judgement(guess, measured)}", soft_wrap=not console.is_terminal, markup=False)
+    lines = [f"you guessed  {guess.value:.4g}{guess.unit}"]
+    lines += [] if predicted is None else [f"predicted    {predicted.value:.4g}{guess.unit}"]
+    return [*lines, f"measured     {_with_interval(measured, guess.unit)}", judgement(guess, measured)]
 
 
 def prediction(result: Result, guess: Guess, measured: Estimate | None) -> Estimate | None:
@@ -145,8 +154,7 @@ def _ask_concurrency(cases: Sequence[Case]) -> Asked | None:
     if len(rivals) < 2:
         return None
     few, many = _streams(rivals[0]), _streams(rivals[-1])
-    plural = "" if few == 1 else "s"
-    text = f"How many times the tokens per second of {few} stream{plural} will {many} streams give ({rivals[0].plan})?"
+    text = f"How many times the tokens per second of {streams(few)} will {streams(many)} give ({who(rivals[0])})?"
     return Asked(text, rivals[-1].id)
 
 
@@ -196,20 +204,10 @@ def _ask_verification(cases: Sequence[Case]) -> Asked | None:
 
 
 def _weight_share(result: Result, case: str) -> Estimate | None:
+    """As the verification left it beside its prediction, both in percent of the weights at TP=1."""
     asked = next((one for one in result.cases if one.id == case), None)
-    held = asked.engine.get("weight_bytes_per_rank") if asked else None
-    if not held or "model_shape" not in result.config:
-        return None
-    shape = ModelShape(**result.config["model_shape"])
-    whole = next(
-        (max(one.engine["weight_bytes_per_rank"]) for one in result.cases if _is_whole(one)),
-        shape.parameters * shape.dtype_bytes,
-    )
-    return Estimate("weight_share", "%", 100 * max(held) / whole)
-
-
-def _is_whole(case: Case) -> bool:
-    return case.plan.tp * case.plan.pp == 1 and max(case.engine.get("weight_bytes_per_rank") or [0]) > 0
+    found = asked.summary if asked else []
+    return next((estimate for estimate in found if estimate.metric == WEIGHT_SHARE), None)
 
 
 def _size(plan: ParallelPlan) -> tuple[int, int, ParallelPlan]:

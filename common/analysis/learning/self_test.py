@@ -13,6 +13,7 @@ from common.analysis.learning.evidence import UNREADABLE
 from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, samples, scaling_rows
 from common.core.model_shape import ModelShape
+from common.core.plural import plural
 from common.core.scaling import karp_flatt
 from common.core.stats import geometric_mean
 from common.store.schema import Result
@@ -167,8 +168,8 @@ def _rate(row: ScalingRow) -> float:
 def _efficiency(row: ScalingRow, base: ScalingRow) -> Quiz:
     plan, smaller = row.case.plan, base.case.plan
     text = (
-        f"At {streams(row.load)} {smaller} ({_devices(smaller.devices)}) gives {_rate(base):g} tok/s and {plan}"
-        f" ({_devices(plan.devices)}) {_rate(row):g}. What is the efficiency of {plan}, in percent?"
+        f"At {streams(row.load)} {smaller} ({plural(smaller.devices, 'device')}) gives {_rate(base):g} tok/s and {plan}"
+        f" ({plural(plan.devices, 'device')}) {_rate(row):g}. What is the efficiency of {plan}, in percent?"
     )
     right = 100 * _rate(row) / _rate(base) * smaller.devices / plan.devices
     return Quiz("a", text, "%", right, "Efficiency is the speed-up over the ratio of the devices.")
@@ -216,7 +217,3 @@ def _price(row: ScalingRow, result: Result) -> Quiz:
     )
     right = usd_per_hour / 3600 / _rate(row) * 1e6
     return Quiz("e", text, "USD", right, "A million tokens take 10^6 / (tok/s) seconds.")
-
-
-def _devices(count: int) -> str:
-    return f"{count} device{'' if count == 1 else 's'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -115,16 +114,6 @@ def decoding_step(result: Result) -> Figure:
 
 
 FIGURES = {"speedup": speedup, "saturation": saturation, "decoding-step": decoding_step}
-
-
-def save_figures(result: Result, folder: Path) -> list[Path]:
-    """Write every figure as a 1920 x 1080 PNG, named after the run; the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, draw in FIGURES.items():
-        paths.append(folder / f"{result.run_id}-{name}.png")
-        draw(result).savefig(paths[-1], dpi=DPI)
-    return paths
 
 
 def empty_figure(title: str, source: str, note: str) -> tuple[Figure, Axes]:

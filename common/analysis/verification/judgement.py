@@ -8,6 +8,7 @@ from typing import Literal
 
 from common.core.greedy import Likeness
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.store.schema import Case, Check, Result
 
 Word = Literal["PASS", "FAIL", "NOT TESTED"]
@@ -15,6 +16,7 @@ SERVED, OFFLINE = "verify-served", "verify-offline"  # curves
 INFERENCE, WEIGHTS, LOAD_REPORT = "inference", "weights are split", "vLLM's load report"
 LIKE_BASE, LIKE_SERVED = "same output as the base", "same output as served"
 EXPECTED_WEIGHTS = "weight_bytes_per_rank"  # of `Case.predicted`
+WEIGHT_SHARE = "weight_share"  # of the fullest rank, in percent of what TP=1 holds: predicted and measured
 
 WEIGHTS_WITHIN = 0.02
 """Biases, which a model's shape does not tell, and padding make less than 1 % of the known models; whole weights, where
@@ -45,7 +47,7 @@ class Finding:
 def inference_check(answered: Sequence[int], asked: int) -> Check:
     """Whether every prompt got as many tokens as were asked for; `answered` counts the tokens of each answer."""
     wrong = sum(count != asked for count in answered)
-    detail = f"{len(answered)} prompts answered with {asked} tokens each"
+    detail = f"{plural(len(answered), 'prompt')} answered with {plural(asked, 'token')} each"
     return Check(INFERENCE, not wrong, f"{wrong} of {detail.replace('answered', 'not answered')}" if wrong else detail)
 
 
@@ -100,7 +102,7 @@ def output_check(name: str, other: str, likeness: Likeness, dtype: str) -> Check
 def _parted(likeness: Likeness) -> str:
     if likeness.first_divergence is None:
         return ""
-    text = f"; the earliest parts after {likeness.first_divergence} tokens"
+    text = f"; the earliest parts after {plural(likeness.first_divergence, 'token')}"
     if likeness.gap_nats is not None:
         text += f", the largest gap there is {likeness.gap_nats:.2g} nats"
     if likeness.unlisted:

@@ -1,0 +1,232 @@
+"""A machine that was measured: its smallest plans calibrate the step model, the others are predicted beside what they
+gave, and each plan's loss is told apart into four bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from common.core.arrivals import ClosedLoop
+from common.core.loss import FourBars, TokenTime, four_bars
+from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
+from common.core.stats import geometric_mean
+from common.predict.calibrate import Prediction, Priors, Sample, predict
+from common.predict.evaluate import LOW_WIDTH
+from common.predict.hardware import Hardware, all_reduce_sizes, all_reduce_table, find
+from common.predict.memory import expert_devices
+from common.predict.step import CONSTANTS, Floats, Rows, mixed_step_s, passes, sequences
+from common.predict.wanted import Ask, wanted_row
+from common.store.schema import Case, Result
+
+CURVES = ("fixed", "ladder", "saturated", "weak")
+THROUGHPUT = "output_throughput"
+CALIBRATING_PLANS = 2
+CPU_CENTRES = {
+    "memory": 0.8,
+    "compute": 1.0,
+    "layer_us": 500.0,
+    "step_ms": 4.0,
+    "sequence_us": 500.0,
+    "sync_us": 100.0,
+    "links": 1.0,
+    "reserve_gb": 1.5,
+    "attention": 0.5,
+    "sync_growth": 1.0,
+    "links_growth": 1.0,
+}
+"""Where a CPU's constants are sought: launching a kernel costs what Python and oneDNN take, ranks wait for cores."""
+CPU_WIDTH = 0.8  # of all of them: nothing was learnt over CPUs, so what is measured decides
+CPU_LINK_SHARE = 0.25  # of the memory's bandwidth: a rank's part is written, read, summed and read again
+
+
+class NotPredictableError(ValueError):
+    """The result lacks what a prediction needs; the message says what."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One measured case beside its prediction, both in output tokens per second."""
+
+    case: str
+    plan: ParallelPlan
+    concurrency: int
+    measured: float
+    calibrates: bool
+    """Whether the prediction was made with it; its own error then says nothing."""
+    predicted: float
+    low: float
+    high: float
+    bars: FourBars | None
+    """From n times the smallest plan's rate at the same load; None where that was not measured."""
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted / self.measured - 1
+
+
+def predict_result(
+    result: Result, priors: Priors, calibrating: Sequence[ParallelPlan] = (), delay_s: float = 0.0
+) -> list[Beside]:
+    """Every closed-loop case of a result, predicted from those of its smallest plans.
+
+    Args:
+        result: A result with cases of several plans under the same loads.
+        priors: What is believed before measuring; on CPUs wide ones by hand take their place.
+        calibrating: Plans whose cases calibrate; by default the two smallest purely tensor-parallel ones.
+        delay_s: Seconds added to each all-reduce of plans that do not calibrate, as in a knock-out.
+
+    Raises:
+        NotPredictableError: no cases, no figures of the devices, or nothing to calibrate with.
+    """
+    cases = [case for case in result.cases if _usable(case)]
+    if not cases:
+        raise NotPredictableError("the result has no closed-loop case that was measured")
+    plans = list(calibrating) or _smallest([case.plan for case in cases])
+    rows = Rows.joined([_row(result, case, cases) for case in cases])
+    known = np.array([case.plan in plans for case in cases])
+    if not known.any():
+        raise NotPredictableError(f"no case of {', '.join(map(str, plans)) or 'tensor parallelism'} to calibrate with")
+    rates = np.array([_rate(case) for case in cases])
+    loads = {load: number for number, load in enumerate(dict.fromkeys(_load(case) for case in cases))}
+    sample = Sample(
+        rows=rows,
+        log_rates=np.log(rates),
+        case=np.array([loads[_load(case)] for case in cases]),
+        devices=np.array([float(case.plan.devices) for case in cases]),
+        calibrates=known,
+        straight=np.full(len(cases), np.nan),
+        reach=np.zeros(len(cases)),
+        once=np.zeros(len(cases)),
+    )
+    on_cpu = result.environment.get("device_kind") == "cpu"
+    found = predict(sample, cpu_priors(priors) if on_cpu else priors)
+    delays = np.where(known, 0.0, delay_s)
+    interval = priors.interval * (LOW_WIDTH if on_cpu else 1)  # what was learnt over GPUs is worth little there
+    return _beside(cases, sample, found, token_times(found.constants, rows, delays), interval)
+
+
+def cpu_priors(priors: Priors) -> Priors:
+    """The same priors with wide ones for a CPU's constants."""
+    centres = np.log([CPU_CENTRES[name] for name in CONSTANTS])
+    return replace(priors, centres=centres, widths=np.full(len(CONSTANTS), CPU_WIDTH), pcie_links=1.0, pcie_growth=0.0)
+
+
+def token_times(constants: Floats, rows: Rows, delay_s: Floats | float = 0.0) -> list[TokenTime]:
+    """What one output token of each row takes by the step model, all devices together.
+
+    `delay_s` is added to each of a pass' all-reduces where there is tensor parallelism: two per layer and one for the
+    embedding.
+    """
+    running = sequences(constants, rows)
+    parts = mixed_step_s(constants, rows, running)
+    added = np.where(rows.tp > 1, (2 * rows.layers + 1) * passes(rows, running) * delay_s, 0.0)
+    together = np.minimum(running * rows.dp, rows.concurrency)
+    columns = (parts.work / together, (parts.communication + added) / together, parts.other / together)
+    return [TokenTime(*(float(part) for part in row)) for row in zip(*columns, strict=True)]
+
+
+def _beside(
+    cases: Sequence[Case], sample: Sample, found: Prediction, times: Sequence[TokenTime], interval: float
+) -> list[Beside]:
+    plain = token_times(found.constants, sample.rows)
+    made = []
+    for at, case in enumerate(cases):
+        slower = _whole(plain[at]) / _whole(times[at])
+        predicted = float(np.exp(found.log_rates[at])) * slower
+        margin = float(np.exp(interval * found.deviations[at]))
+        base = _base(cases, case)
+        bars = None
+        if base is not None and cases[base].plan != case.plan:
+            of_base, times_base = _rate(cases[base]), case.plan.devices / cases[base].plan.devices
+            bars = four_bars(times[base], times[at], of_base, _rate(case), times_base)
+        load, measured, known = _load(case), _rate(case), bool(sample.calibrates[at])
+        limits = (predicted / margin, predicted * margin)
+        made.append(Beside(case.id, case.plan, load, measured, known, predicted, *limits, bars))
+    return made
+
+
+def _whole(time: TokenTime) -> float:
+    return time.work_s + time.communication_s + time.other_s
+
+
+def _base(cases: Sequence[Case], case: Case) -> int | None:
+    """The case of the smallest plan under the same load, on the same curve where there is one."""
+    alike = [at for at, other in enumerate(cases) if _load(other) == _load(case)]
+    least = min(cases, key=lambda other: (other.plan.devices, other.plan)).plan
+    of_base = [at for at in alike if cases[at].plan == least]
+    same = [at for at in of_base if cases[at].curve == case.curve]
+    return next(iter(same or of_base), None)
+
+
+def _usable(case: Case) -> bool:
+    measured = case.status == "ok" and any(repeat.get(THROUGHPUT, 0) > 0 for repeat in case.repeats)
+    fair = case.curve in CURVES and "oversubscribed" not in case.flags
+    fair = fair and getattr(case, "model", None) is None  # cases of another model than the run's say which
+    return measured and fair and isinstance(case.arrivals, ClosedLoop)
+
+
+def _smallest(plans: Sequence[ParallelPlan]) -> list[ParallelPlan]:
+    tensor = {plan for plan in plans if plan == ParallelPlan(tp=plan.tp)}
+    return sorted(tensor)[:CALIBRATING_PLANS]
+
+
+def _rate(case: Case) -> float:
+    samples = [repeat[THROUGHPUT] for repeat in case.repeats if repeat.get(THROUGHPUT, 0) > 0]
+    return geometric_mean(THROUGHPUT, "tok/s", samples).value
+
+
+def _load(case: Case) -> int:
+    return case.arrivals.concurrency if isinstance(case.arrivals, ClosedLoop) else 0
+
+
+def _row(result: Result, case: Case, cases: Sequence[Case]) -> Rows:
+    try:
+        shape = ModelShape(**result.config["model_shape"])
+    except (KeyError, TypeError) as error:
+        raise NotPredictableError(f"the result does not say the model's shape ({error})") from error
+    hardware = devices_of(result.environment, case.plan.devices)
+    ask = Ask(shape, hardware, shape.dtype_bytes, case.workload.input_tokens, case.workload.output_tokens, _load(case))
+    return wanted_row(ask, case.plan, _table(hardware, expert_devices(shape, case.plan), cases))
+
+
+def devices_of(environment: Mapping[str, Any], active: int) -> Hardware:
+    """One device of a measured machine while so many are active: slices of a CPU share its memory's bandwidth.
+
+    Raises:
+        NotPredictableError: the environment says neither a known GPU nor a CPU's ceilings.
+    """
+    names = [str(one.get("name", "")) for one in environment.get("devices", []) if isinstance(one, dict)]
+    if environment.get("device_kind") != "cpu":
+        links = "NVLink" if "NV" in str(environment.get("links", "")) else "PCIe"
+        return find(names[0] if names else "", links)
+    ceilings = environment.get("ceilings") or {}
+    try:
+        count, flops = max(int(ceilings["devices"]), 1), float(ceilings["matrix_flops_one"])
+        one, together = float(ceilings["memory_bytes_per_s_one"]), float(ceilings["memory_bytes_per_s_all"])
+        memory = float(environment["devices"][0]["memory_bytes"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise NotPredictableError(f"the result does not say the CPU's ceilings ({error})") from error
+    beyond = (min(active, count) - 1) / max(count - 1, 1)
+    bandwidth = (one + (together - one) * beyond) / max(active, 1)
+    link = bandwidth * CPU_LINK_SHARE
+    source = "ceilings measured on this machine"
+    return Hardware(names[0] if names else "CPU", flops, None, memory, bandwidth, None, link, "measured", (source,))
+
+
+def _table(hardware: Hardware, ranks: int, cases: Sequence[Case]) -> Floats:
+    """Seconds of an all-reduce over so many ranks: timed by the engines of the run, else what is kept."""
+    timed = [case.engine.get("all_reduce") for case in cases if case.plan.tp == ranks]
+    points = next((points for points in timed if points), None)
+    if not points or ranks < 2:
+        return all_reduce_table(hardware, ranks)
+    pairs = sorted((float(point["bytes"]), float(point["seconds"])) for point in points)
+    sizes, seconds = (np.log(column) for column in zip(*pairs, strict=True))
+    wanted = np.log(all_reduce_sizes())
+    logs = np.interp(wanted, sizes, seconds) + np.maximum(wanted - sizes[-1], 0)  # beyond the largest, as bytes
+    result: Floats = np.exp(logs)
+    return result

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.core.arrivals import ClosedLoop
+from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
+from common.core.workload import Workload
+from common.predict.calibrate import Priors, stored_priors
+from common.predict.measured import (
+    Beside,
+    NotPredictableError,
+    cpu_priors,
+    devices_of,
+    predict_result,
+    token_times,
+)
+from common.predict.step import CONSTANTS, Rows, log_rate
+from common.predict.wanted import Ask, wanted_row
+from common.store.files import load as load_file
+from common.store.schema import Case, Result
+
+ROOT = Path(__file__).resolve().parents[2]
+CEILINGS = {"matrix_flops_one": 1e11, "memory_bytes_per_s_one": 3e10, "memory_bytes_per_s_all": 4.5e10, "devices": 4}
+ENVIRONMENT: dict[str, Any] = {
+    "device_kind": "cpu",
+    "devices": [{"name": "a core", "memory_bytes": 12e9}],
+    "ceilings": CEILINGS,
+}
+SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 16}
+SHAPE |= {"num_key_value_heads": 4, "head_dim": 64, "vocab_size": 10240, "max_position_embeddings": 4096}
+MODEL = SHAPE | {"tie_word_embeddings": True, "num_experts": 0, "num_experts_per_tok": 0, "dtype": "bfloat16"}
+TP1, TP2, TP4, PP2, X2 = (ParallelPlan.parse(text) for text in ("tp1", "tp2", "tp4", "pp2", "tp1x2"))
+LOADS = (1, 4, 16, 64)
+
+
+def rows_of(plans: Sequence[ParallelPlan], load: int) -> Rows:
+    shape = ModelShape(**MODEL)  # type: ignore[arg-type]
+    asks = [Ask(shape, devices_of(ENVIRONMENT, plan.devices), 2.0, 32, 32, load) for plan in plans]
+    return Rows.joined([wanted_row(ask, plan) for ask, plan in zip(asks, plans, strict=True)])
+
+
+def planted(plans: Sequence[ParallelPlan], priors: Priors) -> Result:
+    """A machine whose constants lie half a width away from where they are sought."""
+    constants = priors.centres + 0.5 * priors.widths * np.array([1, -1, 1, -1, 1, -1, 0, 0, 0, 0, 0])
+    cases = []
+    for load in LOADS:
+        for plan, rate in zip(plans, np.exp(log_rate(constants, rows_of(plans, load))), strict=True):
+            repeats = [{"output_throughput": float(rate), "start": 0.0, "repeat": 0.0}]
+            name = f"{plan}/fixed/c{load}"
+            cases.append(Case(name, plan, "fixed", Workload(8, 32, 32, 10240, 0), ClosedLoop(load), repeats=repeats))
+    return Result("x", 1, "r", "k", [], {"model_shape": MODEL}, ENVIRONMENT, cases=cases)
+
+
+def by_plan(found: Sequence[Beside], plan: ParallelPlan) -> list[Beside]:
+    return [one for one in found if one.plan == plan]
+
+
+def test_a_machine_that_follows_the_step_model_is_predicted_from_its_smallest_plans() -> None:
+    found = predict_result(planted([TP1, TP2, TP4, PP2, X2], cpu_priors(stored_priors())), stored_priors())
+    assert {one.plan for one in found if one.calibrates} == {TP1, TP2}
+    for plan in (TP4, PP2, X2):
+        assert np.median([abs(one.error) for one in by_plan(found, plan)]) < 0.15
+        assert np.mean([one.low <= one.measured <= one.high for one in by_plan(found, plan)]) >= 0.75
+
+
+def test_the_four_bars_are_of_the_same_load_and_add_up() -> None:
+    found = predict_result(planted([TP1, TP2, X2], cpu_priors(stored_priors())), stored_priors())
+    base = {one.concurrency: one.measured for one in by_plan(found, TP1)}
+    assert all(one.bars is None for one in by_plan(found, TP1))
+    for one in (*by_plan(found, TP2), *by_plan(found, X2)):
+        bars = one.bars
+        assert bars is not None
+        assert bars.ideal == pytest.approx(2 * base[one.concurrency])
+        taken = bars.memory_and_batch + bars.communication + bars.other + bars.unexplained
+        assert bars.ideal - taken == pytest.approx(one.measured)
+    assert all(one.bars is not None and one.bars.communication == 0 for one in by_plan(found, X2))
+
+
+def test_slower_all_reduces_are_foretold_in_the_communication_bar() -> None:
+    """Half a millisecond more in each of 17 all-reduces of a pass: 8.5 ms more for each step of 16 sequences."""
+    rows = rows_of([TP1, TP2], 16)
+    constants = cpu_priors(stored_priors()).centres
+    plain, slowed = token_times(constants, rows), token_times(constants, rows, 0.5e-3)
+    assert slowed[0] == plain[0]
+    assert slowed[1].communication_s - plain[1].communication_s == pytest.approx(17 * 0.5e-3 / 16, rel=1e-3)
+    result = planted([TP1, TP2, TP4], cpu_priors(stored_priors()))
+    usual, late = (by_plan(predict_result(result, stored_priors(), delay_s=delay), TP4)[2] for delay in (0.0, 0.5e-3))
+    assert usual.bars is not None and late.bars is not None
+    assert late.predicted < usual.predicted
+    assert late.bars.memory_and_batch == usual.bars.memory_and_batch
+    assert late.bars.communication > usual.bars.communication
+
+
+def test_slices_of_a_cpu_share_the_memory_bandwidth_that_was_measured() -> None:
+    assert devices_of(ENVIRONMENT, 1).bandwidth == pytest.approx(3e10)
+    assert devices_of(ENVIRONMENT, 2).bandwidth == pytest.approx((3e10 + 0.5e10) / 2)
+    assert devices_of(ENVIRONMENT, 4).bandwidth == pytest.approx(4.5e10 / 4)
+    assert devices_of({"device_kind": "cuda", "devices": [{"name": "NVIDIA H100 80GB HBM3"}]}, 2).nvlink is None
+
+
+def test_a_reference_result_is_predicted_with_its_all_reduces() -> None:
+    (path,) = (ROOT / "results/reference/2x1core-amd-epyc/benchmark_scaling").glob("*.json")
+    found = predict_result(load_file(path), stored_priors())
+    assert {str(one.plan) for one in found} == {"tp1", "tp2", "tp1x2"}
+    assert all(np.isfinite([one.predicted, one.low, one.high]).all() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cases": []}, "no closed-loop case"),
+        ({"config": {}}, "the model's shape"),
+        ({"environment": {"device_kind": "cpu"}}, "the CPU's ceilings"),
+        ({"environment": ENVIRONMENT | {"ceilings": None}}, "the CPU's ceilings"),
+    ],
+)
+def test_a_result_without_what_is_needed_is_refused(change: dict[str, Any], said: str) -> None:
+    result = planted([TP1, TP2], cpu_priors(stored_priors()))
+    for name, value in change.items():
+        setattr(result, name, value)
+    with pytest.raises(NotPredictableError, match=said):
+        predict_result(result, stored_priors())
+
+
+def test_nothing_to_calibrate_with_is_refused() -> None:
+    with pytest.raises(NotPredictableError, match="to calibrate with"):
+        predict_result(planted([PP2, X2], cpu_priors(stored_priors())), stored_priors())
+
+
+def test_a_cpu_has_a_centre_for_every_constant() -> None:
+    assert len(cpu_priors(stored_priors()).centres) == len(CONSTANTS)

@@ -1,0 +1,132 @@
+"""week5/decide.py as the one who pays runs it, good and bad input."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from common.analysis.decision import page
+from common.experiment.options import parse
+from common.store.files import save
+from tests.analysis.planted import TP1, TP2
+from tests.analysis.planted_concurrency import LADDER, closed, result
+from tests.experiment.script import Script, load_script
+from week5.simulate_concurrent_requests import ConcurrencyOptions
+
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "2x1core-amd-epyc"
+GOOD = ("--rate", "20", "--slo", "ttft=1000,tpot=100")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """The script without figures, which cost a second each and have a test of their own."""
+    monkeypatch.setattr(page, "drawings", lambda decision: {})
+    return Script(load_script("decide"), monkeypatch, capsys)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Own results: two plans, a price, a machine of two devices."""
+    made = result([closed(TP1, clients) for clients in LADDER] + [closed(TP2, clients, 1.5) for clients in LADDER])
+    made.cost = {"usd_per_hour": 2.0}
+    path = tmp_path / "results" / made.experiment / "20260101T000000Z-synthetic.json"
+    path.parent.mkdir(parents=True)
+    save(made, path)
+    return tmp_path / "results"
+
+
+def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
+    outcome = script(*GOOD, "--results-dir", str(results))
+    assert outcome.code == 0, outcome
+    assert outcome.last["summary"]["chosen"] == "tp1"
+    assert outcome.last["summary"]["engines"]["tp1"]["rented_usd_per_month"] == 2 * 2.0 * 730
+    written = Path(outcome.last["result"])
+    assert written == results / "decision" / "decision.html" and written.is_file()
+    text = (written.parent / "decision.md").read_text()
+    assert "the price is the newest result's" in text
+    command = next(line for line in text.splitlines() if line.startswith("python week5/"))
+    options = parse(ConcurrencyOptions, "", shlex.split(command)[2:])
+    assert options.tp == ("1",) and options.concurrency == (16, 32, 64) and options.slo == ("ttft:1000", "tpot:100")
+
+
+def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Path) -> None:
+    outcome = script(*GOOD, "--results", str(REFERENCE), "--results-dir", str(tmp_path))
+    assert outcome.code == 0, outcome
+    assert outcome.last["summary"]["chosen"] == "tp1"
+    assert (tmp_path / "decision" / "decision.md").is_file()
+    assert "Rented: left out" in outcome.out
+
+
+def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) -> None:
+    outcome = script("--rate", "1", "--slo", "ttft=0.001", "--results-dir", str(results))
+    assert outcome.code == 1 and outcome.last["status"] == "no plan"
+    assert (results / "decision" / "decision.html").is_file()
+
+
+def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path: Path) -> None:
+    words = ("--model", "Qwen/Qwen3-8B", "--gpu", "H100", "--counts", "1", "2", "--usd-per-hour", "5")
+    outcome = script("--rate", "20", "--slo", "ttft=500", "tpot=50", *words, "--results-dir", str(tmp_path))
+    assert outcome.code == 0, outcome
+    assert "PREDICTED, not measured" in outcome.out.splitlines()[0]
+    assert all(one["predicted"] for one in outcome.last["summary"]["engines"].values())
+    text = (tmp_path / "decision" / "decision.md").read_text()
+    last = text.partition("## Measure first")[2]
+    assert "minutes, $" in last and "python week5/simulate_concurrent_requests.py --model Qwen/Qwen3-8B" in last
+    assert "## What was measured" not in text and "within.png" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rate", "0"), "--rate 0: a number above 0"),
+        (("--rate", "-3"), "--rate -3"),
+        (("--rate", "nan"), "--rate nan"),
+        (("--rate", "inf"), "--rate inf"),
+        (("--rate", "many"), "--rate"),
+        (("--slo", "itl=5"), "--slo itl=5: write limits"),
+        (("--slo", "ttft=0"), "--slo ttft=0"),
+        (("--slo", "ttft=-5"), "--slo ttft=-5"),
+        (("--slo", "ttft=nan"), "--slo ttft=nan"),
+        (("--usd-per-hour", "-1"), "--usd-per-hour -1"),
+        (("--buy-usd", "1000"), "--buy-usd and --months go together"),
+        (("--months", "36"), "--buy-usd and --months go together"),
+        (("--watts", "500"), "--watts and --usd-per-kwh go together"),
+        (("--watts", "500", "--usd-per-kwh", "0.2"), "--watts is for a bought machine"),
+        (("--counts", "0"), "--counts: device counts"),
+        (("--input-tokens", "0"), "--input-tokens 0"),
+        (("--input-tokens", "77"), "nothing was measured under load that counts here (loads of 32 tokens in, 32 out)"),
+        (("--model", "another"), "it is of the model synthetic"),
+        (("--results", "gone.json"), "cannot read gone.json"),
+        (("--model", "Llama-3-8B", "--gpu", "Z9"), "the nearest known are"),
+        (("--model", "mystery", "--gpu", "H100"), "give a config.json"),
+        (("--gpu", "H100"), "it was measured on 2 x SYNTHETIC"),
+    ],
+)
+def test_bad_input_is_one_line(script: Script, results: Path, words: tuple[str, ...], said: str) -> None:
+    outcome = script(*GOOD, *words, "--results-dir", str(results))
+    assert said in outcome.refusal()
+    assert not (results / "decision").exists(), "nothing is written"
+
+
+def test_no_results_at_all(script: Script, tmp_path: Path) -> None:
+    said = script(*GOOD, "--results-dir", str(tmp_path / "none")).refusal()
+    assert "run week5/simulate_concurrent_requests.py, or name --model and --gpu" in said
+
+
+def test_results_of_two_machines(script: Script, results: Path) -> None:
+    other = result([closed(TP1, 1)])
+    other.environment["devices"] = [{"index": 0, "name": "OTHER"}]
+    save(other, results / other.experiment / "20260102T000000Z-other.json")
+    said = script(*GOOD, "--results", str(results), "--results-dir", str(results)).refusal()
+    assert "results of 2 machines (1 x OTHER; 2 x SYNTHETIC, 1 core)" in said
+
+
+def test_a_truncated_file(script: Script, results: Path) -> None:
+    (whole,) = (results / "simulate_concurrent_requests").glob("*.json")
+    cut = whole.with_name("20260103T000000Z-cut.json")
+    cut.write_bytes(whole.read_bytes()[:-50])
+    assert "truncated" in script(*GOOD, "--results", str(cut), "--results-dir", str(results)).refusal()
+    outcome = script(*GOOD, "--results-dir", str(results))
+    assert outcome.code == 0 and "cut.json is truncated" in (results / "decision" / "decision.md").read_text()
