@@ -25,14 +25,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
 
-from common.analysis.loss.table import loss_summary, print_loss
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
+from common.experiment.loss import loss_summary, print_loss, write_loss_figure
 from common.experiment.options import InputError, Options, Preset, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
@@ -104,7 +103,7 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
     return list_cases([base, split], of_plan, options, model, machine)
 
 
-EXPERIMENT = Experiment("explain_loss", METHOD_VERSION, cases, print_loss, loss_summary)
+EXPERIMENT = Experiment("explain_loss", METHOD_VERSION, cases, print_loss, loss_summary, write_report=write_loss_figure)
 
 
 def main() -> int:
