@@ -171,7 +171,8 @@ def _base(cases: Sequence[Case], case: Case) -> int | None:
 
 def _usable(case: Case) -> bool:
     measured = case.status == "ok" and any(repeat.get(THROUGHPUT, 0) > 0 for repeat in case.repeats)
-    fair = case.curve in (*CURVES, SLOWED) and "oversubscribed" not in case.flags
+    believed = case.client is None or case.client.word != "INVALID"
+    fair = believed and case.curve in (*CURVES, SLOWED) and "oversubscribed" not in case.flags
     fair = fair and getattr(case, "model", None) is None  # cases of another model than the run's say which
     return measured and fair and isinstance(case.arrivals, ClosedLoop)
 
