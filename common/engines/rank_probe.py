@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
-from common.engines import vllm_plugin
+from common.engines import slow_links, vllm_plugin
 
 # vLLM's operators, its custom kernels (cross_device_reduce, multimem), gloo's and NCCL's
 ALL_REDUCE = re.compile(r"all_?reduce|cross_device_reduce", re.IGNORECASE)
@@ -57,6 +57,7 @@ class RankProbe:
                 "enable_prefix_caching": bool(cache.enable_prefix_caching),
                 "block_size": cache.block_size,
                 "gpu_memory_utilization": cache.gpu_memory_utilization,
+                "all_reduce_delay_us": slow_links.delay_us(),
             },
         }
 

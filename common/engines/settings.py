@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.core.plan import ParallelPlan
+from common.engines.slow_links import DELAY_US
 from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
@@ -56,6 +57,8 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_gib: int = 1
     num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
+    all_reduce_delay_us: float = 0.0  # each waits so long first: communication knocked out, on CPUs
+    peer_to_peer: bool = True  # False: no P2P between GPUs and no custom all-reduce, the same knock-out there
     extra_args: tuple[str, ...] = ()
     engine: InstalledEngine | None = None  # None: the vLLM of this environment
     offline: bool = False  # the `LLM(...)` API behind a small server of the lab's, instead of `vllm serve`
@@ -89,6 +92,7 @@ class EngineSettings:
         words += self._scheduling_words()
         words += ["--block-size", str(self.block_size)] if self.block_size else []
         words += ["--enforce-eager"] if self.eager else []
+        words += [] if self.peer_to_peer else ["--disable-custom-all-reduce"]
         words += ["--enable-expert-parallel"] if plan.ep else []
         # vLLM would start a front end for each data-parallel engine: one per replica, as every other plan has
         words += ["--api-server-count", "1"] if plan.dp > 1 else []
@@ -118,8 +122,11 @@ class EngineSettings:
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
         }
+        added |= {} if self.peer_to_peer else {"NCCL_P2P_DISABLE": "1"}
+        added |= {DELAY_US: f"{self.all_reduce_delay_us:g}"} if self.all_reduce_delay_us else {}
         inherited = base_environment()
-        inherited.pop(PP_LAYERS, None)  # stages are the plan's
+        for name in (PP_LAYERS, DELAY_US):  # stages are the plan's, a delay the experiment's
+            inherited.pop(name, None)
         return {**inherited, **added}
 
 

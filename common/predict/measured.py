@@ -23,6 +23,7 @@ from common.predict.wanted import Ask, wanted_row
 from common.store.schema import Case, Result
 
 CURVES = ("fixed", "ladder", "saturated", "weak")
+SLOWED = "slowed"  # the curve of cases whose communication was knocked out
 THROUGHPUT = "output_throughput"
 CALIBRATING_PLANS = 2
 CPU_CENTRES = {
@@ -62,6 +63,10 @@ class Beside:
     high: float
     bars: FourBars | None
     """From n times the smallest plan's rate at the same load; None where that was not measured."""
+    time: TokenTime
+    """What an output token takes by the model."""
+    slowed: bool
+    """Whether its communication was knocked out."""
 
     @property
     def error(self) -> float:
@@ -69,16 +74,16 @@ class Beside:
         return self.predicted / self.measured - 1
 
 
-def predict_result(
-    result: Result, priors: Priors, calibrating: Sequence[ParallelPlan] = (), delay_s: float = 0.0
-) -> list[Beside]:
+def predict_result(result: Result, priors: Priors, calibrating: Sequence[ParallelPlan] = ()) -> list[Beside]:
     """Every closed-loop case of a result, predicted from those of its smallest plans.
+
+    Cases whose communication was knocked out calibrate nothing: they differ from the same plan's others by what their
+    engine's all-reduces, timed alone, take longer.
 
     Args:
         result: A result with cases of several plans under the same loads.
         priors: What is believed before measuring; on CPUs wide ones by hand take their place.
         calibrating: Plans whose cases calibrate; by default the two smallest purely tensor-parallel ones.
-        delay_s: Seconds added to each all-reduce of plans that do not calibrate, as in a knock-out.
 
     Raises:
         NotPredictableError: no cases, no figures of the devices, or nothing to calibrate with.
@@ -88,7 +93,7 @@ def predict_result(
         raise NotPredictableError("the result has no closed-loop case that was measured")
     plans = list(calibrating) or _smallest([case.plan for case in cases])
     rows = Rows.joined([_row(result, case, cases) for case in cases])
-    known = np.array([case.plan in plans for case in cases])
+    known = np.array([case.plan in plans and case.curve != SLOWED for case in cases])
     if not known.any():
         raise NotPredictableError(f"no case of {', '.join(map(str, plans)) or 'tensor parallelism'} to calibrate with")
     rates = np.array([_rate(case) for case in cases])
@@ -105,7 +110,7 @@ def predict_result(
     )
     on_cpu = result.environment.get("device_kind") == "cpu"
     found = predict(sample, cpu_priors(priors) if on_cpu else priors)
-    delays = np.where(known, 0.0, delay_s)
+    delays = np.array([_delay_s(case, cases) for case in cases])
     interval = priors.interval * (LOW_WIDTH if on_cpu else 1)  # what was learnt over GPUs is worth little there
     return _beside(cases, sample, found, token_times(found.constants, rows, delays), interval)
 
@@ -146,7 +151,8 @@ def _beside(
             bars = four_bars(times[base], times[at], of_base, _rate(case), times_base)
         load, measured, known = _load(case), _rate(case), bool(sample.calibrates[at])
         limits = (predicted / margin, predicted * margin)
-        made.append(Beside(case.id, case.plan, load, measured, known, predicted, *limits, bars))
+        slowed = case.curve == SLOWED
+        made.append(Beside(case.id, case.plan, load, measured, known, predicted, *limits, bars, times[at], slowed))
     return made
 
 
@@ -165,7 +171,8 @@ def _base(cases: Sequence[Case], case: Case) -> int | None:
 
 def _usable(case: Case) -> bool:
     measured = case.status == "ok" and any(repeat.get(THROUGHPUT, 0) > 0 for repeat in case.repeats)
-    fair = case.curve in CURVES and "oversubscribed" not in case.flags
+    believed = case.client is None or case.client.word != "INVALID"
+    fair = believed and case.curve in (*CURVES, SLOWED) and "oversubscribed" not in case.flags
     fair = fair and getattr(case, "model", None) is None  # cases of another model than the run's say which
     return measured and fair and isinstance(case.arrivals, ClosedLoop)
 
@@ -218,14 +225,30 @@ def devices_of(environment: Mapping[str, Any], active: int) -> Hardware:
     return Hardware(names[0] if names else "CPU", flops, None, memory, bandwidth, None, link, "measured", (source,))
 
 
+def _delay_s(case: Case, cases: Sequence[Case]) -> float:
+    """How much longer the engine's all-reduces take than those of the same plan that was left alone; 0 for others."""
+    if case.curve != SLOWED:
+        return 0.0
+    alone = next((other for other in cases if other.plan == case.plan and other.curve != SLOWED), None)
+    pairs = [(_timed(one), _timed(case)) for one in [alone] if one is not None]
+    gaps = [after - usual[size] for usual, slow in pairs for size, after in slow.items() if size in usual]
+    if not gaps:
+        raise NotPredictableError(f"{case.id}: its all-reduces were not timed, slowed and as they are")
+    return float(np.median(gaps))
+
+
+def _timed(case: Case) -> dict[float, float]:
+    """Seconds of an all-reduce by its bytes, as the case's engine timed it."""
+    return {float(point["bytes"]): float(point["seconds"]) for point in case.engine.get("all_reduce") or ()}
+
+
 def _table(hardware: Hardware, ranks: int, cases: Sequence[Case]) -> Floats:
     """Seconds of an all-reduce over so many ranks: timed by the engines of the run, else what is kept."""
-    timed = [case.engine.get("all_reduce") for case in cases if case.plan.tp == ranks]
+    timed = [_timed(case) for case in cases if case.plan.tp == ranks and case.curve != SLOWED]
     points = next((points for points in timed if points), None)
     if not points or ranks < 2:
         return all_reduce_table(hardware, ranks)
-    pairs = sorted((float(point["bytes"]), float(point["seconds"])) for point in points)
-    sizes, seconds = (np.log(column) for column in zip(*pairs, strict=True))
+    sizes, seconds = (np.log(column) for column in zip(*sorted(points.items()), strict=True))
     wanted = np.log(all_reduce_sizes())
     logs = np.interp(wanted, sizes, seconds) + np.maximum(wanted - sizes[-1], 0)  # beyond the largest, as bytes
     result: Floats = np.exp(logs)

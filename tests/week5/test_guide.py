@@ -21,7 +21,7 @@ WEEK = ROOT / "week5"
 PAGES = [WEEK / "README.md", *sorted((WEEK / "exercises").glob("*.md"))]
 SCRIPTS = (
     *("benchmark_scaling", "simulate_concurrent_requests", "test_mixed_workload", "test_tensor_parallel"),
-    *("predict_scaling", "run_distributed_benchmark", "compare_parallel_plans"),
+    *("predict_scaling", "run_distributed_benchmark", "compare_parallel_plans", "explain_loss"),
 )
 MODULES = {"common.analysis": ("look", "report", "compare", "share"), "common.predict": ("evaluate",)}
 KIND = re.compile(r"(?:Failure|CaseError)\(\s*\"([a-z_]+)\"")

@@ -221,6 +221,7 @@ def _streams(case: Case) -> int:
 QUESTIONS = {
     "benchmark_scaling": Question("x", _ask_scaling, _speedup),
     "run_distributed_benchmark": Question("x", _ask_scaling, _speedup),
+    "explain_loss": Question("x", _ask_scaling, _speedup),
     "compare_parallel_plans": Question("x", _ask_plans, _gain_over_rival),
     "simulate_concurrent_requests": Question("x", _ask_concurrency, _gain_from_load),
     "test_mixed_workload": Question("x", _ask_mixed, _slowdown),

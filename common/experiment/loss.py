@@ -1,0 +1,82 @@
+"""The account of the loss, for the terminal, the last line and a figure: where `common.predict` meets a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.analysis.scaling.figures import DPI
+from common.analysis.scaling.loss_figure import loss
+from common.analysis.scaling.reading import about, streams
+from common.analysis.scaling.table import print_scaling, stdout
+from common.experiment.report import scaling_summary
+from common.predict.calibrate import stored_priors
+from common.predict.card_table import beside_lines
+from common.predict.knock_out import TOLERANCE, KnockOut, knock_outs
+from common.predict.measured import Beside, NotPredictableError, predict_result
+from common.store.schema import Result
+
+
+def print_loss(result: Result, console: Console | None = None) -> None:
+    """The scaling table, each plan's loss in four bars, and what became of the knock-out."""
+    console = console or stdout()
+    print_scaling(result, console)
+    console.print()
+    try:
+        found = predict_result(result, stored_priors())
+    except NotPredictableError as error:
+        console.print(f"- No account of the loss: {error}.", markup=False, soft_wrap=True)
+        return
+    lines = [*beside_lines(found), *map(knock_out_line, knock_outs(found))]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def knock_out_line(one: KnockOut) -> str:
+    """What a knock-out shows, in a sentence."""
+    verdict = "PASS" if one.passed else "FAIL"
+    return (
+        f"Knock-out at {streams(one.concurrency)}: {verdict}: slower all-reduces cost {one.plan}"
+        f" {one.lost_s * 1e3:.2f} ms a token, and its communication bar grew by {one.bar_s * 1e3:.2f} ms"
+        f" ({one.error:+.0%}, limit {TOLERANCE:.0%}); foretold {1 / one.foretold_s:.1f} tok/s,"
+        f" measured {1 / one.slowed_s:.1f}, without the delay {1 / one.plain_s:.1f}."
+    )
+
+
+def loss_summary(result: Result) -> dict[str, Any]:
+    """The scaling benchmark's summary, and for each load of the knock-out what it cost and what the bar took in."""
+    try:
+        found = knock_outs(predict_result(result, stored_priors()))
+    except NotPredictableError:
+        found = []
+    tests = {
+        f"{one.plan}/c{one.concurrency}": {
+            "lost_s_per_token": one.lost_s,
+            "bar_s_per_token": one.bar_s,
+            "error": one.error,
+            "passed": one.passed,
+        }
+        for one in found
+    }
+    return {**scaling_summary(result), "knock_out": tests}
+
+
+def write_loss_figure(result: Result, stem: Path) -> list[Path]:
+    """Write `<stem>.loss.png`, the four bars of every plan at every load; its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        found = predict_result(result, stored_priors())
+    except NotPredictableError:
+        return []
+    path = stem.with_name(f"{stem.name}.loss.png")
+    loss([(_name(one), one.bars) for one in found if one.bars is not None], about(result)).savefig(path, dpi=DPI)
+    return [path]
+
+
+def _name(one: Beside) -> str:
+    return f"{one.plan}{' slowed' if one.slowed else ''}\n{streams(one.concurrency)}"

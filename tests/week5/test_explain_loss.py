@@ -1,0 +1,46 @@
+"""The account of the loss at its smallest, on real vLLM."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "explain_loss.py"
+
+
+@pytest.mark.vllm
+def test_a_delay_of_each_all_reduce_is_found_again(tmp_path: Path) -> None:
+    """2 ms in each of the small model's all-reduces are most of a step: no noise of this machine hides them."""
+    command = [sys.executable, str(SCRIPT), "--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4"]
+    command += ["--delay-us", "2000", "--results-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    found = last["summary"]["knock_out"]["tp2/c4"]
+    assert abs(found["error"]) <= 0.1 and found["passed"], done.stdout
+    slowed = next(
+        case for case in json.loads(Path(last["result"]).read_text())["cases"] if case["id"] == "tp2/slowed/c4"
+    )
+    assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
+    assert Path(last["result"]).with_suffix(".loss.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--delay-us", "0"), "--delay-us 0: above 0"),
+        (("--delay-us", "nan"), "--delay-us nan: above 0"),
+        (("--tp", "1"), "a loss needs two plans"),
+        (("--concurrency", "0"), "--concurrency 0: at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--model", "qwen2-9m", *words, "--results-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
