@@ -84,7 +84,7 @@ def _write(path: Path, text: str) -> None:
 
 def _show(rows: Sequence[Predicted]) -> None:
     table = Table(title="Absolute relative error of predicted speed-up on n devices")
-    for name in ("n", "kind", "rows", "groups", "median", "p90", "inside", "width", "Amdahl", "beside"):
+    for name in ("n", "kind", "rows", "groups", "median", "p90", "inside", "width", "Amdahl", "ours"):
         table.add_column(name, justify="left" if name == "kind" else "right")
     for line in summary(rows):
         shares = [line.get(key) for key in ("median", "p90", "inside", "median_half_width")]
@@ -93,7 +93,7 @@ def _show(rows: Sequence[Predicted]) -> None:
         table.add_row(str(line["devices"]), line["kind"], str(line["n"]), str(line["groups"]), *cells)
     Console().print(table)
     Console().print(
-        "inside, width: measured values in their interval, half its width. beside: ours where Amdahl's fits."
+        "inside, width: measured values in their interval, half its width. ours: on the rows that Amdahl fits."
     )
 
 

@@ -12,7 +12,7 @@ from common.predict.calibrate import Prediction, Priors, Sample, predict_all
 from common.predict.cases import Measured, Skipped, columns
 
 RESIDUAL_LIMIT = 0.10
-LOW_WIDTH = 2.5  # how many times wider an interval of low confidence is
+LOW_WIDTH = 2.45  # how many times wider an interval of low confidence is
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def doubts(row: Measured, calibrating: Sequence[Measured], residual: float | Non
         said.append(f"the model misses the calibrating rows by {residual:.0%}")
     if all(other.id != row.id for other in calibrating):
         said.append("no calibrating row of this workload")
+    if all(other.devices == 1 for other in calibrating):
+        said.append("only single devices calibrate, which says nothing of what splitting costs")
     if "PCIe" in row.kinds:
         said.append("devices talk over PCIe and its bandwidth was not measured")
     if "EP" in row.kinds and all("EP" not in other.kinds for other in calibrating):

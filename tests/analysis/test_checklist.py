@@ -174,7 +174,7 @@ def test_whatever_stands_in_a_file_nothing_crashes(results: Path) -> None:
                 key = chance.choice(list(place) if isinstance(place, dict) else list(range(len(place))))
                 inner = place[key]
                 if not isinstance(inner, dict | list) or not inner or chance.random() < 0.15:
-                    place[key] = copy.deepcopy(chance.choice(garbage))  # never one inside itself
+                    place[key] = copy.deepcopy(chance.choice(garbage))  # a shared one could come to hold itself
                     break
                 place = inner
         path.write_text(json.dumps(content))

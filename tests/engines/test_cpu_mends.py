@@ -75,6 +75,35 @@ def test_experts_are_numbered_by_place_and_those_elsewhere_weigh_nothing() -> No
     assert weights.tolist() == [[0.25, 0.75], [0.5, 0.5]], "the router's own are left alone"
 
 
+@pytest.mark.vllm
+def test_what_two_ranks_add_up_is_what_one_computes() -> None:
+    """vLLM's own kernel, which no engine needs: 8 experts on one rank, and 4 on each of two."""
+    import torch
+    from vllm._custom_ops import cpu_fused_moe, cpu_prepack_moe_weight
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
+    torch.manual_seed(0)
+    up, down, states = torch.randn(8, 128, 64) * 0.1, torch.randn(8, 64, 64) * 0.1, torch.randn(16, 64)
+    weights, chosen = torch.softmax(torch.randn(16, 8), -1).topk(2)
+
+    def computed(held: slice, topk_weights: Any, topk_ids: Any) -> Any:  # noqa: ANN401  # torch.Tensor
+        answer = torch.empty_like(states)
+        packed = [cpu_prepack_moe_weight(part[held].contiguous(), "vec") for part in (up, down)]
+        cpu_fused_moe(answer, states, *packed, None, None, topk_weights, topk_ids, "silu", "vec", False)
+        return answer
+
+    whole = computed(slice(0, 8), weights, chosen.int())
+    parts = torch.zeros_like(whole)
+    for first in (0, 4):
+        expert_map = torch.full((8,), -1, dtype=torch.int32)
+        expert_map[first : first + 4] = torch.arange(4, dtype=torch.int32)
+        places, left = cpu_mends.local_experts(chosen.int(), weights, expert_map)
+        parts += computed(slice(first, first + 4), left, places)
+    assert torch.allclose(parts, whole, atol=1e-6)
+    assert whole.abs().mean() > 1e-3
+
+
 def test_without_expert_parallelism_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     class Experts:
         def apply(self, **given: object) -> dict[str, object]:

@@ -195,6 +195,13 @@ def test_experts_without_such_a_row_to_calibrate_are_predicted_without_a_claim(t
     assert row.confidence == "normal"
 
 
+def test_a_single_device_says_little_of_more(tmp_path: Path) -> None:
+    measured, _ = read_cases(written(tmp_path, case()))
+    one, two = (evaluate(measured, counts, stored_priors())[0][-1] for counts in ((1,), (1, 2)))
+    assert "only single devices calibrate" in one.confidence
+    assert one.high / one.low > 2 * two.high / two.low
+
+
 def test_only_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     broken = {"gpus": 4}
     cases = [case(rows=[*case()["rows"][:2], broken]), case(id="b", group="h", rows=[*case()["rows"][2:], broken])]

@@ -56,7 +56,7 @@ def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Pat
     assert outcome.code == 0, outcome
     assert outcome.last["summary"]["chosen"] == "tp1"
     assert (tmp_path / "decision" / "decision.md").is_file()
-    assert "Rented: left out" in outcome.out
+    assert "Bought: left out" in outcome.out
 
 
 def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) -> None:

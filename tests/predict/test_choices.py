@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from common.core.plan import ParallelPlan
+from common.predict.choices import nothing_fits, plans_of
+from common.predict.hardware import find
+from common.predict.shapes import find_shape
+from common.predict.wanted import Ask
+
+DENSE, EXPERTS = find_shape("Llama-3.1-70B")[0], find_shape("Qwen3-30B-A3B")[0]
+
+
+def named(count: int, least: int, experts: bool = False) -> list[str]:
+    return [str(plan) for plan in plans_of(count, ParallelPlan(tp=least), EXPERTS if experts else DENSE)]
+
+
+def test_plans_worth_predicting() -> None:
+    assert named(1, 1) == ["tp1"]
+    assert named(4, 2) == ["tp4", "pp4", "tp2x2"]
+    assert named(4, 1, experts=True) == ["tp4", "pp4", "tp4ep", "tp1x4"]
+    assert named(3, 2, experts=True) == ["tp3", "pp3"]
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would() -> None:
+    """70.6e9 weights of two bytes and 2.5 GB of runtime in 90 % of 79.6 GiB: 66.7 GB too much; half of them fit."""
+    said = nothing_fits(Ask(DENSE, find("H100"), 2.0, 512, 128, 32), [ParallelPlan()])
+    assert "tp1 is 66.7 GB short on each device; tp2 would hold it" in said
