@@ -7,14 +7,15 @@ Method.      For each device count: tensor parallel, pipeline, experts, and repl
              under the same total load. What you have measured calibrates the rest: --measured tp1=812 tp2=1390 (output
              tokens/s under this load), or --measured RESULT.json, whose two smallest plans predict all its others.
 Reading.     Brackets hold four of five measurements that the model had not seen; without --measured the rates are
-             uncertain by design, and speed-up is surer than rates. $ are per million output tokens, fully loaded.
+             uncertain by design, and speed-up is surer than rates. $ are per million output tokens, fully loaded, of
+             the devices used: --usd-per-hour is the price of the whole machine of the largest of --counts.
              KB/token is what ranks send each other. Of experts dealt over devices (ep) nothing is claimed until some
              were measured. Over PCIe, and for experts, believe the intervals rather than the values. After a run,
              `loss` tells apart what is missing from n times the base: memory and batch, communication, everything
              else on device and host, unexplained. The last line is JSON.
 
 Examples:
-  python predict_scaling.py --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8 --usd-per-hour 2.69
+  python predict_scaling.py --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8 --usd-per-hour 21.52
   python predict_scaling.py --model ./config.json --gpu L40S --concurrency 64 --measured tp1=812 tp2=1390
   python predict_scaling.py --measured results/benchmark_scaling/20261121T035507Z-2x1core.json
 """
@@ -30,6 +31,7 @@ import tyro
 
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
@@ -64,7 +66,8 @@ class Options:
     dtype: str = "bfloat16"
     """Precision of the weights: bfloat16, fp8, int4 ...; a model's name may say it too."""
     usd_per_hour: float | None = None
-    """Price of one device; adds dollars per million output tokens."""
+    """Price of the whole machine, the one with the largest of --counts devices; adds dollars per million output
+    tokens, of which a plan on fewer devices pays its share."""
     measured: tuple[str, ...] = ()
     """What was measured: PLAN=TOKENS_PER_SECOND, or one result file, which says model, devices and loads itself."""
 
@@ -95,7 +98,12 @@ def before_a_run(options: Options) -> int:
     card = make_card(ask, plans, stored_priors(), measured)
     if not card.fits:
         raise ValueError(nothing_fits(ask, plans))
-    print("\n".join(card_lines(card, ask, options.usd_per_hour)))
+    devices, usd = max(options.counts), options.usd_per_hour
+    print("\n".join(card_lines(card, ask, None if usd is None else usd / devices)))
+    if usd is not None:
+        print(
+            f"$/M tokens: of a machine of {plural(devices, 'device')} at ${usd:g} an hour, the plan's share of devices."
+        )
     best, reason = recommend(card)
     print(f"Recommended: {best}: {reason}.")
     print(json.dumps(flat(card) | {"recommended": str(best), "reason": reason}))
@@ -113,7 +121,7 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     if not options.counts or min(options.counts) < 1:
         raise ValueError("--counts: device counts are 1 or more, as in --counts 1 2 4 8")
     if options.usd_per_hour is not None and options.usd_per_hour <= 0:
-        raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the price of one device, as in 2.69")
+        raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the whole machine's price, as in 21.52")
     path = Path(options.model)
     config = path / "config.json" if path.is_dir() else path
     if config.is_file():

@@ -28,6 +28,12 @@ def why_illegal(plan: ParallelPlan, shape: ModelShape) -> str | None:
     return _experts(plan, shape) or _stages(plan, shape)
 
 
+def legal_tp_sizes(shape: ModelShape, up_to: int = 64) -> list[int]:
+    """TP sizes that divide heads and MLP, and divide the KV heads or copy each equally often."""
+    most = min(up_to, shape.num_attention_heads)
+    return [size for size in range(1, most + 1) if why_illegal(ParallelPlan(tp=size), shape) is None]
+
+
 def plainly(plan: ParallelPlan, shape: ModelShape) -> ParallelPlan:
     """The plan without its layers per stage where they are those that vLLM would choose: `pp4+4` is `pp2`."""
     even = plan.pp <= shape.num_hidden_layers and plan.stage_layers == tuple(

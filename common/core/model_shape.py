@@ -88,13 +88,3 @@ class ModelShape:
     def all_reduce_bytes(self, tokens: int) -> int:
         """Bytes of one all-reduce in a step that works on `tokens` tokens."""
         return tokens * self.hidden_size * self.dtype_bytes
-
-    def legal_tp_sizes(self, up_to: int = 64) -> list[int]:
-        """TP sizes that divide the attention heads and either divide, or replicate, the KV heads evenly."""
-        return [
-            tp
-            for tp in range(1, min(up_to, self.num_attention_heads) + 1)
-            if self.num_attention_heads % tp == 0
-            and (self.num_key_value_heads % tp == 0 or tp % self.num_key_value_heads == 0)
-            and self.intermediate_size % tp == 0
-        ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.core.legality import nearest_legal, why_illegal
+from common.core.legality import legal_tp_sizes, nearest_legal, why_illegal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.engines.interpreter import check_arguments, find_engine
@@ -31,13 +31,10 @@ def check_sizes(shape: ModelShape, asked: Sequence[int]) -> None:
     Raises:
         InputError: one does not; the legal sizes are named.
     """
-    legal = shape.legal_tp_sizes()
-    wrong = [size for size in asked if size not in legal]
-    if wrong:
-        raise InputError(
-            f"--tp {wrong[0]} does not divide this model ({shape.num_attention_heads} attention heads,"
-            f" {shape.num_key_value_heads} KV heads); legal sizes: {', '.join(map(str, legal))}"
-        )
+    for size in asked:
+        if wrong := why_illegal(ParallelPlan(tp=size), shape):
+            legal = ", ".join(map(str, legal_tp_sizes(shape)))
+            raise InputError(f"--tp {size}: {wrong}; legal sizes: {legal}")
 
 
 def context_tokens(shape: ModelShape, machine: Machine, extra_args: Sequence[str] = ()) -> int:
@@ -88,11 +85,9 @@ def nearest_words(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> st
 
 def why_not(plan: ParallelPlan, shape: ModelShape, machine: Machine, oversubscribe: bool) -> CaseError | None:
     """Why a plan cannot run this model on this machine, or None."""
-    if not plan.ep and plan.tp not in (legal := shape.legal_tp_sizes()):
-        sizes = ", ".join(map(str, legal))
-        return CaseError(
-            "heads_not_divisible", f"tp{plan.tp} does not divide the model's heads", f"Legal sizes: {sizes}"
-        )
+    if not plan.ep and (wrong := why_illegal(ParallelPlan(tp=plan.tp), shape)):
+        sizes = ", ".join(map(str, legal_tp_sizes(shape)))
+        return CaseError("heads_not_divisible", wrong, f"Legal sizes: {sizes}")
     have = len(machine.devices)
     if wrong := why_illegal(plan, shape):
         return CaseError("plan_not_divisible", wrong, f"Nearest that do: {nearest_words(plan, shape, machine)}")

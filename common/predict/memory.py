@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.core.legality import why_illegal
+from common.core.legality import legal_tp_sizes
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.predict.hardware import Hardware
@@ -80,8 +80,5 @@ def kv_bytes_per_token(shape: ModelShape, plan: ParallelPlan, kv_bytes: float = 
 
 def smallest_that_fits(shape: ModelShape, hardware: Hardware, weight_bytes: float) -> ParallelPlan | None:
     """The tensor-parallel plan of fewest devices, up to 64, that holds the model; None where none does."""
-    for size in range(1, 65):
-        plan = ParallelPlan(tp=size)
-        if why_illegal(plan, shape) is None and fit(shape, hardware, plan, weight_bytes).fits:
-            return plan
-    return None
+    plans = (ParallelPlan(tp=size) for size in legal_tp_sizes(shape))
+    return next((plan for plan in plans if fit(shape, hardware, plan, weight_bytes).fits), None)

@@ -141,7 +141,7 @@ def test_models_of_other_names_are_paired_by_case(run: Run) -> None:
 def test_one_repeat_on_a_side_gives_a_ratio_without_an_interval(run: Run) -> None:
     said = run(side(rates=[100.0]), side(rates=[120.0], run_id=LAST_WEEK))
     numbers = said.last["ratios"]["tp1/fixed/c16"]["output_throughput"]
-    assert numbers == {"value": 1.2, "n": 1}
+    assert numbers == {"value": 1.2, "n": 1, "resolved": False}
     assert "no interval" in said.out
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from common.core.legality import legal_tp_sizes
 from common.core.model_shape import ModelShape
 from common.engines.reference_models import REFERENCE_MODELS
 
@@ -98,20 +99,20 @@ def test_legal_sizes(heads: int, kv_heads: int, legal: list[int]) -> None:
     shape = shape_of(
         QWEN25_7B, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=128, intermediate_size=3072
     )
-    assert shape.legal_tp_sizes() == legal
+    assert legal_tp_sizes(shape) == legal
 
 
 def test_no_size_of_8_for_28_heads_and_one_of_8_for_32() -> None:
-    assert 8 not in ModelShape.from_config(QWEN25_7B).legal_tp_sizes()
-    assert 8 in ModelShape.from_config(QWEN3_8B).legal_tp_sizes()
+    assert 8 not in legal_tp_sizes(ModelShape.from_config(QWEN25_7B))
+    assert 8 in legal_tp_sizes(ModelShape.from_config(QWEN3_8B))
 
 
 def test_an_mlp_that_does_not_divide_rules_a_size_out() -> None:
-    assert shape_of(QWEN3_8B, intermediate_size=12_292).legal_tp_sizes() == [1, 2, 4]
+    assert legal_tp_sizes(shape_of(QWEN3_8B, intermediate_size=12_292)) == [1, 2, 4]
 
 
 def test_legal_sizes_stop_at_the_limit() -> None:
-    assert ModelShape.from_config(QWEN3_8B).legal_tp_sizes(up_to=4) == [1, 2, 4]
+    assert legal_tp_sizes(ModelShape.from_config(QWEN3_8B), up_to=4) == [1, 2, 4]
 
 
 def test_head_size_and_kv_heads_have_defaults() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.core.legality import legal_tp_sizes
 from common.core.model_shape import ModelShape
 from common.engines import reference_models
 from common.engines.reference_models import REFERENCE_MODELS, VOCAB_SIZE, cache_root, ensure_model
@@ -60,7 +61,7 @@ def test_the_models_of_the_issue_are_there() -> None:
     assert not small.is_moe
     assert VOCAB_SIZE >= 10_240
     for model in REFERENCE_MODELS.values():
-        assert {1, 2, 4} <= set(ModelShape.from_config(model.config()).legal_tp_sizes())
+        assert {1, 2, 4} <= set(legal_tp_sizes(ModelShape.from_config(model.config())))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("qwen2-126m", 126), (NAME, 9)])

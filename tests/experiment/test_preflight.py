@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,7 +153,7 @@ def test_sizes_that_divide_pass() -> None:
 @pytest.mark.parametrize("size", [3, 5, 32])
 def test_a_size_that_does_not_divide_names_the_legal_ones(size: int) -> None:
     with pytest.raises(
-        InputError, match=rf"--tp {size} .*16 attention heads, 4 KV heads.*legal sizes: 1, 2, 4, 8, 16$"
+        InputError, match=rf"--tp {size}: .*16 attention heads, 4 KV heads.*legal sizes: 1, 2, 4, 8, 16$"
     ):
         preflight.check_sizes(SHAPE, [1, size])
 
@@ -175,6 +176,14 @@ def test_a_size_that_does_not_divide_the_model_is_a_reason_too() -> None:
     assert error is not None
     assert error.kind == "heads_not_divisible"
     assert error.remedy == "Legal sizes: 1, 2, 4, 8, 16"
+
+
+def test_where_the_mlp_is_what_a_size_does_not_divide_its_width_is_named() -> None:
+    shape = replace(SHAPE, intermediate_size=2 * 1537)
+    error = preflight.why_not(ParallelPlan(tp=4), shape, MACHINE, oversubscribe=True)
+    assert error is not None and error.message == "tp4 does not divide this model's MLP of 3074 by 4"
+    with pytest.raises(InputError, match=r"^--tp 4: tp4 does not divide this model's MLP of 3074.*sizes: 1, 2$"):
+        preflight.check_sizes(shape, [1, 4])
 
 
 def test_slices_can_be_oversubscribed_and_gpus_cannot() -> None:

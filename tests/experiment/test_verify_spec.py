@@ -299,7 +299,7 @@ def test_several_starts_are_held_against_the_first(
     [
         (("--prompts", "0"), "--prompts 0: at least 1 is needed"),
         (("--output-tokens", "-3"), "--output-tokens"),
-        (("--tp", "3"), "--tp 3 does not divide this model"),
+        (("--tp", "3"), "--tp 3: tp3 does not divide this model"),
         (("--tp", "0"), "--tp 0"),
         (("--dtype", "int8"), "--dtype"),
         (("--input-tokens", "5000"), "requests of 5032 tokens"),

@@ -20,7 +20,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_card_ends_in_one_line_of_json() -> None:
     done = run(
-        "--model", "Qwen/Qwen3-32B", "--gpu", "H100", "--usd-per-hour", "2.69", "--measured", "tp1=700", "tp2=1190"
+        "--model", "Qwen/Qwen3-32B", "--gpu", "H100", "--usd-per-hour", "21.52", "--measured", "tp1=700", "tp2=1190"
     )
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
@@ -29,6 +29,10 @@ def test_the_card_ends_in_one_line_of_json() -> None:
     assert last["recommended"] in plans
     assert "measured 1190, predicted from the others" in done.stdout
     assert f"Recommended: {last['recommended']}: " in done.stdout
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("tp2 ")]
+    (tp2,) = [one["speed"]["output_tokens_s"]["value"] for one in last["plans"] if one["plan"] == "tp2"]
+    assert f" {21.52 / 8 * 2 / 3600 * 1e6 / tp2:.2f} [" in line, "two of the eight devices that the price is of"
+    assert "of a machine of 8 devices at $21.52 an hour" in done.stdout
     assert last["measure_next"] not in ("tp1", "tp2", None)
 
 

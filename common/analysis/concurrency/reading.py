@@ -15,7 +15,7 @@ from common.analysis.concurrency.rows import (
     most_within_limits,
     slo_of,
 )
-from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, streams
+from common.analysis.scaling.reading import CARRIES_OVER, WITHIN_START, client_words, interval, left_out, streams
 from common.analysis.scaling.rows import sampling_unit
 from common.core.knee import LEAST_GAIN, Saturation
 from common.core.plural import plural
@@ -137,7 +137,7 @@ def doubtful(result: Result) -> list[str]:
             " last answers run alone; five requests per client or more let the time between be measured."
         )
     if rows and sampling_unit(concurrency_cases(result)) == "within-start":
-        lines.append("Intervals are 95 % over repeats inside one engine start; another start may differ by more.")
+        lines.append(WITHIN_START)
     if result.config.get("external"):
         lines += _prompts(result)
         lines.append("Which devices the server has, who else used it, and how it is set up is not known here.")

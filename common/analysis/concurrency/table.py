@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import is_invalid, sampling_unit
-from common.analysis.scaling.table import stdout
+from common.analysis.scaling.table import say, stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
 
@@ -30,7 +31,7 @@ LEGEND = (
 )
 
 
-def print_concurrency(result: Result, console: Console | None = None) -> None:
+def print_concurrency(result: Result, console: Console | None = None, said: Sequence[str] = ()) -> None:
     """The concurrency table and how to read it."""
     console = console or stdout()
     rows = measured(result)
@@ -42,8 +43,7 @@ def print_concurrency(result: Result, console: Console | None = None) -> None:
     else:
         console.print("nothing was measured")
     console.print()
-    for line in read_concurrency(result):
-        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
+    say(console, read_concurrency(result), said)
 
 
 def measured(result: Result) -> list[ConcurrencyRow]:

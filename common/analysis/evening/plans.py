@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from common.analysis.concurrency.reading import read_concurrency
 from common.analysis.concurrency.rows import ConcurrencyRow, concurrency_rows, most_within_limits, slo_of
 from common.analysis.concurrency.table import print_concurrency
 from common.analysis.fairness.reading import mixes
 from common.analysis.fairness.table import print_fairness
-from common.analysis.scaling.reading import interval
-from common.analysis.scaling.rows import kv_cache_tokens, samples, scaling_rows
+from common.analysis.scaling.reading import interval, read_scaling
+from common.analysis.scaling.rows import is_invalid, kv_cache_tokens, samples, scaling_rows, typical
 from common.analysis.scaling.table import framed, print_scaling, stdout
 from common.analysis.verification.judgement import plan_findings, verified
-from common.analysis.verification.table import print_verification
+from common.analysis.verification.table import print_verification, read_verification
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
@@ -46,9 +47,11 @@ def plan_rows(result: Result) -> list[PlanRow]:
 
 
 def _plan_row(plan: ParallelPlan, result: Result) -> PlanRow:
-    own = [row for row in scaling_rows(result) if row.case.plan == plan and row.throughput is not None]
+    measured = [row for row in scaling_rows(result) if row.throughput is not None and not is_invalid(row.case)]
+    own = [row for row in measured if row.case.plan == plan]
     best = max(own, key=lambda row: row.throughput.value if row.throughput else 0.0, default=None)
-    kept = most_within_limits([row for row in concurrency_rows(result, "closed") if row.case.plan == plan])
+    closed = [row for row in concurrency_rows(result, "closed") if row.case.plan == plan]
+    kept = most_within_limits([row for row in closed if not is_invalid(row.case)])
     started = [case for case in result.cases if case.plan == plan and case.engine]
     return PlanRow(
         plan,
@@ -84,19 +87,15 @@ def _kept_throughput(row: PlanRow) -> float:
 
 
 def plans_shown(result: Result) -> pd.DataFrame:
-    """The plans side by side as text."""
+    """The plans side by side, each where it earns most, as text."""
     records = []
     for row in plan_rows(result):
-        kept = row.within_limits
         records.append(
             {
                 "plan": str(row.plan),
                 "tok/s": _text(row.throughput),
                 "streams": "" if row.load is None else f"{row.load:g}",
                 "USD per M": _dollars(row.usd_per_million),
-                "tok/s in limits": _text(kept.throughput if kept else None),
-                "clients": "" if kept is None else f"{kept.load:g}",
-                "USD in limits": _dollars(row.usd_within_limits),
                 "KV tokens": "" if row.kv_tokens is None else str(row.kv_tokens),
                 "start-up s": "" if row.startup_s is None else f"{row.startup_s:.1f}",
             }
@@ -104,15 +103,25 @@ def plans_shown(result: Result) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def affordable_shown(result: Result) -> pd.DataFrame:
+    """The largest load at which each plan keeps the limits, as text; plans that keep them at none are left out."""
+    records = []
+    for row in plan_rows(result):
+        if (kept := row.within_limits) is not None:
+            texts = (str(row.plan), f"{kept.load:g}", _text(kept.throughput), _dollars(row.usd_within_limits))
+            records.append(dict(zip(("plan", "clients", "tok/s", "USD per M"), texts, strict=True)))
+    return pd.DataFrame(records)
+
+
 def latency_shown(result: Result) -> pd.DataFrame:
-    """One request at a time, by lengths and plan; medians in milliseconds."""
+    """One request at a time, by lengths and plan; means of medians in milliseconds."""
     alone = [case for case in result.cases if case.curve.startswith(LATENCY) or case.id.endswith("/fixed/c1")]
     records = []
     for case in sorted((case for case in alone if case.repeats), key=_lengths):
         prompt, answer = _lengths(case)
-        numbers = {name: _typical(case, f"median_{name}_ms") for name in ("ttft", "tpot", "e2el")}
+        numbers = {name: typical(case, f"median_{name}_ms") for name in ("ttft", "tpot", "e2el")}
         shown = {f"{name.upper()} ms": "" if value is None else f"{value:.3g}" for name, value in numbers.items()}
-        records.append({"plan": str(case.plan), "in": str(prompt), "out": str(answer)} | shown)
+        records.append({"plan": _named(case), "in": str(prompt), "out": str(answer)} | shown)
     return pd.DataFrame(records)
 
 
@@ -122,10 +131,10 @@ def sequences_shown(result: Result) -> pd.DataFrame:
     for case in result.cases:
         if case.curve.startswith(SEQUENCES) and case.repeats:
             rate = geometric_mean("output_throughput", "tok/s", samples(case, "output_throughput"))
-            ttft_ms, tpot_ms = _typical(case, "median_ttft_ms"), _typical(case, "median_tpot_ms")
+            ttft_ms, tpot_ms = typical(case, "median_ttft_ms"), typical(case, "median_tpot_ms")
             records.append(
                 {
-                    "plan": str(case.plan),
+                    "plan": _named(case),
                     "max_num_seqs": case.curve.removeprefix(SEQUENCES),
                     "tok/s": _text(rate),
                     "TTFT ms": "" if ttft_ms is None else f"{ttft_ms:.3g}",
@@ -150,18 +159,21 @@ def recommendation(result: Result) -> str:
 
 
 def print_evening(result: Result, console: Console | None = None) -> None:
-    """Every table that the result has something for, then the plans side by side."""
+    """Every table that the result has something for, then the plans side by side; no sentence is said twice."""
     console = console or stdout()
     print_scaling(result, console)
+    said = read_scaling(result)
     if verified(result):
         console.print()
-        print_verification(result, console)
+        print_verification(result, console, said)
+        said += read_verification(result)
     if concurrency_rows(result, "closed"):
         console.print()
-        print_concurrency(result, console)
+        print_concurrency(result, console, said)
+        said += read_concurrency(result)
     if mixes(result):
         console.print()
-        print_fairness(result, console)
+        print_fairness(result, console, said)
     for title, frame in sections(result):
         console.print()
         console.print(f"[bold]{title}[/]")
@@ -174,7 +186,8 @@ def sections(result: Result) -> list[tuple[str, pd.DataFrame]]:
     found = [
         ("One request at a time", latency_shown(result)),
         ("How many sequences an engine may run at once", sequences_shown(result)),
-        ("The plans side by side", plans_shown(result)),
+        ("The plans side by side, each where it earns most", plans_shown(result)),
+        ("The plans side by side, each within the limits", affordable_shown(result)),
     ]
     return [(title, frame) for title, frame in found if not frame.empty]
 
@@ -188,7 +201,7 @@ def evening_summary(result: Result) -> dict[str, Any]:
             for name, value in {
                 "output_throughput": row.throughput.value if row.throughput else None,
                 "usd_per_million_output_tokens": row.usd_per_million,
-                "within_limits": _kept_throughput(row) if row.within_limits else None,
+                "output_throughput_within_limits": _kept_throughput(row) if row.within_limits else None,
             }.items()
             if value is not None
         }
@@ -198,13 +211,12 @@ def evening_summary(result: Result) -> dict[str, Any]:
     return {"plans": plans, "tensor_parallel": verdicts, "recommended": str(found.plan) if found else None}
 
 
+def _named(case: Case) -> str:
+    return f"{case.plan}{' INVALID' if is_invalid(case) else ''}"
+
+
 def _lengths(case: Case) -> tuple[int, int]:
     return case.workload.input_tokens, case.workload.output_tokens
-
-
-def _typical(case: Case, metric: str) -> float | None:
-    values = sorted(repeat[metric] for repeat in case.repeats if metric in repeat)
-    return values[len(values) // 2] if values else None
 
 
 def _text(estimate: Estimate | None) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out
+from common.analysis.scaling.reading import CARRIES_OVER, WITHIN_START, client_words, interval, left_out
 from common.analysis.scaling.rows import is_invalid, samples, sampling_unit
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
@@ -154,9 +154,7 @@ def caveats(result: Result) -> list[str]:
     cases = mixes(result)
     lines = client_words(result)
     if cases and sampling_unit(cases) == "within-start":
-        lines.append(
-            "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
-        )
+        lines.append(WITHIN_START)
     if any(fewest_requests(case, one) < FEWEST_FOR_P99 for case in cases for one in classes_of(case)):
         lines.append(
             f"Classes with fewer than {FEWEST_FOR_P99} requests in a repeat: their p99 (marked ^) is the slowest or"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,7 @@ from common.analysis.fairness.reading import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import is_invalid, sampling_unit
-from common.analysis.scaling.table import stdout
+from common.analysis.scaling.table import say, stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
 from common.store.schema import Case, Result
@@ -33,7 +34,7 @@ COLUMNS = [
 ]
 
 
-def print_fairness(result: Result, console: Console | None = None) -> None:
+def print_fairness(result: Result, console: Console | None = None, said: Sequence[str] = ()) -> None:
     """The table and how to read it."""
     console = console or stdout()
     console.print(f"[bold]Mixed load[/]  {about(result)}", soft_wrap=True)
@@ -45,8 +46,7 @@ def print_fairness(result: Result, console: Console | None = None) -> None:
         f"halt: longest gap inside an answer; intervals below: 95 %, {unit}\n",
         markup=False,
     )
-    for line in read_fairness(result):
-        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
+    say(console, read_fairness(result), said)
 
 
 def fairness_shown(result: Result) -> pd.DataFrame:

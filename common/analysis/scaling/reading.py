@@ -18,6 +18,9 @@ from common.analysis.scaling.rows import (
 from common.core.stats import Estimate
 from common.store.schema import CaseError, Result
 
+WITHIN_START = (
+    "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
+)
 CARRIES_OVER = (
     "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
     " bandwidth, last-level cache and turbo."
@@ -78,9 +81,7 @@ def caveats(result: Result) -> list[str]:
             else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
         )
     if rows and sampling_unit(scaling_cases(result)) == "within-start":
-        lines.append(
-            "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
-        )
+        lines.append(WITHIN_START)
     lines += [
         f"{curve.plan} still gained at {streams(curve.saturated.streams)}, the most tried: its limit was not seen."
         for curve in load_curves(result)

@@ -98,6 +98,12 @@ def samples(case: Case, metric: str) -> list[float]:
     return [value for values in series.values() for value in values]
 
 
+def typical(case: Case, metric: str) -> float | None:
+    """A metric's geometric mean over the samples; None where it was not measured."""
+    values = [value for value in samples(case, metric) if value > 0]
+    return geometric_mean(metric, "ms", values).value if values else None
+
+
 def scaling_rows(result: Result) -> list[ScalingRow]:
     """The scaling table: per curve and load, the base first, every plan against it."""
     rows: list[ScalingRow] = []
@@ -228,9 +234,9 @@ def _row(curve: str, case: Case, base: Case | None, steady: bool) -> ScalingRow:
         case,
         load,
         throughput=geometric_mean(THROUGHPUT, "tok/s", rates),
-        ttft_ms=_typical(case, f"{prefix}median_ttft_ms"),
-        tpot_ms=_typical(case, f"{prefix}median_tpot_ms"),
-        e2el_ms=_typical(case, prefix + LATENCY),
+        ttft_ms=typical(case, f"{prefix}median_ttft_ms"),
+        tpot_ms=typical(case, f"{prefix}median_tpot_ms"),
+        e2el_ms=typical(case, prefix + LATENCY),
         speedup=gained,
         efficiency=efficiency(gained, case.plan, base.plan) if gained and base and fair else None,
         serial_share=karp_flatt(gained.value, case.plan.devices) if gained and fair and strong else None,
@@ -244,8 +250,3 @@ def _compared(case: Case, prefix: str = "") -> list[float]:
     if case.curve == "replay":
         return [1e3 / value for value in samples(case, prefix + LATENCY) if value > 0]
     return samples(case, prefix + THROUGHPUT)
-
-
-def _typical(case: Case, metric: str) -> float | None:
-    values = [value for value in samples(case, metric) if value > 0]
-    return geometric_mean(metric, "ms", values).value if values else None

@@ -44,8 +44,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
         console.print("\n[bold]Memory[/]  per plan; weights/n is what splitting should leave on each device")
         console.print(framed(memory))
     console.print()
-    for line in read_scaling(result):
-        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
+    say(console, read_scaling(result))
 
 
 def shown(result: Result) -> pd.DataFrame:
@@ -82,6 +81,13 @@ def stdout() -> Console:
     """A pipe has no width; a table then takes the 80 columns that every terminal has."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=NARROWEST)
+
+
+def say(console: Console, lines: Sequence[str], said: Sequence[str] = ()) -> None:
+    """Sentences below a table, one to a line and whole, for grep; those that were said already are left out."""
+    for line in dict.fromkeys(lines):
+        if line not in said:
+            console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)
 
 
 def plain(text: str) -> str:

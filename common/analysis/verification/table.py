@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.analysis.scaling.reading import CARRIES_OVER, about
-from common.analysis.scaling.table import stdout
+from common.analysis.scaling.table import say, stdout
 from common.analysis.verification.judgement import (
     EXPECTED_WEIGHTS,
     INFERENCE,
@@ -38,7 +38,7 @@ MEMORY = [
 WORDS = {True: "ok", False: "WRONG", None: "unknown"}
 
 
-def print_verification(result: Result, console: Console | None = None) -> None:
+def print_verification(result: Result, console: Console | None = None, said: Sequence[str] = ()) -> None:
     """The verdicts, the memory beside them, and how to read both."""
     console = console or stdout()
     console.print(f"[bold]Does tensor parallelism work here?[/]  {about(result)}", soft_wrap=True)
@@ -49,8 +49,7 @@ def print_verification(result: Result, console: Console | None = None) -> None:
         console.print("\n[bold]Memory[/]  of the fullest rank of each plan, served")
         console.print(_table(memory))
     console.print()
-    for line in read_verification(result):
-        console.print(f"- {line}", soft_wrap=not console.is_terminal, markup=False)  # whole lines for grep
+    say(console, read_verification(result), said)
 
 
 def verdicts_shown(result: Result) -> pd.DataFrame:
