@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from common.core.arrivals import ClosedLoop
+from common.core.beside import Beside
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.predict.calibrate import Priors, stored_priors
 from common.predict.measured import (
-    Beside,
     NotPredictableError,
     cpu_priors,
     devices_of,
