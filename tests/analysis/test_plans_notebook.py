@@ -54,15 +54,6 @@ def test_every_part_is_shown_of_a_planted_result(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
-def test_what_cannot_be_predicted_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
-    made = planted()
-    made.environment["ceilings"] = None
-    save(made, tmp_path / f"{made.run_id}.json")
-    text, pictures = printed(tmp_path / f"{made.run_id}.json")
-    assert "Nothing is predicted: the result does not say the CPU's ceilings" in text
-    assert pictures == FIGURES
-
-
 @pytest.mark.skipif(not REFERENCES, reason="no comparison of plans is committed yet")
 def test_it_runs_on_the_committed_result() -> None:
     place = latest_reference("compare_parallel_plans")

@@ -51,7 +51,7 @@ FOUND = [beside(TP1, 16, 100, None), beside(TP2, 16, 100), beside(X2, 16, 110), 
 def test_what_is_measured_and_what_is_predicted_are_told_apart() -> None:
     figure = trap_figures.superlinear([SHORT, LONG])
     shown = texts(figure)
-    title = "2 GPUs give 12.0 times one GPU; with no more KV cache than that has, 1.6 times are predicted"
+    title = "2 GPUs give 12.0 times one GPU; with the KV cache of one GPU, 1.6 times are predicted"
     assert title in shown.replace("\n", " ")
     assert "long, predicted with\nthe KV cache of one GPU: 2.5×" in shown
     assert "https://example.org/table" in shown
@@ -70,7 +70,7 @@ def test_a_starved_base_is_left_for_one_that_holds_sixteen() -> None:
 
 def test_links_are_named_with_what_they_gain() -> None:
     shown = texts(trap_figures.links([SHORT, SLOW]))
-    for part in ("FastLink: 3.6×", "Bus: 1.2×", "https://example.org/table", "output tokens per second"):
+    for part in ("FastLink:\n3.6×", "Bus:\n1.2×", "https://example.org/table", "output tokens per second"):
         assert part in shown
     assert trap_figures.links_said([SLOW]) == ["A1, Bus gen4, short: 2 give 1.25 times 1, 4 give 0.96 times 2."]
 

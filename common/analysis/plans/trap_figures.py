@@ -76,7 +76,7 @@ def superlinear_finding(cases: Sequence[Published]) -> str:
     most = next(count for count in sorted(worst.rates) if count != worst.smallest)
     text = f"{_gpus(most)} give {worst.speedup(most):.1f} times {_gpus(worst.smallest)}"
     if most in worst.pinned:
-        text += f"; with no more KV cache than that has, {worst.pinned[most]:.1f} times are predicted"
+        text += f"; with the KV cache of {_gpus(worst.smallest)}, {worst.pinned[most]:.1f} times are predicted"
     return text
 
 
@@ -150,8 +150,8 @@ def _draw_links(axes: Axes, case: Published, look: tuple[str, str]) -> None:
     axes.plot(
         counts, [case.rates[count] for count in counts], marker=marker, markersize=11, color=colour, linewidth=2.5
     )
-    text = f"{_kind(case)}: {case.speedup(counts[-1]):.1f}×"
-    axes.annotate(text, (counts[-1], case.rates[counts[-1]]), (4, -30), textcoords="offset points", ha="right",
+    text = f"{_kind(case)}:\n{case.speedup(counts[-1]):.1f}×"
+    axes.annotate(text, (counts[-1], case.rates[counts[-1]]), (14, 0), textcoords="offset points", va="center",
                   weight="bold", color=colour)  # fmt: skip
     first = case.rates[counts[0]]
     axes.plot(counts, [first * count / counts[0] for count in counts], color=FAINT, linewidth=1.5, zorder=1)
@@ -161,7 +161,7 @@ def _finish_panel(axes: Axes, cases: Sequence[Published], workload: str) -> None
     alike = [case for case in cases if case.workload == workload]
     counts = sorted({count for case in alike for count in case.rates})
     axes.set_xticks(counts, [f"{count}" for count in counts])
-    axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.6)
+    axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.45 * (counts[-1] - counts[0]))  # room for the names of the lines
     axes.set_ylim(0, 1.2 * max(case.rates[case.smallest] / case.smallest * counts[-1] for case in alike))
     axes.set_xlabel("GPUs, tensor parallel")
     axes.grid(axis="y", color="#DDDDDD", linewidth=1)
