@@ -22,6 +22,7 @@ NOTEBOOKS = {
     "benchmark_scaling": "01_scaling.ipynb",
     "simulate_concurrent_requests": "02_concurrency_and_latency.ipynb",
     "test_mixed_workload": "03_mixed_load_and_fairness.ipynb",
+    "compare_parallel_plans": "04_plans_and_predictions.ipynb",
 }
 EXECUTION_LIMIT_S = 300
 

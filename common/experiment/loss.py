@@ -11,11 +11,12 @@ from common.analysis.scaling.figures import DPI
 from common.analysis.scaling.loss_figure import loss
 from common.analysis.scaling.reading import about, streams
 from common.analysis.scaling.table import print_scaling, stdout
+from common.core.beside import Beside
 from common.experiment.report import scaling_summary
 from common.predict.calibrate import stored_priors
 from common.predict.card_table import beside_lines
 from common.predict.knock_out import TOLERANCE, KnockOut, knock_outs
-from common.predict.measured import Beside, NotPredictableError, predict_result
+from common.predict.measured import NotPredictableError, predict_result
 from common.store.schema import Result
 
 

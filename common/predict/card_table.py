@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.core.beside import Beside
+from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Fit, Range, usd_per_million
-from common.predict.measured import Beside
+from common.predict.hardware import UnknownHardwareError
+from common.predict.measured import NotPredictableError, predict_result
 from common.predict.wanted import Ask
+from common.store.schema import Result
 
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 
@@ -32,6 +36,15 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     return lines
 
 
+def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
+    """A result's cases beside what its smallest plans predict, and that as lines; or none, and a line that says why."""
+    try:
+        found = predict_result(result, stored_priors())
+    except (NotPredictableError, UnknownHardwareError) as error:
+        return [], [f"Nothing is predicted: {error}."]
+    return found, beside_lines(found)
+
+
 def beside_lines(found: Sequence[Beside]) -> list[str]:
     """Measured cases beside what their smallest plans predict, and each plan's loss in four bars."""
     lines = [
@@ -49,7 +62,7 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
         lines.append(f"{one.case:<24}{one.measured:>9.0f}{told:>24}{error:>8}{bars}")
     held = [one for one in found if not one.calibrates]
     if held:
-        inside = sum(one.low <= one.measured <= one.high for one in held)
+        inside = sum(one.inside for one in held)
         errors = sorted(abs(one.error) for one in held)
         lines.append(
             f"{len(held)} cases predicted from {', '.join(_calibrating(found))}: median error"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.core.beside import Beside
 from common.core.plan import ParallelPlan
-from common.predict.measured import Beside
 
 TOLERANCE = 0.1
 

@@ -4,13 +4,14 @@ gave, and each plan's loss is told apart into four bars."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from common.core.arrivals import ClosedLoop
-from common.core.loss import FourBars, TokenTime, four_bars
+from common.core.beside import Beside
+from common.core.loss import TokenTime, four_bars
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.stats import geometric_mean
@@ -46,32 +47,6 @@ CPU_LINK_SHARE = 0.25  # of the memory's bandwidth: a rank's part is written, re
 
 class NotPredictableError(ValueError):
     """The result lacks what a prediction needs; the message says what."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """One measured case beside its prediction, both in output tokens per second."""
-
-    case: str
-    plan: ParallelPlan
-    concurrency: int
-    measured: float
-    calibrates: bool
-    """Whether the prediction was made with it; its own error then says nothing."""
-    predicted: float
-    low: float
-    high: float
-    bars: FourBars | None
-    """From n times the smallest plan's rate at the same load; None where that was not measured."""
-    time: TokenTime
-    """What an output token takes by the model."""
-    slowed: bool
-    """Whether its communication was knocked out."""
-
-    @property
-    def error(self) -> float:
-        """Predicted over measured, less 1."""
-        return self.predicted / self.measured - 1
 
 
 def predict_result(result: Result, priors: Priors, calibrating: Sequence[ParallelPlan] = ()) -> list[Beside]:

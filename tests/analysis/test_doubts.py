@@ -63,6 +63,13 @@ def test_the_same_work_in_two_cases_must_come_out_alike() -> None:
     assert line.startswith("tp2/fixed/c16 and tp2/weak/c16 are the same work and differ by -20%")
 
 
+def test_cases_of_two_models_are_never_the_same_work() -> None:
+    own, other = case(TP1, "fixed", 16, ONE), case(TP1, "fixed", 16, [499.0, 500.0, 501.0])
+    other.id, other.model = f"another/{other.id}", "another"
+    other.engine["weight_bytes_per_rank"] = [WEIGHT_BYTES // 4]
+    assert doubts(result([own, other])) == []
+
+
 def steady(made: Case, factor: float) -> Case:
     for repeat in made.repeats:
         repeat["steady_output_throughput"] = factor * repeat["output_throughput"]

@@ -19,7 +19,7 @@ from tests.analysis import planted_concurrency
 from tests.analysis.planted import full
 
 MOST_CELLS, MOST_LINES = 12, 12
-ALLOWED_IMPORT = re.compile(r"from common\.analysis(\.\w+)* import [\w, ]+")
+ALLOWED_IMPORT = re.compile(r"from common\.(analysis|predict)(\.\w+)* import [\w, ]+")
 
 
 @pytest.fixture(scope="module")

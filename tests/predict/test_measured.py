@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from common.core.arrivals import ClosedLoop
+from common.core.beside import Beside
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.predict.calibrate import Priors, stored_priors
+from common.predict.card_table import predicted_beside
 from common.predict.measured import (
-    Beside,
     NotPredictableError,
     cpu_priors,
     devices_of,
@@ -120,6 +121,18 @@ def test_a_result_without_what_is_needed_is_refused(change: dict[str, Any], said
         setattr(result, name, value)
     with pytest.raises(NotPredictableError, match=said):
         predict_result(result, stored_priors())
+
+
+def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
+    result = planted([TP1, TP2, PP2], cpu_priors(stored_priors()))
+    found, said = predicted_beside(result)
+    assert len(found) == 12 and said[-1].startswith("4 cases predicted from tp1, tp2: median error")
+    result.environment = ENVIRONMENT | {"ceilings": None}
+    none, (why,) = predicted_beside(result)
+    assert none == [] and why.startswith("Nothing is predicted: the result does not say the CPU's ceilings")
+    result.environment = {"device_kind": "cuda", "devices": [{"name": "Some GPU"}]}
+    none, (why,) = predicted_beside(result)
+    assert none == [] and "GPU 'Some GPU' is unknown" in why
 
 
 def test_nothing_to_calibrate_with_is_refused() -> None:

@@ -43,6 +43,11 @@ def plans_summary(result: Result) -> dict[str, Any]:
     return {"pareto_front": front, "recommended": {goal: str(found.plan) for goal, found in chosen.items() if found}}
 
 
+def goals_said(result: Result) -> list[str]:
+    """The plan for each goal and why, a sentence each, of the run's own model."""
+    return [_goal_words(chosen) for chosen in _recommended(by_model(result)[0], GOALS)]
+
+
 def front_shown(result: Result) -> pd.DataFrame:
     """Points as text, one row each, best per device first; cost where a price is known."""
     usd_per_hour = result.cost.get("usd_per_hour")
@@ -102,8 +107,12 @@ def _print_anatomy(result: Result, console: Console) -> None:
         console.print(f"  [{line}]", soft_wrap=not console.is_terminal, markup=False)
 
 
+def _recommended(result: Result, goals: Sequence[Goal]) -> list[Recommendation]:
+    return [chosen for goal in goals if (chosen := recommend(result, goal))]
+
+
 def _print_goals(result: Result, goals: Sequence[Goal], console: Console) -> None:
-    found = [chosen for goal in goals if (chosen := recommend(result, goal))]
+    found = _recommended(result, goals)
     if not found:
         return
     console.print("\n[bold]Which plan for what[/]")

@@ -9,7 +9,15 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from common.analysis.scaling.rows import CURVES, ScalingRow, kv_cache_tokens, samples, scaling_rows, shape_of
+from common.analysis.scaling.rows import (
+    CURVES,
+    ScalingRow,
+    by_model,
+    kv_cache_tokens,
+    samples,
+    scaling_rows,
+    shape_of,
+)
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
 from common.core.stats import CONFIDENCE
@@ -23,8 +31,8 @@ WEIGHTS_WITHIN = 0.10
 
 def doubts(result: Result) -> list[str]:
     """One sentence for everything that the comparison's reader should know before believing it."""
-    found = [*_starved_base(result), *_drift(result), *_settings(result), *_weights(result), *_disagreement(result)]
-    return list(dict.fromkeys(found))
+    of_parts = (_starved_base, _drift, _settings, _weights, _disagreement)
+    return list(dict.fromkeys(line for part in by_model(result) for find in of_parts for line in find(part)))
 
 
 def _starved_base(result: Result) -> Iterator[str]:

@@ -136,6 +136,14 @@ def without_data(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, raised as little as needed so that labels do not cover each other."""
+    placed: dict[int, float] = {}
+    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
+        placed[index] = max([heights[index], *(height + gap for height in placed.values())])
+    return [placed[index] for index in range(len(heights))]
+
+
 def _interval_note(result: Result) -> str:
     over = OVER[sampling_unit(scaling_cases(result))]
     return f"bars: 95 % interval over {over}"
@@ -145,14 +153,6 @@ def _looks(result: Result) -> dict[str, tuple[str, str]]:
     """A colour and a marker for every plan, the same in all figures of a result."""
     names = [str(plan) for plan in sorted({case.plan for case in result.cases if case.repeats})]
     return {name: LOOKS[index % len(LOOKS)] for index, name in enumerate(names)}
-
-
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights, raised as little as needed so that labels do not cover each other."""
-    placed: dict[int, float] = {}
-    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
-        placed[index] = max([heights[index], *(height + gap for height in placed.values())])
-    return [placed[index] for index in range(len(heights))]
 
 
 def _group_label(row: ScalingRow) -> str:
@@ -231,7 +231,7 @@ def _name_load_curves(axes: Axes, curves: Sequence[LoadCurve], looks: dict[str, 
     """Names at the right where curves reach it, above their last point where they do not."""
     last = max(curve.loads[-1].streams for curve in curves)
     ends = [curve for curve in curves if curve.loads[-1].streams == last]
-    heights = _apart([curve.loads[-1].throughput.value for curve in ends], gap=axes.get_ylim()[1] / 8)
+    heights = apart([curve.loads[-1].throughput.value for curve in ends], gap=axes.get_ylim()[1] / 8)
     for curve, height in zip(ends, heights, strict=True):
         text = str(curve.plan)
         if curve.saturated:

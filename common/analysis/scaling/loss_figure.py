@@ -38,8 +38,8 @@ def loss(plans: Sequence[tuple[str, FourBars]], source: str) -> Figure:
         axes.bar(0, 0, color=colour, hatch=hatch, edgecolor="white", label=NAMES.get(bar, bar))
     axes.set_xticks(range(len(plans)), [name for name, _ in plans])
     axes.set_ylabel("output tokens per second")
-    axes.legend(loc="upper left", frameon=False, fontsize=12, ncols=2)
-    axes.set_ylim(0, 1.25 * max(max(bars.ideal, *map(bars.left_after, BARS)) for _, bars in plans))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize=13, ncols=4)
+    axes.set_ylim(0, 1.2 * max(max(bars.ideal, *map(bars.left_after, BARS)) for _, bars in plans))
     return figure
 
 
