@@ -4,12 +4,12 @@ Question.    How many times faster is tensor parallelism over n devices than the
 Prediction.  Less than n: every layer waits for two all-reduces, small shards use a device worse than large ones, and
              on CPU slices all devices share one memory. On a terminal you are asked for your guess first.
 Method.      Real vLLM, one engine start per plan (lab: three), the same seeded requests for every plan, everything
-             that vLLM would choose by plan pinned. Three curves, because one alone misleads:
+             that vLLM would choose by plan pinned. Four curves, because one alone misleads:
                fixed      the same number of streams for every plan: what a user feels
                saturated  each plan at its own best load: what a machine earns
                pinned     the same with no more KV cache than the base has: what parallelism alone gives (not in smoke)
                weak       the same number of streams per device: what growing together does
-             and with a trace (--workload) a fourth:
+             and with a trace (--workload) a fifth:
                replay     requests that come when the trace says: what its users would have felt
 Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. In a replay,
              where every plan is offered the same load, speed-up is that of the median request's whole time. An

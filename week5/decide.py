@@ -15,10 +15,10 @@ Reading.     The first line is the answer. ASSUMED: engines add up beyond those 
              where no plan keeps the limits. The last line is JSON.
 
 Examples:
-  python decide.py --rate 20 --slo ttft=1000,tpot=100 --usd-per-hour 7.16
-  python decide.py --rate 20 --slo ttft=1000,tpot=100 --buy-usd 120000 --months 36 --watts 3500 --usd-per-kwh 0.2
+  python decide.py --rate 20 --slo ttft=1000 tpot=100 --usd-per-hour 7.16
+  python decide.py --rate 20 --slo ttft=1000 tpot=100 --buy-usd 120000 --months 36 --watts 3500 --usd-per-kwh 0.2
   python decide.py --rate 2 --slo tpot=50 --results results/reference/2x1core-amd-epyc
-  python decide.py --rate 20 --slo ttft=500,tpot=50 --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8
+  python decide.py --rate 20 --slo ttft=500 tpot=50 --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DecisionOptions:
     rate: float
     """Requests per second to serve, of the workload that was measured."""
     slo: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LIMIT [LIMIT ...]")]
-    """Limits in milliseconds that nine requests of ten must keep, on ttft, tpot or e2el, as in ttft=500,tpot=50."""
+    """Limits in milliseconds that nine requests of ten must keep, on ttft, tpot or e2el, as in ttft=500 tpot=50."""
     results: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="PATH [PATH ...]")] = None
     """Result files, or folders of them; by default your own newest."""
     usd_per_hour: Number = None

@@ -63,7 +63,7 @@ class EveningOptions(Options):
     max_usd: Number = None
     """The same for so many dollars; needs --usd-per-hour."""
     slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
-    """Limits that the cheapest plan must keep, in milliseconds, as in ttft:500 tpot:50."""
+    """Limits that the cheapest plan must keep, in milliseconds, as in ttft=500 tpot=50."""
 
     def check(self) -> None:
         """Check what no type can say.

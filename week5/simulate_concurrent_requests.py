@@ -82,7 +82,7 @@ class ConcurrencyOptions(Options):
     offline: bool = True
     """Give the batch to the offline `LLM(...)` API too; --no-offline leaves it, and its engine starts, out."""
     slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
-    """Limits for goodput in milliseconds; by default ttft:500 tpot:50, on CPU ttft:1000 tpot:100."""
+    """Limits for goodput in milliseconds; by default ttft=500 tpot=50, on CPU ttft=1000 tpot=100."""
 
     def check(self) -> None:
         """Check what no type can say.

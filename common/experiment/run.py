@@ -23,7 +23,7 @@ from common.machine.devices import DeviceError
 from common.store import files
 from common.store.schema import Result
 
-BELIEFS = 2  # of all that a result contradicts; `python -m common.analysis look` prints the rest
+BELIEFS = 2  # of all that a result speaks to; `python -m common.analysis look` prints the rest
 
 
 def run(experiment: Experiment, options: Options, prepare: Prepare | None = None) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from common.core.limits import LIMITED
 from common.experiment.options import InputError
 
-DEFAULT_SLO = {"cpu": "ttft:1000 tpot:100", "gpu": "ttft:500 tpot:50"}  # milliseconds
+DEFAULT_SLO = {"cpu": "ttft=1000 tpot=100", "gpu": "ttft=500 tpot=50"}  # milliseconds
 
 
 def parse_slo(words: Sequence[str]) -> dict[str, float]:
-    """`ttft:500 tpot:50`, in one word or several, as milliseconds by name; `ttft=500,tpot=50` is the same.
+    """`ttft=500 tpot=50`, in one word or several, as milliseconds by name; `ttft:500,tpot:50` is the same.
 
     Raises:
         InputError: not such limits.
@@ -25,10 +25,10 @@ def parse_slo(words: Sequence[str]) -> dict[str, float]:
         except ValueError:
             limit = math.nan
         if name not in LIMITED or not 0 < limit < math.inf:
-            raise InputError(f'--slo {word}: write limits in milliseconds for {", ".join(LIMITED)}, as in "ttft:500"')
+            raise InputError(f'--slo {word}: write limits in milliseconds for {", ".join(LIMITED)}, as in "ttft=500"')
         if name in limits:
             raise InputError(f"--slo limits {name} twice: leave one out")
         limits[name] = limit
     if not limits:
-        raise InputError('--slo needs a limit in milliseconds, as in --slo "ttft:500 tpot:50"')
+        raise InputError("--slo needs a limit in milliseconds, as in --slo ttft=500 tpot=50")
     return limits

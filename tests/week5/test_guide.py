@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tyro
 
+from common.analysis.learning.beliefs import BELIEFS
 from common.engines.failures import _KNOWN, GUIDE, EngineError, Failure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,3 +179,15 @@ def test_numbers_of_others_stand_beside_their_source() -> None:
 
 def test_requirements_point_to_the_roots() -> None:
     assert "-r ../requirements.txt" in (WEEK / "requirements.txt").read_text().splitlines()
+
+
+def test_the_guide_has_every_belief_that_a_result_is_held_against() -> None:
+    section = text_of(ROOT / GUIDE).partition("### Ten beliefs\n")[2].partition("\n#")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(BELIEFS) == 10
+
+
+def test_limits_are_written_one_way() -> None:
+    pages = [*PAGES, ROOT / "README.md", *WEEK.glob("*.py"), *(WEEK.parent / "common").rglob("*.py")]
+    written = {word for page in pages for word in re.findall(r"--slo [^`\n]*?(?:ttft|tpot)[^`\n]*", text_of(page))}
+    assert written and not [word for word in written if re.search(r"(ttft|tpot):\d|ttft=\d+,", word)]

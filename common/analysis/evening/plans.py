@@ -146,7 +146,7 @@ def sequences_shown(result: Result) -> pd.DataFrame:
 
 def recommendation(result: Result) -> str:
     """One sentence: which plan serves within the limits at the least price."""
-    limits = " ".join(f"{name}:{limit:g}" for name, limit in sorted(slo_of(result).items()))
+    limits = " ".join(f"{name}={limit:g}" for name, limit in sorted(slo_of(result).items()))
     found = cheapest(plan_rows(result))
     if found is None or found.within_limits is None:
         return f"No plan kept the limits ({limits}) at any load that was tried." if limits else "No limits were held."

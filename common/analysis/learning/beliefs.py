@@ -49,7 +49,7 @@ def confront(result: Result) -> list[Confronted]:
 
 
 def print_beliefs(result: Result, most: int | None = None, console: Console | None = None) -> None:
-    """The beliefs that the result contradicts, at most so many."""
+    """What the result says to the beliefs that it speaks to, for or against, at most so many."""
     console = console or stdout()
     found = sentences(result)[:most]
     if found:
@@ -133,10 +133,10 @@ def tp_beats_replicas(result: Result) -> str | None:
     won: list[str] = []
     lost: list[str] = []
     for split, copies, gained in against_replicas(result):
-        if gained.low is None or gained.high is None or gained.low <= 1 <= gained.high:
+        if gained.unresolved:
             continue
         said = f"{where(split)} {copies.case.plan} gives {interval(gained)}x of {split.case.plan}"
-        (won if gained.low > 1 else lost).append(said)
+        (won if gained.value > 1 else lost).append(said)
     if won:
         return f"{'; '.join(won[:2])}."
     return f"here it does ({lost[0]}), which need not hold on other links or loads." if lost else None
