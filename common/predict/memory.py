@@ -78,10 +78,12 @@ def kv_bytes_per_token(shape: ModelShape, plan: ParallelPlan, kv_bytes: float = 
     return 2 * shape.num_hidden_layers / plan.pp * heads * shape.head_dim * kv_bytes
 
 
-def smallest_that_fits(shape: ModelShape, hardware: Hardware, weight_bytes: float) -> ParallelPlan | None:
-    """The tensor-parallel plan of fewest devices, up to 64, that holds the model; None where none does."""
+def smallest_that_fits(
+    shape: ModelShape, hardware: Hardware, weight_bytes: float, tokens: int = 1
+) -> ParallelPlan | None:
+    """The tensor-parallel plan of fewest devices, up to 64, that holds the model and so many tokens' KV cache."""
     for size in range(1, 65):
         plan = ParallelPlan(tp=size)
-        if why_illegal(plan, shape) is None and fit(shape, hardware, plan, weight_bytes).fits:
+        if why_illegal(plan, shape) is None and fit(shape, hardware, plan, weight_bytes).kv_tokens >= tokens:
             return plan
     return None
