@@ -32,19 +32,21 @@ import tyro
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
+from common.engines.reference_models import REFERENCE_MODELS
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
 from common.predict.choices import nothing_fits, plans_of
-from common.predict.hardware import find
+from common.predict.hardware import find_exactly
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
-from common.predict.shapes import find_shape, weight_bytes
+from common.predict.shapes import check_dtype, find_shape, weight_bytes
 from common.predict.wanted import Ask
 from common.store.archive import load_result
 from common.store.files import StoreError
 
 BAD_INPUT = 2
+MOST_DEVICES, MOST_TOKENS_S = 1024, 1e9
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Options:
     """Options of the prediction."""
 
     model: str | None = None
-    """A model's name (Qwen/Qwen3-32B), or a config.json or the folder that holds one."""
+    """A model's name (Qwen/Qwen3-32B, or a reference model), or a config.json or the folder that holds one."""
     gpu: str | None = None
     """The accelerator, as in H100, "A100 PCIe", L40S, "RTX 4090"."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
@@ -64,7 +66,7 @@ class Options:
     concurrency: int = 32
     """Requests in flight, in all."""
     dtype: str = "bfloat16"
-    """Precision of the weights: bfloat16, fp8, int4 ...; a model's name may say it too."""
+    """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too."""
     usd_per_hour: float | None = None
     """Price of the whole machine, the one with the largest of --counts devices; adds dollars per million output
     tokens, of which a plan on fewer devices pays its share."""
@@ -118,25 +120,43 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     """
     if options.model is None or options.gpu is None:
         raise ValueError("--model and --gpu are needed, or --measured with a result file")
-    if not options.counts or min(options.counts) < 1:
-        raise ValueError("--counts: device counts are 1 or more, as in --counts 1 2 4 8")
+    if not options.counts or not 1 <= min(options.counts) <= max(options.counts) <= MOST_DEVICES:
+        raise ValueError(f"--counts: device counts are from 1 to {MOST_DEVICES}, as in --counts 1 2 4 8")
     if options.usd_per_hour is not None and options.usd_per_hour <= 0:
         raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the whole machine's price, as in 21.52")
-    path = Path(options.model)
-    config = path / "config.json" if path.is_dir() else path
-    if config.is_file():
-        shape = ModelShape.from_config(json.loads(config.read_text(encoding="utf-8")))
-    else:
-        shape, guessed = find_shape(options.model)
-        if guessed:
-            print(f"{options.model}: shape guessed from the size in the name; a config.json would be surer")
+    check_dtype(options.dtype)
+    hardware = find_exactly(options.gpu)
+    shape = read_shape(options.model)
     per_weight = weight_bytes(options.model, options.dtype)
-    hardware = find(options.gpu)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
     measured = dict(read_measured(text) for text in options.measured)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
     plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
+
+
+def read_shape(model: str) -> ModelShape:
+    """What the model looks like: of a reference model, a config.json, or a name.
+
+    Raises:
+        ValueError: a file that is no config.json, or a name that says nothing.
+    """
+    if model in REFERENCE_MODELS:
+        return ModelShape.from_config(REFERENCE_MODELS[model].config())
+    path = Path(model)
+    config = path / "config.json" if path.is_dir() else path
+    if config.is_file():
+        try:
+            return ModelShape.from_config(json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if str(error).startswith("config.json") else "not JSON"
+            raise ValueError(f"--model {model}: {config} is no model's config.json ({reason})") from error
+    if path.is_dir():
+        raise ValueError(f"--model {model}: the folder has no config.json")
+    shape, guessed = find_shape(model)
+    if guessed:
+        print(f"{model}: shape guessed from the size in the name; a config.json would be surer")
+    return shape
 
 
 def read_measured(text: str) -> tuple[ParallelPlan, float]:
@@ -150,8 +170,11 @@ def read_measured(text: str) -> tuple[ParallelPlan, float]:
         rate = float(value)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < 1e9:
-        raise ValueError(f"--measured {text}: write PLAN=TOKENS_PER_SECOND, as in tp2=1390, or one result file")
+    if not 0 < rate < MOST_TOKENS_S:
+        limits = f"above 0 and below {MOST_TOKENS_S:.0e}"
+        raise ValueError(
+            f"--measured {text}: write PLAN=TOKENS_PER_SECOND, {limits}, as in tp2=1390, or one result file"
+        )
     return ParallelPlan.parse(name), rate
 
 

@@ -19,12 +19,13 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     """The table, what does not fit, and below it what to doubt and what to measure next."""
     lines = [
         f"{ask.hardware.name} (figures: {ask.hardware.confidence}): {ask.input_tokens} tokens in,"
-        f" {ask.output_tokens} out, {ask.concurrency} requests in flight",
-        f"{'plan':<10}{'GB/dev':>8}{'KV tokens':>11}{'most req.':>10}{'KB/token':>10}{'output tok/s':>24}{'TTFT':>9}"
-        f"{'speed-up':>20}{'eff.':>6}" + (f"{'$/M tokens':>22}" if usd_per_device_hour else ""),
+        f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
+        " TTFT is a lone request's, without a queue",
+        f"{'plan':<10} {'GB/dev':>7} {'KV tokens':>10} {'most req.':>10} {'KB/token':>9} {'output tok/s':>24}"
+        f" {'TTFT':>9} {'speed-up':>20} {'eff.':>6}" + (f" {'$/M tokens':>22}" if usd_per_device_hour else ""),
     ]
     lines += [_line(fit, usd_per_device_hour) for fit in card.fits]
-    lines += [f"{plan!s:<10}left out: {reason}" for plan, reason in card.unfit.items()]
+    lines += [f"{plan!s:<10} left out: {reason}" for plan, reason in card.unfit.items()]
     lines += [
         f"{fit.plan}: the KV cache holds {fit.largest_concurrency} of {ask.concurrency} requests at once"
         for fit in card.fits
@@ -48,8 +49,8 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
 def beside_lines(found: Sequence[Beside]) -> list[str]:
     """Measured cases beside what their smallest plans predict, and each plan's loss in four bars."""
     lines = [
-        f"{'case':<24}{'measured':>9}{'predicted tok/s':>24}{'error':>8}"
-        f"{'n x base':>10}{'memory+batch':>14}{'communic.':>11}{'other':>8}{'unexplained':>13}"
+        f"{'case':<24} {'measured':>8} {'predicted tok/s':>24} {'error':>7}"
+        f" {'n x base':>9} {'memory+batch':>13} {'communic.':>10} {'other':>8} {'unexplained':>12}"
     ]
     for one in found:
         predicted = _range(Range(one.predicted, one.low, one.high), 0)
@@ -58,8 +59,8 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
         bars = ""
         if one.bars is not None:
             parts = (one.bars.ideal, -one.bars.memory_and_batch, -one.bars.communication, -one.bars.other)
-            bars = "{:>10.0f}{:>+14.0f}{:>+11.0f}{:>+8.0f}{:>+13.0f}".format(*parts, -one.bars.unexplained)
-        lines.append(f"{one.case:<24}{one.measured:>9.0f}{told:>24}{error:>8}{bars}")
+            bars = " {:>9.0f} {:>+13.0f} {:>+10.0f} {:>+8.0f} {:>+12.0f}".format(*parts, -one.bars.unexplained)
+        lines.append(f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7}{bars}")
     held = [one for one in found if not one.calibrates]
     if held:
         inside = sum(one.inside for one in held)
@@ -78,18 +79,18 @@ def _calibrating(found: Sequence[Beside]) -> list[str]:
 def _line(fit: Fit, usd_per_device_hour: float | None) -> str:
     used = (fit.memory.weight_bytes + fit.memory.other_bytes) / 1e9
     start = (
-        f"{fit.plan!s:<10}{used:>8.1f}{fit.memory.kv_tokens:>11}{fit.largest_concurrency:>10}"
-        f"{fit.bytes_per_token / 1e3:>10.0f}"
+        f"{fit.plan!s:<10} {used:>7.1f} {fit.memory.kv_tokens:>10} {fit.largest_concurrency:>10}"
+        f" {fit.bytes_per_token / 1e3:>9.0f}"
     )
     speed = fit.speed
     if speed is None:
         return f"{start}  {NO_CLAIM}"
     line = (
-        f"{start}{_range(speed.output_tokens_s, 0):>24}{speed.ttft_s * 1e3:>6.0f} ms{_range(speed.speedup, 2):>20}"
-        f"{speed.efficiency.value:>6.0%}"
+        f"{start} {_range(speed.output_tokens_s, 0):>24} {speed.ttft_s * 1e3:>6.0f} ms {_range(speed.speedup, 2):>20}"
+        f" {speed.efficiency.value:>6.0%}"
     )
     if usd_per_device_hour:
-        line += f"{_range(usd_per_million(fit.plan, speed, usd_per_device_hour), 2):>22}"
+        line += f" {_range(usd_per_million(fit.plan, speed, usd_per_device_hour), 2):>22}"
     if speed.measured is not None and speed.foretold is not None:
         line += f"  measured {speed.measured:.0f}, predicted from the others {speed.foretold:.0f}"
     return line

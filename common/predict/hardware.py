@@ -18,6 +18,11 @@ MACHINE_DEVICES = 8  # more devices than these are in several machines
 NETWORK_BYTES_S = 12e9  # all-reduce bandwidth per device between machines: 6 to 25 GB/s on InfiniBand
 NETWORK_START_S = 40e-6
 CUSTOM_PCIE_DEVICES = 2  # vLLM leaves its own kernel to NCCL on more than these without NVLink
+NAME_WORDS = re.compile(  # what may stand beside a card's own name and make it no other card
+    r"nvidia|amd|instinct|geforce|tesla|quadro|rtx|tensor|core|gpu|gpus|ada|generation|blackwell|pro|server|workstation"
+    r"|edition|sxm[2-6]?|pcie|pci|oam|hbm[23]?e?|gb|gib|x"
+)
+SAME_MEMORY = 0.1  # a size in a card's name is nominal: 80GB of 79.6 GiB, 192GB of 179
 EAGER_START_S = 44e-6  # of an all-reduce launched from Python on A100 (AIConfigurator's measured tables)
 
 
@@ -62,9 +67,25 @@ def find(name: str, interconnect: str = "") -> Hardware:
     for key, entry in _entries()["gpus"].items():
         if re.search(entry["pattern"], text):
             return _hardware(key, entry, without_links)
-    known = list(_entries()["gpus"])
-    near = difflib.get_close_matches(name, known, 3, 0)
-    raise UnknownHardwareError(f"GPU '{name}' is unknown; the nearest known are {', '.join(near)}")
+    raise _unknown(name)
+
+
+def find_exactly(name: str) -> Hardware:
+    """The accelerator that a person names; nothing may be left over in the name that could mean another one ("H1000").
+
+    Raises:
+        UnknownHardwareError: none is meant, or perhaps another; the message names the nearest three.
+    """
+    found = find(name)
+    left = name.lower()
+    for piece in re.split(r"\.\*|\|", str(_entries()["gpus"][found.name]["pattern"])):
+        left = re.sub(piece, " ", left, count=1)
+    for word in re.findall(r"[^\W_]+", left):
+        size = re.fullmatch(r"(\d+)gi?b", word)
+        fits = size and abs(int(size[1]) / (found.memory_bytes / 2**30) - 1) <= SAME_MEMORY
+        if not fits and not NAME_WORDS.fullmatch(word):
+            raise _unknown(name)
+    return found
 
 
 def all_reduce_sizes() -> NDArray[np.float64]:
@@ -99,6 +120,11 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
     kind = fallback[family]
     bus = kind["bus_gb_s"][column] * 1e9 if "bus_gb_s" in kind else kind["bus_share_of_link"] * _link(hardware)
     return np.asarray(kind["start_us"][column] * 1e-6 + moved / bus)
+
+
+def _unknown(name: str) -> UnknownHardwareError:
+    near = difflib.get_close_matches(name, list(_entries()["gpus"]), 3, 0)
+    return UnknownHardwareError(f"GPU '{name[:80]}' is unknown; the nearest known are {', '.join(near)}")
 
 
 def _link(hardware: Hardware) -> float:

@@ -78,7 +78,9 @@ def kv_bytes_per_token(shape: ModelShape, plan: ParallelPlan, kv_bytes: float = 
     return 2 * shape.num_hidden_layers / plan.pp * heads * shape.head_dim * kv_bytes
 
 
-def smallest_that_fits(shape: ModelShape, hardware: Hardware, weight_bytes: float) -> ParallelPlan | None:
-    """The tensor-parallel plan of fewest devices, up to 64, that holds the model; None where none does."""
+def smallest_that_fits(
+    shape: ModelShape, hardware: Hardware, weight_bytes: float, tokens: int = 1
+) -> ParallelPlan | None:
+    """The tensor-parallel plan of fewest devices, up to 64, that holds the model and so many tokens' KV cache."""
     plans = (ParallelPlan(tp=size) for size in legal_tp_sizes(shape))
-    return next((plan for plan in plans if fit(shape, hardware, plan, weight_bytes).fits), None)
+    return next((plan for plan in plans if fit(shape, hardware, plan, weight_bytes).kv_tokens >= tokens), None)

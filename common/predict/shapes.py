@@ -14,6 +14,12 @@ from common.predict.hardware import DATA
 GUESSED_FORM = (128, 1 / 3.5)  # head size, and hidden size over MLP width, of a model known by its size alone
 
 
+DTYPES = (
+    *("auto", "bfloat16", "bf16", "float16", "fp16", "half", "float32", "fp32", "float", "fp8", "int8", "w8a8"),
+    *("fp4", "nvfp4", "mxfp4", "int4", "w4a16", "awq", "gptq"),
+)
+
+
 class UnknownModelError(ValueError):
     """Neither the name nor a size in it says what the model looks like; the message names the nearest three."""
 
@@ -37,6 +43,16 @@ def find_shape(name: str) -> tuple[ModelShape, bool]:
     )
 
 
+def check_dtype(dtype: str) -> None:
+    """Check that a precision is one whose bytes are known.
+
+    Raises:
+        ValueError: it is not; the message lists those that are.
+    """
+    if dtype.lower() not in DTYPES:
+        raise ValueError(f"--dtype {dtype[:80]}: unknown precision; known are {', '.join(DTYPES)}")
+
+
 def weight_bytes(name: str, dtype: str) -> float:
     """Bytes per weight: from the model's name where that says it, else from the dtype as written."""
     for text in (name.lower(), dtype.lower().partition("(")[0]):
@@ -44,7 +60,7 @@ def weight_bytes(name: str, dtype: str) -> float:
             return 0.56  # four bits and a scale for every 32 weights or so
         if re.search(r"fp8|int8|w8|8bit", text):
             return 1.0
-    return 4.0 if re.search(r"float32|fp32", dtype.lower()) else 2.0
+    return 4.0 if re.search(r"float32|fp32|^float$", dtype.lower()) else 2.0
 
 
 def _shape(entry: dict[str, Any]) -> ModelShape:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.predict.hardware import DATA, UnknownHardwareError, find
+from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
 from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
 
@@ -88,7 +88,7 @@ def test_every_figure_has_its_source_and_confidence() -> None:
     for name, entry in content["gpus"].items():
         assert entry["confidence"], name
         assert entry["sources"] and all(source.startswith("https://") for source in entry["sources"]), name
-        assert find(name).name == name
+        assert find(name).name == find_exactly(name).name == name
     assert content["all_reduce"]["source"].startswith("https://")
 
 
@@ -96,3 +96,32 @@ def test_bytes_per_weight_come_from_the_name_first() -> None:
     assert weight_bytes("Qwen3-235B-FP8", "bf16") == 1
     assert weight_bytes("Llama-70B", "awq int4") == 0.56
     assert weight_bytes("Llama-70B", "fp16") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("H100", "H100-80GB-SXM"),
+        ("NVIDIA H100 80GB HBM3", "H100-80GB-SXM"),
+        ("h100 sxm", "H100-80GB-SXM"),
+        ("NVIDIA H100 PCIe", "H100-80GB-PCIe"),
+        ("A100 PCIe", "A100-80GB-PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB-SXM4"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("RTX 4090", "RTX4090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada"),
+        ("Tesla T4", "T4"),
+        ("AMD Instinct MI300X", "MI300X"),
+    ],
+)
+def test_a_card_by_the_names_that_it_goes_by(name: str, card: str) -> None:
+    assert find_exactly(name).name == card
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["H1000", "H100 PCle", "XH100", "H1000 PCIe", "RTX 40900", "T400", "MI300A", "GB200", "V100 32GB", "A100 41GB"],
+)
+def test_a_name_that_may_mean_another_card_is_refused(name: str) -> None:
+    with pytest.raises(UnknownHardwareError, match=r"the nearest known are .+, .+, "):
+        find_exactly(name)

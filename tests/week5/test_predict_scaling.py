@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
     assert "Low confidence" in done.stdout
 
 
+def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart() -> None:
+    done = run("--model", "qwen2-126m", "--gpu", "nvidia h100 80gb hbm3", "--concurrency", "4096", "--counts", "1", "8")
+    assert done.returncode == 0, done.stderr
+    header, names, *rows = done.stdout.splitlines()
+    assert header.startswith("H100-80GB-SXM ")
+    assert "TTFT is a lone request's, without a queue" in header
+    assert "guessed" not in done.stdout
+    assert names.split()[:4] == ["plan", "GB/dev", "KV", "tokens"]
+    for row in (row for row in rows if "] " in row):
+        assert len(row.partition("[")[0].split()) == 6, row
+        assert re.search(r"\] +\d+ ms +\d", row), row
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -87,6 +101,19 @@ def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
         (["--model", "Llama-3.1-70B", "--gpu", "T4"], "GB short on each device"),
         (["--gpu", "H100"], "--model and --gpu are needed"),
         (["--measured", "no-such-result.json"], "no-such-result.json"),
+        (["--model", "Llama-3-8B", "--gpu", "H1000"], "the nearest known are H100"),
+        (
+            ["--model", "Llama-3-8B", "--gpu", "H100", "--dtype", "fp3"],
+            "--dtype fp3: unknown precision; known are auto",
+        ),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "1000000"], "from 1 to 1024"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp2=1e9"], "below 1e+09"),
+        (["--model", "/etc/passwd", "--gpu", "H100"], "--model /etc/passwd: /etc/passwd is no model's config.json"),
+        (["--model", "/etc", "--gpu", "H100"], "--model /etc: the folder has no config.json"),
+        (
+            ["--model", "Llama-3-8B", "--gpu", "H100", "--input-tokens", "10000000"],
+            "the KV cache of one request does not",
+        ),
     ],
 )
 def test_bad_input_is_answered_in_one_line(arguments: list[str], said: str) -> None:
