@@ -93,7 +93,7 @@ def _prepare(
     flags = (EXTERNAL, SHARES) if server.address.loopback and machine.kind == "cpu" else (EXTERNAL,)
     specs = cases(options, flags)
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
-    check_guess(options.guess, question)
+    check_guess(options.guess, question, experiment.name)
     if options.dry_run:
         files.check_writable(options.results_dir, experiment.name)
         return _print_dry_run(specs)
