@@ -39,6 +39,12 @@ def check_guess(given: float | None, asked: Asked | None, experiment: str) -> No
             say_plainly(f"note: {given:g} is taken for {given:g} %; if a share was meant, write {100 * given:g}")
 
 
+def say_question(asked: Asked | None, experiment: str) -> None:
+    """Say in a dry run what `--guess` would answer, and in which unit."""
+    if asked is not None:
+        say_plainly(f"--guess answers, in {QUESTIONS[experiment].unit}: {asked.text}")
+
+
 def take_guess(result: Result, asked: Asked | None, given: float | None) -> None:
     """Keep in the result what a person expects: `given`, or what is answered on a terminal.
 
