@@ -193,7 +193,8 @@ def find_interrupted(results: Path, experiment: str, resume_key: str) -> ResultP
         StoreError: a file in the experiment's folder cannot be read.
     """
     folder = results.expanduser().absolute() / experiment
-    best, most = None, -1
+    best: ResultPaths | None = None
+    most = -1
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stem, reverse=True):
         result = load(path, AFRESH)
         measured = sum(bool(case.repeats) for case in result.cases)
