@@ -61,6 +61,8 @@ def main() -> int:
     """Read, act where asked to, print the list, and return the exit code."""
     options = parse(ChecklistOptions, __doc__ or "")
     results = options.results_dir.expanduser().absolute()
+    if not results.is_dir():
+        say_plainly(f"note: {results} does not exist: nothing was measured there yet, or --results-dir is mistyped")
     evidence = gather(results)
     try:
         if options.write_configuration:

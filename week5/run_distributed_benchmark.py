@@ -76,7 +76,7 @@ class EveningOptions(Options):
             raise InputError(f"--parts needs at least one of {', '.join(PARTS)}")
         for flag, number in {"--max-minutes": self.max_minutes, "--max-usd": self.max_usd}.items():
             if number is not None and not 0 < number < 1e6:
-                raise InputError(f"{flag} {number}: a number above 0, as in {flag} 60")
+                raise InputError(f"{flag} {number:g}: a number above 0 and below 1000000, as in {flag} 60")
         if self.max_usd is not None and self.usd_per_hour is None:
             raise InputError("--max-usd needs the machine's price: --usd-per-hour 7.96")
         if self.slo is not None:

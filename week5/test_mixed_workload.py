@@ -91,7 +91,7 @@ class MixedOptions(Options):
             )
         for flag, number in {"--seconds": self.seconds, "--short-rate": self.short_rate}.items():
             if number is not None and not 0 < number < 1e5:
-                raise InputError(f"{flag} {number}: a number above 0, as in {flag} 10")
+                raise InputError(f"{flag} {number:g}: a number above 0 and below 100000, as in {flag} 10")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import tyro
 
 from common.analysis.comparison.compare import RefusedError, compare_files
 from common.analysis.comparison.differences import Named
-from common.analysis.frames import RESULTS, chosen_result, load_results
+from common.analysis.frames import CHOSEN, RESULTS, chosen_result, load_results
 from common.analysis.learning.beliefs import print_beliefs
 from common.analysis.learning.questions import print_guess
 from common.analysis.sharing.share import newest_of_ours, share_results
@@ -21,32 +23,38 @@ from common.store.files import StoreError
 BAD_INPUT = 2
 
 
-def look(result: Path | None = None, out: Path = RESULTS / "figures") -> None:
+def look(
+    file: tyro.conf.Positional[Path | None] = None, result: Path | None = None, out: Path = RESULTS / "figures"
+) -> None:
     """Print the table of a result and save its figures.
 
     Args:
-        result: A result file; by default the newest committed one (or LAB_RESULT).
+        file: A result file; by default LAB_RESULT, else your newest one, else the newest committed one.
+        result: The same, as an option.
         out: Folder for the figures.
     """
-    found = load_results(result or chosen_result())[-1]
+    found = load_results(file or result or _by_default())[-1]
     print_result(found)
     print_beliefs(found)
     print_guess(found)
     _say(save_drawings(found, out))
 
 
-def report(result: Path | None = None, out: Path = RESULTS / "report") -> None:
+def report(
+    file: tyro.conf.Positional[Path | None] = None, result: Path | None = None, out: Path = RESULTS / "report"
+) -> None:
     """Write a result of any experiment as one HTML file that loads nothing from outside, with the figures beside it.
 
     It is the experiment's notebook, executed on the result; of one without a notebook, its tables and figures.
 
     Args:
-        result: A result file; by default the newest committed one (or LAB_RESULT).
+        file: A result file; by default LAB_RESULT, else your newest one, else the newest committed one.
+        result: The same, as an option.
         out: Folder for the page and the figures.
     """
     from common.analysis.html import make_report  # needs nbconvert, which `look` does without
 
-    _say(make_report(result or chosen_result(), out))
+    _say(make_report(file or result or _by_default(), out))
 
 
 def compare(
@@ -97,6 +105,15 @@ def main() -> int:
         sys.stderr.write(f"error: {error.name} is missing; pip install -r requirements-look.txt\n")
         return BAD_INPUT
     return 0
+
+
+def _by_default() -> Path:
+    if chosen := os.environ.get(CHOSEN):  # a file of any experiment will do here
+        place = Path(chosen).expanduser()
+        return chosen_result() if place.is_dir() else place
+    with contextlib.suppress(StoreError):  # none of one's own yet
+        return newest_of_ours(RESULTS)
+    return chosen_result()
 
 
 def _say(paths: list[Path]) -> None:

@@ -26,6 +26,7 @@ from common.store.files import RESULT_NAME, StoreError, load
 from common.store.schema import Case, Result
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+EVENING = "run_distributed_benchmark"  # measures what the others do
 CHOSEN = "LAB_RESULT"  # environment variable: the result, or folder of results, that notebooks read
 
 
@@ -86,13 +87,18 @@ def chosen_result(experiment: str = "benchmark_scaling") -> Path:
     """What a notebook reads: the file or folder in LAB_RESULT, else the newest committed result.
 
     Raises:
-        StoreError: nothing is committed.
+        StoreError: nothing is committed, or the file cannot be read or is of another experiment.
     """
     chosen = os.environ.get(CHOSEN)
     if not chosen:
         return latest_reference(experiment)
     place = Path(chosen).expanduser()
-    return newest(place, experiment) if place.is_dir() else place
+    if place.is_dir():
+        return newest(place, experiment)
+    found = load_result(place).experiment
+    if found not in (experiment, EVENING):
+        raise StoreError(f"{CHOSEN}={place} is of {found}; this reads a result of {experiment} (week5/{experiment}.py)")
+    return place
 
 
 def scaling_frame(result: Result) -> pd.DataFrame:

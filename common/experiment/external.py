@@ -20,7 +20,7 @@ from common.experiment import report
 from common.experiment.bench import EXTERNAL
 from common.experiment.events import EngineGone, EngineReady, EngineStarting, Event, Said, Watcher
 from common.experiment.experiment import Experiment
-from common.experiment.guessing import check_guess, question_of, take_guess
+from common.experiment.guessing import check_guess, question_of, say_question, take_guess
 from common.experiment.opening import Place, asked_for, open_keyed
 from common.experiment.options import InputError, Options
 from common.experiment.prepare import Prepared, Say, calibrated
@@ -93,8 +93,9 @@ def _prepare(
     flags = (EXTERNAL, SHARES) if server.address.loopback and machine.kind == "cpu" else (EXTERNAL,)
     specs = cases(options, flags)
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
-    check_guess(options.guess, question)
+    check_guess(options.guess, question, experiment.name)
     if options.dry_run:
+        say_question(question, experiment.name)
         files.check_writable(options.results_dir, experiment.name)
         return _print_dry_run(specs)
     try:

@@ -24,14 +24,25 @@ def question_of(experiment: str, cases: Sequence[Case]) -> Asked | None:
     return kind.ask(cases) if kind else None
 
 
-def check_guess(given: float | None, asked: Asked | None) -> None:
-    """Check that a guess on the command line answers something.
+def check_guess(given: float | None, asked: Asked | None, experiment: str) -> None:
+    """Check that a guess on the command line answers something, and say what it answers, with its unit.
 
     Raises:
         InputError: these cases have no number to guess.
     """
     if given is not None and asked is None:
         raise InputError("--guess: these cases compare nothing that could be guessed; leave it out")
+    if given is not None and asked is not None:
+        unit = QUESTIONS[experiment].unit
+        say_plainly(f"your guess, {given:g} {unit}: {asked.text}")
+        if unit == "%" and given < 1:
+            say_plainly(f"note: {given:g} is taken for {given:g} %; if a share was meant, write {100 * given:g}")
+
+
+def say_question(asked: Asked | None, experiment: str) -> None:
+    """Say in a dry run what `--guess` would answer, and in which unit."""
+    if asked is not None:
+        say_plainly(f"--guess answers, in {QUESTIONS[experiment].unit}: {asked.text}")
 
 
 def take_guess(result: Result, asked: Asked | None, given: float | None) -> None:

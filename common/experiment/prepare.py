@@ -19,7 +19,7 @@ from common.experiment.dry_run import print_dry_run
 from common.experiment.estimate import Estimate, estimate
 from common.experiment.events import Watcher
 from common.experiment.experiment import Experiment
-from common.experiment.guessing import check_guess, question_of, take_guess
+from common.experiment.guessing import check_guess, question_of, say_question, take_guess
 from common.experiment.listing import Skipped
 from common.experiment.opening import Work, open_result
 from common.experiment.options import STARTS, InputError, Options
@@ -83,11 +83,12 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     plan = _plan(experiment, options)
     machine, model, settings, specs, engine = plan.machine, plan.model, plan.settings, plan.specs, plan.settings.engine
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
-    check_guess(options.guess, question)
+    check_guess(options.guess, question, experiment.name)
     preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
     starts, base_last = STARTS[options.preset], options.preset != "smoke"
     planned = estimate(specs, starts, plan.roofline, base_last)
     if options.dry_run:
+        say_question(question, experiment.name)
         files.check_writable(options.results_dir, experiment.name)
         left_out = {skip.spec.id: skip.reason.message for skip in plan.skipped}
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)

@@ -19,6 +19,12 @@ def print_last_line(path: Path | None, status: str, summary: dict[str, Any]) -> 
     sys.stdout.flush()
 
 
+def nothing_came(result: Result) -> bool:
+    """Whether a run to its end left nothing but failures: the file is complete, and there is nothing to read in it."""
+    tried = [case for case in result.cases if case.status != "skipped"]
+    return result.status == "complete" and bool(tried) and all(case.status == "failed" for case in tried)
+
+
 def print_next_step(result: Result) -> None:
     """After a complete run: where its exercises are, and what is left of the week."""
     exercises = RESULTS.parent / "week5" / "exercises" / f"{result.experiment}.md"

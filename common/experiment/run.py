@@ -98,7 +98,9 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         written = experiment.write_report(result, paths.json.with_suffix(""))
         sys.stdout.writelines(f"report: {path}\n" for path in written)
     sys.stdout.write(f"result: {paths.json}\n")
-    report.print_last_line(paths.json, result.status, experiment.summary(result))
+    report.print_last_line(
+        paths.json, "failed" if report.nothing_came(result) else result.status, experiment.summary(result)
+    )
     return code
 
 

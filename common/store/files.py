@@ -185,17 +185,24 @@ def hold(paths: ResultPaths) -> Iterator[None]:
 
 
 def find_interrupted(results: Path, experiment: str, resume_key: str) -> ResultPaths | None:
-    """The newest result that a run with this key left unfinished and that no living run holds.
+    """The result that a run with this key left unfinished and that no living run holds.
+
+    Of several the one with the most measured cases, and of those the newest.
 
     Raises:
         StoreError: a file in the experiment's folder cannot be read.
     """
     folder = results.expanduser().absolute() / experiment
+    best: ResultPaths | None = None
+    most = -1
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stem, reverse=True):
         result = load(path, AFRESH)
-        if result.status != "complete" and result.resume_key == resume_key and not _is_held(ResultPaths(path)):
-            return ResultPaths(path)
-    return None
+        measured = sum(bool(case.repeats) for case in result.cases)
+        if result.status == "complete" or result.resume_key != resume_key or measured <= most:
+            continue
+        if not _is_held(ResultPaths(path)):
+            best, most = ResultPaths(path), measured
+    return best
 
 
 def _is_held(paths: ResultPaths) -> bool:

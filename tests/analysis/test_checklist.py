@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from common.analysis.frames import latest_reference
 from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
 from common.analysis.learning.checklist_table import print_checklist
 from common.analysis.learning.configuration import NAME, write_configuration
@@ -227,6 +228,30 @@ def test_what_a_terminal_obeys_does_not_reach_it(results: Path) -> None:
     print_checklist(checklist(evidence, Here(results, 2)), evidence, results, Console(file=stream, width=80))
     assert "?[2J gone" in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(("rates", "passes"), [([10.0, 40.0], False), ([10.0, 40.0, 90.0], True), ([0.0] * 3, False)])
+def test_concurrency_takes_a_knees_three_loads_with_answers(results: Path, rates: list[float], passes: bool) -> None:
+    cases = [case(TP1, "closed", streams, [1.0]) for streams in (1, 4, 16)[: len(rates)]]
+    for one, rate in zip(cases, rates, strict=True):
+        one.repeats[0]["output_throughput"] = rate
+        one.id = one.id.replace("tp1/", "server/")
+    put(results, result(cases, experiment="simulate_concurrent_requests"))
+    found = items(results)["concurrency"]
+    assert (found.state == DONE) is passes
+    assert not passes or found.evidence == "server: 1 to 16 streams, most 90 tok/s at 16"
+
+
+def test_a_copy_of_a_committed_reference_ticks_nothing(results: Path) -> None:
+    reference = latest_reference()
+    copied = results / "benchmark_scaling" / f"{STEM}.json"
+    copied.parent.mkdir(parents=True)
+    copied.write_bytes(reference.read_bytes())
+    found = items(results)
+    assert DONE not in {item.state for item in found.values()}
+    assert found["scaling"].problems == [
+        f"{STEM}.json is a copy of a committed reference; what you measure yourself counts"
+    ]
 
 
 def test_one_curve_is_not_enough(results: Path) -> None:

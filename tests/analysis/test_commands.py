@@ -27,6 +27,16 @@ def test_look_prints_the_table_and_the_figures(
     assert all(Path(line).stat().st_size > 10_000 for line in lines[-3:])
 
 
+def test_look_takes_the_file_as_its_word_as_compare_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"{full().run_id}.json"
+    save(full(), path)
+    monkeypatch.setattr(sys, "argv", ["look", "look", str(path), "--out", str(tmp_path / "figures")])
+    assert main() == 0
+    assert "saturated  tp2" in capsys.readouterr().out
+
+
 def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
     assert main() == 2

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from common.analysis.learning.questions import Asked
 from common.core.stats import Estimate
 from common.experiment import guessing
+from common.experiment.guessing import check_guess, say_question
 from common.store import files
 from common.store.schema import Guess, Result
 from tests.analysis.planted import TP1, TP2, case, result
@@ -162,3 +164,13 @@ def test_a_guess_inside_the_interval_is_not_told_from_the_truth() -> None:
     found = prediction(result([case(TP1, "fixed", 1, [40.0, 41.0]), planned]), guess, measured)
     assert found is not None
     assert found.value == 1.8
+
+
+def test_what_a_guess_answers_is_said_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Asked("What share of the weights will one device hold?", "tp2/verification/c1")
+    check_guess(0.5, asked, "test_tensor_parallel")
+    said = capsys.readouterr().err
+    assert "your guess, 0.5 %: What share" in said
+    assert "if a share was meant, write 50" in said
+    say_question(asked, "test_tensor_parallel")
+    assert capsys.readouterr().err == "--guess answers, in %: What share of the weights will one device hold?\n"

@@ -387,6 +387,13 @@ def test_the_newest_unfinished_run_of_the_same_work_is_found(tmp_path: Path) -> 
     assert files.find_interrupted(tmp_path, EXPERIMENT, "key") == ResultPaths(wanted)
 
 
+def test_the_run_with_the_most_measured_cases_goes_on_rather_than_a_newer_empty_one(tmp_path: Path) -> None:
+    measured = put(tmp_path, "20260101T000000Z-m-x.json")
+    assert any(case.repeats for case in files.load(measured).cases)
+    edited(put(tmp_path, "20260102T000000Z-m-x.json"), cases=[])
+    assert files.find_interrupted(tmp_path, EXPERIMENT, "key") == ResultPaths(measured)
+
+
 def test_another_experiments_runs_do_not_count(tmp_path: Path) -> None:
     put(tmp_path, "20260101T000000Z-m-x.json")
     assert files.find_interrupted(tmp_path, "another", "key") is None

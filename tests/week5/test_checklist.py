@@ -75,10 +75,11 @@ def test_from_all_open_to_all_done(run: Run, tmp_path: Path) -> None:
     first = run(results)
     assert first.returncode == 1
     assert "0 done, 8 not yet, 1 not possible here" in first.stdout
+    assert first.stderr.startswith(f"note: {results} does not exist")
     assert max(map(len, first.stdout.split("0 done")[0].splitlines())) <= 80
     passed = case(TP2, "verification", 1, [10.0])
     passed.checks = [Check("weights are split", True, "50 %")]
-    ladder = [case(TP1, "fixed", streams, [10.0 * streams]) for streams in (1, 4)]
+    ladder = [case(TP1, "fixed", streams, [10.0 * streams]) for streams in (1, 4, 16)]
     for read in (
         full(),
         result([passed], experiment="test_tensor_parallel"),

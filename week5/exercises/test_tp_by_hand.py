@@ -99,6 +99,7 @@ def test_5_mlp(two_ranks: TwoRanks) -> None:
     x, up, down = matrix(TOKENS, INPUTS, 7), matrix(INPUTS, HIDDEN, 8), matrix(HIDDEN, INPUTS, 9)
     expected = (x @ up).relu() @ down
     for rank, (value, count) in enumerate(on_both(two_ranks, "mlp", [x, x], [up, up], [down, down])):
+        expect(value is not None, f"mlp on rank {rank} returned None: does it end in a return?")
         expect(same(value, expected), f"mlp on rank {rank}: not relu(x @ up) @ down; is relu where a sum is whole?")
         expect(count > 0, "mlp: right, but each rank did all the work: take this rank's part of each weight")
         expect(count == 1, f"mlp: {count} all-reduces; between columns and rows nothing has to be sent")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from common.analysis.concurrency.rows import who
 from common.analysis.frames import usd_per_million
 from common.analysis.learning.configuration import documented
 from common.analysis.learning.evidence import Evidence, Finding, Shown
@@ -15,6 +16,7 @@ from common.analysis.learning.self_test import answered
 from common.analysis.scaling.reading import interval, machine, streams
 from common.analysis.scaling.rows import ScalingRow, is_invalid, samples, scaling_rows
 from common.core.arrivals import ClosedLoop
+from common.core.knee import FEWEST_POINTS
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.core.stats import ratio
@@ -93,7 +95,7 @@ def _passed(cases: list[Case]) -> bool:
 
 def _shows_devices(result: Result) -> Shown:
     count = len(result.environment.get("devices", []))
-    return Shown(machine(result)) if count > 1 else Shown(missing=f"measured on {count} device")
+    return Shown(machine(result)) if count > 1 else Shown(missing=f"measured on {plural(count, 'device')}")
 
 
 def _shows_verification(result: Result) -> Shown:
@@ -110,18 +112,20 @@ def _shows_verification(result: Result) -> Shown:
 
 
 def _shows_concurrency(result: Result) -> Shown:
-    best: dict[ParallelPlan, dict[int, float]] = {}
+    best: dict[str, dict[int, float]] = {}
     for case in result.cases:
         rates = samples(case, "output_throughput")
-        if case.status == "ok" and rates and isinstance(case.arrivals, ClosedLoop) and not is_invalid(case):
-            best.setdefault(case.plan, {})[case.arrivals.concurrency] = max(rates)
-    for plan, rates_at in best.items():
-        if len(rates_at) > 1:
+        if case.status != "ok" or not isinstance(case.arrivals, ClosedLoop) or is_invalid(case):
+            continue
+        if max(rates, default=0.0) > 0:  # where every request failed no token came
+            best.setdefault(who(case), {})[case.arrivals.concurrency] = max(rates)
+    for name, rates_at in best.items():
+        if len(rates_at) >= FEWEST_POINTS:
             most = max(rates_at, key=lambda count: rates_at[count])
             return Shown(
-                f"{plan}: {min(rates_at)} to {streams(max(rates_at))}, most {rates_at[most]:.0f} tok/s at {most}"
+                f"{name}: {min(rates_at)} to {streams(max(rates_at))}, most {rates_at[most]:.0f} tok/s at {most}"
             )
-    return Shown(missing="no plan was measured at two concurrencies")
+    return Shown(missing=f"nothing was measured at {FEWEST_POINTS} concurrencies, which a knee takes")
 
 
 def _shows_scaling(result: Result) -> Shown:
@@ -191,7 +195,7 @@ def _state(found: Finding, here: Here, needs_two_devices: bool) -> tuple[State, 
     if found.path is not None:
         return DONE, found.figure
     if needs_two_devices and here.devices is not None and here.devices < 2:
-        return IMPOSSIBLE, f"{here.devices} device here; more: {GUIDE}#ways-to-get-devices"
+        return IMPOSSIBLE, f"{plural(here.devices, 'device')} here; more: {GUIDE}#ways-to-get-devices"
     return OPEN, found.figure if found.figure or found.problems else "no result yet"
 
 

@@ -60,7 +60,8 @@ def _what_is_left(items: Sequence[Item]) -> list[str]:
     for command in dict.fromkeys(item.command for item in items if item.state == OPEN):
         alike = [item for item in items if item.state == OPEN and item.command == command]
         lines += ["", f"{', '.join(item.title for item in alike)}:", f"  {command}"]
-        problems = list(dict.fromkeys(line for item in alike for line in item.problems))
+        named = [(f"{item.title}: {line}" if len(alike) > 1 else line) for item in alike for line in item.problems]
+        problems = list(dict.fromkeys(named))
         lines += [f"  - {line}" for line in problems[:MOST_PROBLEMS]]
         lines += [f"  - and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.analysis.frames import load_sound
+from common.analysis.frames import RESULTS, load_sound, results_under
 from common.core.plural import plural
 from common.store.files import RESULT_NAME, StoreError
 from common.store.schema import Result
@@ -67,6 +67,7 @@ class Evidence:
 def gather(results: Path) -> Evidence:
     """Everything under `results/<experiment>/`; committed references, and what others shared, stand elsewhere."""
     evidence = Evidence()
+    committed = {path.stem for path in results_under(RESULTS / "reference")}  # a file is named after its run
     found = [path for path in results.expanduser().glob("*/*.json") if RESULT_NAME.fullmatch(path.name)]
     for path in sorted(found, key=lambda path: path.name, reverse=True):
         try:
@@ -79,6 +80,9 @@ def gather(results: Path) -> Evidence:
             continue
         if result.experiment != path.parent.name:
             line = f"{path.name} is of {result.experiment}, and lies in {path.parent.name}/; move it back"
+            evidence.unreadable.append((path, line))
+        elif result.run_id in committed:
+            line = f"{path.name} is a copy of a committed reference; what you measure yourself counts"
             evidence.unreadable.append((path, line))
         elif not has_sound_numbers(result):
             line = f"{path.name} holds numbers that the lab does not write; measure again"

@@ -42,13 +42,15 @@ def machine(result: Result) -> str:
 
 def about(result: Result) -> str:
     """Where and when a result was measured, in one line."""
-    own = next((case.engine["version"] for case in result.cases if case.engine.get("version")), "of unknown version")
+    own = next((case.engine["version"] for case in result.cases if case.engine.get("version")), None)
     version = result.environment.get("versions", {}).get("vllm", own)
+    unknown = "engine unknown" if result.config.get("external") else "vLLM of unknown version"
+    engine = unknown if version is None else f"vLLM {version}"
     try:
         day = f"{datetime.strptime(result.run_id[:16], '%Y%m%dT%H%M%SZ').replace(tzinfo=UTC):%Y-%m-%d}"
     except ValueError:
         day = "unknown date"
-    return f"{machine(result)} | {result.config.get('model', 'unknown model')} | vLLM {version} | {day}"
+    return f"{machine(result)} | {result.config.get('model', 'unknown model')} | {engine} | {day}"
 
 
 def gains(result: Result) -> list[str]:
