@@ -88,8 +88,8 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     starts, base_last = STARTS[options.preset], options.preset != "smoke"
     planned = estimate(specs, starts, plan.roofline, base_last)
     if options.dry_run:
-        say_question(question, experiment.name)
         files.check_writable(options.results_dir, experiment.name)
+        say_question(question, experiment.name)
         left_out = {skip.spec.id: skip.reason.message for skip in plan.skipped}
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)
     devices_needed = max(spec.configuration.plan.devices for spec in specs)

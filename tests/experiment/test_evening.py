@@ -73,8 +73,8 @@ def test_a_budget_leaves_out_the_least_valuable_and_says_so(script: Script, worl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--max-minutes", "0"), "--max-minutes 0.0: a number above 0"),
-        (("--max-minutes", "-5"), "--max-minutes -5.0: a number above 0"),
+        (("--max-minutes", "0"), "--max-minutes 0: a number above 0"),
+        (("--max-minutes", "-5"), "--max-minutes -5: a number above 0"),
         (("--max-usd", "5"), "needs the machine's price"),
         (("--max-minutes", "0.01"), "not enough for a single case"),
         (("--parts", "dancing"), "--parts"),

@@ -200,7 +200,7 @@ def test_every_part_is_kept(script: Script, world: MixedWorld, results: Path) ->
         (("--long-tokens", "5000"), "need a context of 5120 tokens and qwen2-9m has 4096"),
         (("--short-tokens", "0"), "--short-tokens 0: at least 1"),
         (("--long-requests", "-1"), "--long-requests -1: at least 1"),
-        (("--seconds", "0"), "--seconds 0.0: a number above 0"),
+        (("--seconds", "0"), "--seconds 0: a number above 0 and below"),
         (("--short-rate", "nan"), "--short-rate nan: a number above 0"),
         (("--variants",), "--variants needs at least one of on, off"),
         (("--variants", "sometimes"), "--variants"),

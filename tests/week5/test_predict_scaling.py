@@ -101,7 +101,7 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart()
         (["--model", "Llama-3.1-70B", "--gpu", "T4"], "GB short on each device"),
         (["--gpu", "H100"], "--model and --gpu are needed"),
         (["--measured", "no-such-result.json"], "no-such-result.json"),
-        (["--model", "Llama-3-8B", "--gpu", "H1000"], "the nearest known are H100"),
+        (["--model", "Llama-3-8B", "--gpu", "H1000"], "GPU 'H1000' is unknown; the nearest known are"),
         (
             ["--model", "Llama-3-8B", "--gpu", "H100", "--dtype", "fp3"],
             "--dtype fp3: unknown precision; known are auto",
