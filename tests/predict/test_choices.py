@@ -28,7 +28,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 
 def test_a_request_too_long_is_told_from_a_model_too_large() -> None:
-    """80 layers, two of 8 KV heads of 128 on each of four devices: 82 kB a token, and 1,000,128 tokens are 82 GB there."""
+    """80 layers, two of 8 KV heads of 128 a device: 82 kB a token, and 1,000,128 tokens are 82 GB."""
     ask = Ask(DENSE, find("H100"), 2.0, 1_000_000, 128, 32)
     said = nothing_fits(ask, [ParallelPlan(tp=4)])
     assert said.startswith("the model fits on H100-80GB-SXM, the KV cache of one request does not: 1000128 tokens")
