@@ -21,11 +21,11 @@ look:  ## without vLLM: a real table and figures from the committed reference re
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis look
 
-test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint (about 12 minutes on 2 cores)
+test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint (about 25 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
 	@$(BIN)/python -m pytest -m "vllm or timing"
 
-test-fast:  ## the tests that start no vLLM (under 90 seconds)
+test-fast:  ## the tests that start no vLLM (about 3 minutes)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
 	@$(BIN)/python -m pytest -m "timing and not vllm"

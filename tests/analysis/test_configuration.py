@@ -35,7 +35,8 @@ def test_each_goal_has_its_plan() -> None:
 def test_replicas_are_served_one_by_one() -> None:
     rates = ((TP1, 100.0), (X2, 190.0), (TP2, 150.0))
     text = configuration(result([case(plan, "fixed", 16, [rate, rate + 1]) for plan, rate in rates]), "x.json")
-    assert "# 2 of these, each on devices and a port of its own\nvllm serve qwen2-9m --tensor-parallel-size 1" in text
+    assert "# 2 of these, each on devices and a port of its own\n# qwen2-9m stands for its folder" in text
+    assert "models\nvllm serve qwen2-9m --tensor-parallel-size 1" in text
 
 
 def test_notes_survive_writing_again(tmp_path: Path) -> None:

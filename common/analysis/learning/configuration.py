@@ -18,6 +18,7 @@ from common.store.schema import Result
 NOTES = "## Your notes"
 EMPTY_NOTES = "(What you write below this line stays when the file is written again.)"
 NAME = "my_configuration.md"
+MODELS = "~/.cache/distributed-inference-lab/models"
 PINNED = ("dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization")
 Measured = Sequence[tuple[Path, Result]]
 
@@ -160,9 +161,11 @@ def serving_commands(plan: ParallelPlan, result: Result) -> list[str]:
     sizes += [f"--data-parallel-size {plan.dp}"] if plan.dp > 1 else []
     sizes += ["--enable-expert-parallel"] if plan.ep else []
     layers = [f"VLLM_PP_LAYER_PARTITION={','.join(map(str, plan.stage_layers))}"] if plan.stage_layers else []
-    command = " ".join([*layers, "vllm serve", str(result.config.get("model", "MODEL")), *sizes, *options])
+    model = str(result.config.get("model", "MODEL"))
+    command = " ".join([*layers, "vllm serve", model, *sizes, *options])
+    folder = "" if "/" in model else f"# {model} stands for its folder; the lab's own models are under {MODELS}"
     copies = f"# {plan.replicas} of these, each on devices and a port of its own" if plan.replicas > 1 else ""
-    return [line for line in (copies, command) if line]
+    return [line for line in (copies, folder, command) if line]
 
 
 def _notes(target: Path) -> str:
