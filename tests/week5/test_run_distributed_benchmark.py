@@ -31,6 +31,6 @@ def test_one_engine_serves_all_parts_and_a_report_is_written(tmp_path: Path) -> 
     assert last["summary"]["tensor_parallel"] == {"tp1": "PASS"}
     report = path.with_name(f"{path.stem}.report")
     text = (report / "report.md").read_text()
-    assert "## Many clients" in text and "## One request at a time" in text and "USD in limits" in text
+    assert "## Many clients" in text and "## One request at a time" in text and "each within the limits" in text
     assert "data:image/png;base64," in (report / "report.html").read_text()
     assert str(tmp_path) not in text
