@@ -24,14 +24,15 @@ def test_a_delay_of_each_all_reduce_is_found_again(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
-    found = last["summary"]["knock_out"]["tp2/c4"]
-    assert abs(found["error"]) <= 0.3, done.stdout
-    assert found["passed"] == (abs(found["error"]) <= 0.1)
-    slowed = next(
-        case for case in json.loads(Path(last["result"]).read_text())["cases"] if case["id"] == "tp2/slowed/c4"
-    )
+    cases = json.loads(Path(last["result"]).read_text())["cases"]
+    slowed = next(case for case in cases if case["id"] == "tp2/slowed/c4")
     assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
     assert Path(last["result"]).with_suffix(".loss.png").is_file()
+    found = last["summary"]["knock_out"].get("tp2/c4")
+    if found is None and any(case["client"]["word"] == "INVALID" for case in cases):
+        pytest.skip("the machine is too busy: a case's client is INVALID, and from such nothing is concluded")
+    assert abs(found["error"]) <= 0.3, done.stdout
+    assert found["passed"] == (abs(found["error"]) <= 0.1)
 
 
 @pytest.mark.parametrize(
