@@ -173,8 +173,12 @@ class _Watch:
     idle_timeout_s: float | None
     progress: Progress | None
     should_stop: Callable[[], bool] | None
-    _seen: int = 0
-    _moved_ns: int = 0
+    _seen: int = field(default=0, init=False)
+    _moved_ns: int = field(default=0, init=False)
+
+    def begin(self, now_ns: int) -> None:
+        """Sending begins: silence counts from here."""
+        self._seen, self._moved_ns = 0, now_ns
 
     def patrol(self, dispatch: Dispatch) -> None:
         now_ns = time.perf_counter_ns()
@@ -221,6 +225,7 @@ async def _run(
             await open_lanes(dispatch.lanes)
             begin_unix_s, begin_ns, cpu_s = time.time(), time.perf_counter_ns(), time.process_time()
             lag = LoopLag()
+            watch.begin(begin_ns)
             await dispatch.start()
             while not dispatch.ledger.complete.done():
                 await asyncio.wait((dispatch.ledger.complete,), timeout=PATROL_S)

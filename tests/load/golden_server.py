@@ -272,13 +272,19 @@ async def freezes(stream: Stream) -> bool:
     return await golden(stream)
 
 
+async def thinks(stream: Stream) -> bool:
+    """Sends not even the head before the first token, as uvicorn does, and takes its time over that."""
+    await asyncio.sleep(0.7)
+    return await golden(stream)
+
+
 async def tattles(stream: Stream) -> bool:
     """Says the key that it refuses."""
     key = stream.entry["head"].partition("Authorization: Bearer ")[2].partition("\r\n")[0]
     return refuse(stream, "401 Unauthorized", json.dumps({"error": {"message": f"Incorrect API key: {key}"}}))
 
 
-MODES |= {"mortal": mortal, "stalls": stalls, "freezes": freezes, "tattles": tattles}
+MODES |= {"mortal": mortal, "stalls": stalls, "freezes": freezes, "thinks": thinks, "tattles": tattles}
 RIGHT_KEY = "sk-golden-0123456789"
 
 

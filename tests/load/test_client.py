@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_a_blocked_event_loop_shows(golden: GoldenServer) -> None:
         progress=lambda done, tokens: time.sleep(0.1),
     )
     assert result.loop_lag.max_s > 0.08
+
+
+def test_silence_counts_from_the_first_send(golden: GoldenServer) -> None:
+    """A first byte that takes longer than the patrol's quarter of a second is no hang; one past the time-out is."""
+    endpoint = golden.endpoint("thinks")
+    patient = run_load([replace(endpoint, idle_timeout_s=60)], make_requests(3), ClosedLoop(1))
+    assert [record.error_kind for record in patient.records] == [None] * 3
+    hasty = run_load([replace(endpoint, idle_timeout_s=0.3)], make_requests(3), ClosedLoop(1))
+    assert [record.error_kind for record in hasty.records] == ["stalled", "cancelled", "cancelled"]
 
 
 def test_replicas_take_slots_in_turn(golden: GoldenServer) -> None:
