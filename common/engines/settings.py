@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.core.plan import ParallelPlan
+from common.engines.import_once import IMPORT_ONCE
 from common.engines.slow_links import DELAY_US
 from common.machine.devices import Device
 
@@ -70,7 +71,7 @@ class EngineSettings:
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
         """The `vllm serve` that runs one replica of `plan` on a port; `offline` differs from it by the module alone."""
-        module = "common.engines.offline_server" if self.offline else "vllm.entrypoints.cli.main"
+        module = "common.engines.offline_server" if self.offline else "common.engines.serve"
         words = [
             *(self.python, "-m", module, "serve", self.model),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.served_name),
@@ -121,6 +122,7 @@ class EngineSettings:
             # Eager on a CPU, vLLM still compiles one helper of the split embedding: at TP > 1 the first request
             # then waits 9 to 20 s for g++. Steady speed is the same without.
             **({"TORCH_COMPILE_DISABLE": "1"} if self.eager and devices[0].kind == "cpu" else {}),
+            **({IMPORT_ONCE: os.environ.get(IMPORT_ONCE, "1")} if devices[0].kind == "cpu" else {}),
         }
         added |= {} if self.peer_to_peer else {"NCCL_P2P_DISABLE": "1"}
         added |= {DELAY_US: f"{self.all_reduce_delay_us:g}"} if self.all_reduce_delay_us else {}

@@ -1,0 +1,89 @@
+"""Processes forked from one that has imported vLLM: what they are given, and that they are bound like vLLM's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.core.plan import ParallelPlan
+from common.engines import import_once
+from common.engines.settings import EngineSettings
+from common.engines.vllm_engine import VllmEngine
+from common.machine.devices import Device
+
+CORE = Device(0, "cpu", "A CPU, 1 core", cores=(0,))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch and vLLM lie, with nothing in them."""
+
+    def find_spec(name: str) -> ModuleSpec:
+        return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
+
+    monkeypatch.setattr(import_once, "find_spec", find_spec)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    return tmp_path
+
+
+def add(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return str(path)
+
+
+def test_the_libraries_are_those_that_vllm_preloads(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert import_once.libraries_to_preload() is None, "no libgomp: left to vLLM"
+    gomp = add(site / "torch" / "lib" / "libgomp.so.1")
+    assert import_once.libraries_to_preload() == gomp
+    tcmalloc = add(site / "vllm" / "libs" / "libtcmalloc_minimal.so.4")
+    assert import_once.libraries_to_preload() == f"{tcmalloc}:{gomp}"
+    monkeypatch.setenv("LD_PRELOAD", "/lib/mine.so")
+    assert import_once.libraries_to_preload() == f"{tcmalloc}:/lib/mine.so:{gomp}"
+    monkeypatch.setenv("LD_PRELOAD", "/opt/intel/libiomp5.so")
+    assert import_once.libraries_to_preload() is None, "another OpenMP binds in another way"
+
+
+def test_it_is_for_cpus_and_a_user_may_switch_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, plan = EngineSettings("/m", "m"), ParallelPlan()
+    monkeypatch.delenv(import_once.IMPORT_ONCE, raising=False)
+    gpu = Device(0, "gpu", "A GPU", uuid="GPU-0")
+    assert settings.environment(plan, [CORE], tmp_path)[import_once.IMPORT_ONCE] == "1"
+    assert import_once.IMPORT_ONCE not in settings.environment(plan, [gpu], tmp_path)
+    monkeypatch.setenv(import_once.IMPORT_ONCE, "0")
+    assert settings.environment(plan, [CORE], tmp_path)[import_once.IMPORT_ONCE] == "0"
+
+
+@pytest.mark.vllm
+def test_each_thread_of_a_rank_is_bound_to_a_core_of_its_own() -> None:
+    """On as many cores as there are: the threads that compute, by what the kernel says of them."""
+    cores = sorted(os.sched_getaffinity(0))[:4]
+    code = f"""
+    import os, torch
+    from common.engines.import_once import bind_threads
+    before = set(os.listdir("/proc/self/task"))
+    bind_threads({cores})
+    torch.ones(1 << 22).add_(1)
+    bound = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+    alone = [core for one in bound if len(one) == 1 for core in one]
+    assert torch.get_num_threads() == {len(cores)}
+    assert sorted(set(alone)) == {cores}, bound
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+
+
+@pytest.mark.vllm
+def test_ranks_are_forked_and_bound_to_their_devices(tp2: VllmEngine) -> None:
+    names = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in tp2.pids()}
+    assert any("multiprocessing.forkserver" in name for name in names.values())
+    assert not any("multiprocessing.spawn" in name for name in names.values())
+    ranks = [pid for pid, name in names.items() if "Worker" in name]
+    assert len(ranks) == 2, names
+    assert [sorted(os.sched_getaffinity(rank)) for rank in ranks] == [[0], [1]]
