@@ -8,7 +8,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 
 # Assumed per device, on the low side: seconds of an engine start, bytes/s of memory, operations/s, seconds per step.
-ASSUMED = {"cpu": (28.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
+ASSUMED = {"cpu": (14.0, 14e9, 110e9, 0.010), "gpu": (90.0, 1.0e12, 100e12, 0.008)}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Roofline:
     device_kind: str
 
     def start_s(self, plan: ParallelPlan) -> float:
-        """Seconds of one engine start: ranks are spawned one after another."""
+        """Seconds of one engine start; each more rank, or replica, adds a fifth."""
         return ASSUMED[self.device_kind][0] * (1 + 0.2 * (plan.devices - 1))
 
     def turn_s(self, plan: ParallelPlan, concurrency: int, input_tokens: int, output_tokens: int) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from common.predict.hardware import UnknownHardwareError, all_reduce_sizes, all_reduce_table, find
 from common.predict.shapes import UnknownModelError, find_shape, shape_of_size, weight_bytes
 from common.predict.step import CONTINUOUS, PER_TOKEN, STATIC, Rows
+from common.predict.wanted import model_figures
 
 # Where a source says none, or something unknown: the prediction is then marked as of low confidence
 USUAL_LENGTHS = (512.0, 256.0)
@@ -161,22 +162,9 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
     engine = str(case.get("engine", "")).lower()
     compiled = re.search(r"tensorrt|trt|fastertransformer", engine) is not None
     return {
-        "layers": shape.num_hidden_layers,
-        "hidden": shape.hidden_size,
-        "heads": shape.num_attention_heads,
-        "kv_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "intermediate": shape.intermediate_size,
-        "vocabulary": shape.vocab_size,
-        "experts": shape.num_experts,
-        "experts_per_token": shape.num_experts_per_tok,
-        "weight_bytes": per_weight,
+        **model_figures(shape, hardware, per_weight),
         "kv_bytes": 1.0 if compiled and per_weight < 2 else 2.0,
         "compiled": float(compiled),
-        "flops": hardware.flops(per_weight),
-        "bandwidth": hardware.bandwidth,
-        "memory": hardware.memory_bytes,
-        "link": hardware.link,
         "hardware": hardware,
         "path": "nccl" if "fastertransformer" in engine else "eager" if re.search(EAGER_ENGINES, engine) else "custom",
         "input_tokens": _length(case, "input_len", USUAL_LENGTHS[0], assumed),

@@ -30,15 +30,9 @@ class Ask:
                 raise ValueError(f"{name.replace('_', ' ')}: {getattr(self, name)}, and 1 is the least")
 
 
-def wanted_row(ask: Ask, plan: ParallelPlan, all_reduce_s: Floats | None = None) -> Rows:
-    """The one row of a plan: output tokens per second of all its replicas.
-
-    `all_reduce_s` are measured seconds at the sizes of `all_reduce_sizes`; by default what is kept of the hardware.
-    """
-    shape, hardware = ask.shape, ask.hardware
-    ranks = expert_devices(shape, plan)
-    table = all_reduce_table(hardware, ranks) if all_reduce_s is None else all_reduce_s
-    columns: dict[str, float] = {
+def model_figures(shape: ModelShape, hardware: Hardware, weight_bytes: float) -> dict[str, float]:
+    """Columns of `Rows` that a model, with so many bytes per weight, and one device settle."""
+    return {
         "layers": shape.num_hidden_layers,
         "hidden": shape.hidden_size,
         "heads": shape.num_attention_heads,
@@ -48,12 +42,25 @@ def wanted_row(ask: Ask, plan: ParallelPlan, all_reduce_s: Floats | None = None)
         "vocabulary": shape.vocab_size,
         "experts": shape.num_experts,
         "experts_per_token": shape.num_experts_per_tok,
-        "weight_bytes": ask.weight_bytes,
-        "kv_bytes": 2.0,
-        "flops": hardware.flops(ask.weight_bytes),
+        "weight_bytes": weight_bytes,
+        "flops": hardware.flops(weight_bytes),
         "bandwidth": hardware.bandwidth,
         "memory": hardware.memory_bytes,
         "link": hardware.link,
+    }
+
+
+def wanted_row(ask: Ask, plan: ParallelPlan, all_reduce_s: Floats | None = None) -> Rows:
+    """The one row of a plan: output tokens per second of all its replicas.
+
+    `all_reduce_s` are measured seconds at the sizes of `all_reduce_sizes`; by default what is kept of the hardware.
+    """
+    shape, hardware = ask.shape, ask.hardware
+    ranks = expert_devices(shape, plan)
+    table = all_reduce_table(hardware, ranks) if all_reduce_s is None else all_reduce_s
+    columns: dict[str, float] = {
+        **model_figures(shape, hardware, ask.weight_bytes),
+        "kv_bytes": 2.0,
         "tp": plan.tp,
         "pp": plan.pp,
         "dp": plan.dp * plan.replicas,

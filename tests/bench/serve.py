@@ -20,8 +20,9 @@ from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines.engine import Engine
 from common.engines.models import find_model
+from common.engines.vllm_engine import VllmLauncher
 from common.load.client import run_load
-from tests.conftest import start
+from tests.shared_engines import devices_of, settings_of
 
 MODEL, STREAMS, PAIRS, LIMIT = "qwen2-126m", 16, 3, 0.05
 
@@ -31,7 +32,8 @@ def main() -> int:
     console = Console(width=100)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        engine = start(ParallelPlan(), MODEL, folder)
+        plan, settings = ParallelPlan(), settings_of(MODEL, extra_args=())
+        engine = VllmLauncher(folder, (), lambda _: None).start(plan, devices_of(plan), settings)
         try:
             work = Workload(64, 64, 32, find_model(MODEL, say=lambda _: None).shape.vocab_size)
             our_throughput(engine, work, STREAMS)  # warm-up

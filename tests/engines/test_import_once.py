@@ -14,8 +14,8 @@ import pytest
 
 from common.core.plan import ParallelPlan
 from common.engines import import_once
+from common.engines.engine import Engine
 from common.engines.settings import EngineSettings
-from common.engines.vllm_engine import VllmEngine
 from common.machine.devices import Device
 
 CORE = Device(0, "cpu", "A CPU, 1 core", cores=(0,))
@@ -80,7 +80,7 @@ def test_each_thread_of_a_rank_is_bound_to_a_core_of_its_own() -> None:
 
 
 @pytest.mark.vllm
-def test_ranks_are_forked_and_bound_to_their_devices(tp2: VllmEngine) -> None:
+def test_ranks_are_forked_and_bound_to_their_devices(tp2: Engine) -> None:
     names = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in tp2.pids()}
     assert any("multiprocessing.forkserver" in name for name in names.values())
     assert not any("multiprocessing.spawn" in name for name in names.values())

@@ -26,6 +26,7 @@ import pytest
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines import offline_server
+from common.engines.engine import Engine
 from common.engines.guarded import port_is_free
 from common.engines.models import find_model
 from common.engines.offline_server import Door, read_question, work
@@ -35,7 +36,7 @@ from common.load import control
 from common.load.client import Endpoint
 from common.load.control import ControlError
 from common.load.generation import complete, generate_offline
-from common.machine.devices import find_machine
+from tests.shared_engines import devices_of, settings_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -199,18 +200,15 @@ PROMPTS = [[int(token) for token in request.prompt] for request in Workload(6, 3
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     """The 9M model in float32 behind `LLM(...)`, TP=2, so that there are workers to be cleaned up."""
-    model = find_model("qwen2-9m", say=lambda _: None)
-    settings = EngineSettings(str(model.folder), model.name, dtype="float32", offline=True)
-    logs = tmp_path_factory.mktemp("offline")
-    devices = find_machine().devices
-    ranks = [devices[rank % len(devices)] for rank in range(2)]
-    engine = VllmLauncher(logs, (1,), lambda _: None).start(ParallelPlan(tp=2), ranks, settings)
+    logs, plan = tmp_path_factory.mktemp("offline"), ParallelPlan(tp=2)
+    settings = settings_of("qwen2-9m", offline=True)
+    engine = VllmLauncher(logs, (1,), lambda _: None).start(plan, devices_of(plan), settings)
     yield engine
     engine.stop()
 
 
 @pytest.mark.vllm
-def test_the_offline_engine_tells_the_same_facts(offline: VllmEngine, tp2: VllmEngine) -> None:
+def test_the_offline_engine_tells_the_same_facts(offline: VllmEngine, tp2: Engine) -> None:
     ours, served = offline.facts, tp2.facts
     assert ours.version == served.version
     assert ours.weight_bytes_per_rank == served.weight_bytes_per_rank
@@ -227,7 +225,7 @@ def test_the_offline_engine_tells_the_same_facts(offline: VllmEngine, tp2: VllmE
 
 
 @pytest.mark.vllm
-def test_the_offline_engine_writes_what_the_served_one_writes(offline: VllmEngine, tp1: VllmEngine) -> None:
+def test_the_offline_engine_writes_what_the_served_one_writes(offline: VllmEngine, tp1: Engine) -> None:
     endpoint = offline.endpoints[0]
     before = offline.metrics()["vllm:generation_tokens_total"]
     batch = asyncio.run(generate_offline(endpoint, PROMPTS, 16, logprobs=5))

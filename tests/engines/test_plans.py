@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
 from common.core.layout import layout
 from common.core.model_shape import ModelShape
-from common.core.plan import ParallelPlan
 from common.core.weight_split import plan_parameters
 from common.core.workload import Workload
+from common.engines.engine import Engine
 from common.engines.models import find_model
-from common.engines.vllm_engine import VllmEngine
-from tests.conftest import start
 from tests.engines.test_vllm import greedy_tokens
+from tests.shared_engines import SharedEngines
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vllm
 
 DENSE, MOE = "qwen2-9m", "qwen3-moe-16m"
 SHAPES = {name: find_model(name, say=lambda _: None).shape for name in (DENSE, MOE)}
@@ -28,16 +23,7 @@ PROMPTS = [
 ]
 
 
-@contextmanager
-def started(written: str, model: str, logs: Path) -> Iterator[VllmEngine]:
-    engine = start(ParallelPlan.parse(written), model, logs, "float32")
-    try:
-        yield engine
-    finally:
-        assert engine.stop().clean
-
-
-def assert_laid_out(engine: VllmEngine, shape: ModelShape) -> None:
+def assert_laid_out(engine: Engine, shape: ModelShape) -> None:
     """Layers, experts and weight bytes, as the ranks themselves tell them."""
     shares = layout(engine.plan, shape)
     assert engine.facts.layers_per_rank == [(share.layers.start, share.layers.stop) for share in shares]
@@ -47,44 +33,44 @@ def assert_laid_out(engine: VllmEngine, shape: ModelShape) -> None:
     assert len(engine.facts.memory_bytes_per_rank) == engine.plan.devices
 
 
-@pytest.fixture(scope="module")
-def told(tp1: VllmEngine, tp2: VllmEngine) -> list[list[int]]:
-    """What one device writes, and two that split every layer."""
-    alone = greedy_tokens(tp1, PROMPTS)
+def told(engines: SharedEngines, model: str) -> list[list[int]]:
+    """What one device writes."""
+    alone = greedy_tokens(engines.of("tp1", model), PROMPTS)
     assert all(len(set(answer)) > 4 for answer in alone), "a model that repeats one token would prove nothing"
-    assert greedy_tokens(tp2, PROMPTS) == alone
-    assert_laid_out(tp2, SHAPES[DENSE])
     return alone
 
 
-def test_pipeline_stages_write_the_same(tp1: VllmEngine, told: list[list[int]], tmp_path: Path) -> None:
-    with started("pp2", DENSE, tmp_path) as engine:
-        assert greedy_tokens(engine, PROMPTS) == told
-        assert_laid_out(engine, SHAPES[DENSE])
-        kv_tokens = 2 * (tp1.facts.kv_cache_tokens or 0)
-        assert engine.facts.kv_cache_tokens == pytest.approx(kv_tokens, rel=0.01), "half the layers on each device"
+def kv_tokens(engine: Engine) -> int:
+    assert engine.facts.kv_cache_tokens is not None
+    return engine.facts.kv_cache_tokens
 
 
-def test_data_parallel_engines_write_the_same(tp1: VllmEngine, told: list[list[int]], tmp_path: Path) -> None:
-    with started("tp1dp2", DENSE, tmp_path) as engine:
-        assert greedy_tokens(engine, PROMPTS) == told
-        assert greedy_tokens(engine, PROMPTS) == told, "requests go to either engine in turn"
-        assert_laid_out(engine, SHAPES[DENSE])
-        assert engine.facts.kv_cache_tokens == pytest.approx(2 * (tp1.facts.kv_cache_tokens or 0), rel=0.01)
+@pytest.mark.parametrize("split", ["tp2", "pp5+3", "tp1dp2"])
+def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str) -> None:
+    engine = engines.of(split)
+    expected = told(engines, DENSE)
+    assert greedy_tokens(engine, PROMPTS) == expected
+    assert greedy_tokens(engine, PROMPTS) == expected, "of data-parallel engines either takes its turn"
+    assert_laid_out(engine, SHAPES[DENSE])
 
 
-def test_replicas_write_the_same(told: list[list[int]], tmp_path: Path) -> None:
-    with started("tp1x2", DENSE, tmp_path) as engine:
-        for replica in range(2):
-            assert greedy_tokens(engine, PROMPTS, replica) == told
-        assert_laid_out(engine, SHAPES[DENSE])
+def test_a_plan_has_the_kv_cache_of_all_its_devices(engines: SharedEngines) -> None:
+    """1 GiB each: twice the tokens where each keeps half of every one; where one has 5 of 8 layers, 8/5."""
+    alone = kv_tokens(engines.of("tp1"))
+    for split, times in (("tp2", 2.0), ("tp1dp2", 2.0), ("pp5+3", 8 / 5)):
+        assert kv_tokens(engines.of(split)) == pytest.approx(times * alone, rel=0.01), split
 
 
-def test_experts_on_different_devices_write_the_same(tmp_path: Path) -> None:
-    with started("tp1", MOE, tmp_path / "tp1") as engine:
-        told = greedy_tokens(engine, PROMPTS)
-        assert all(len(set(answer)) > 4 for answer in told)
-        assert_laid_out(engine, SHAPES[MOE])
-    with started("tp2ep", MOE, tmp_path / "tp2ep") as engine:
-        assert greedy_tokens(engine, PROMPTS) == told
-        assert_laid_out(engine, SHAPES[MOE])
+def test_replicas_write_the_same(engines: SharedEngines) -> None:
+    engine = engines.of("tp1x2")
+    for replica in range(2):
+        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
+    assert_laid_out(engine, SHAPES[DENSE])
+
+
+def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> None:
+    expected = told(engines, MOE)
+    assert_laid_out(engines.of("tp1", MOE), SHAPES[MOE])
+    split = engines.of("tp2ep", MOE)
+    assert greedy_tokens(split, PROMPTS) == expected
+    assert_laid_out(split, SHAPES[MOE])

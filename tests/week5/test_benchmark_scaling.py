@@ -93,7 +93,7 @@ class Traces:
 
 
 def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path) -> None:
-    arguments = ("--tp", "1", "2", "4", "--concurrency", "2", "4", "8")
+    arguments = ("--tp", "1", "2", "4", "--concurrency", "2", "4", "--output-tokens", "16")
     with running(tmp_path, *arguments) as script:
         wait_for(lambda: bool(saved_cases(tmp_path)), 120)
         traces = Traces(script)
@@ -115,10 +115,10 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path)
     assert again.repeats == first.repeats, "the finished case was not measured again"
     states = {case.id: case.status for case in after.cases}
     assert states == {
-        f"tp{tp}/fixed/c{streams}": "skipped" if tp == 4 else "ok" for tp in (1, 2, 4) for streams in (2, 4, 8)
+        f"tp{tp}/fixed/c{streams}": "skipped" if tp == 4 else "ok" for tp in (1, 2, 4) for streams in (2, 4)
     }
     assert Path(last["result"]).is_absolute()
-    for streams in (2, 4, 8):  # a busy machine makes an INVALID client, and such a case has no speed-up
+    for streams in (2, 4):  # a busy machine makes an INVALID client, and such a case has no speed-up
         pair = [case for case in after.cases if case.id in (f"tp1/fixed/c{streams}", f"tp2/fixed/c{streams}")]
         believed = all(case.client is not None and case.client.word != "INVALID" for case in pair)
         assert ("speedup" in last["summary"][f"tp2/fixed/c{streams}"]) == believed
@@ -126,7 +126,7 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes(tmp_path: Path)
 
 
 def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) -> None:
-    arguments = ("--tp", "2", "--concurrency", "2", "4", "--output-tokens", "200")
+    arguments = ("--tp", "2", "--concurrency", "2", "4", "--output-tokens", "80")
     with running(tmp_path, *arguments) as script:
         assert script.stderr is not None
         seen = ""
@@ -154,7 +154,7 @@ def test_a_killed_worker_fails_its_case_and_the_next_one_runs(tmp_path: Path) ->
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_interrupted_it_saves_and_leaves_nothing(tmp_path: Path, times: int) -> None:
-    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "200") as script:
+    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "80") as script:
         if times == 1:
             wait_for(lambda: bool(saved_cases(tmp_path)), 120)
         else:

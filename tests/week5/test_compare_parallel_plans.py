@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.store import files
+from tests.experiment.script import Script
+from tests.shared_engines import ENGINE_ARGS
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
-
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "compare_parallel_plans.py"
+pytestmark = pytest.mark.vllm
 
 
-def test_the_script_at_its_smallest(tmp_path: Path) -> None:
-    """An uneven pipeline and experts on two devices, each beside its own base: four starts."""
+def test_the_script_at_its_smallest(real_script: Callable[[str], Script], tmp_path: Path) -> None:
+    """An uneven pipeline and experts on two devices, each beside its own base."""
     small = ["--model", "qwen2-9m", "--plans", "tp1", "pp5+3", "tp2ep", "--concurrency", "2", "--repeats", "2"]
     small += ["--input-tokens", "16", "--output-tokens", "8", "--goal", "memory", "--results-dir", str(tmp_path)]
-    said = subprocess.run(
-        [sys.executable, str(SCRIPT), *small], capture_output=True, text=True, check=False, cwd="/", timeout=400
-    )
-    assert said.returncode == 0, said.stderr
-    last = json.loads(said.stdout.splitlines()[-1])
+    said = real_script("compare_parallel_plans")(*small, *ENGINE_ARGS)
+    assert said.code == 0, said.err
+    last = said.last
     assert last["status"] == "complete"
     assert last["summary"]["recommended"]["memory"] == "pp5+3"
-    assert "Pareto front" in said.stdout and "experts 4-7" in said.stdout
+    assert "Pareto front" in said.out and "experts 4-7" in said.out
     cases = {case.id: case for case in files.load(Path(last["result"])).cases}
     assert {case.status for case in cases.values()} == {"ok"}
     assert cases["pp5+3/fixed/c2"].engine["layers_per_rank"] == [[0, 5], [5, 8]]

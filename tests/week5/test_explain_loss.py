@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.experiment.script import Script
+from tests.shared_engines import ENGINE_ARGS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "explain_loss.py"
 
 
 @pytest.mark.vllm
-def test_a_delay_of_each_all_reduce_is_found_again(tmp_path: Path) -> None:
+def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], Script], tmp_path: Path) -> None:
     """2 ms in each of the small model's all-reduces are most of a step: no noise of this machine hides them.
 
     Ranks that wait keep the cores from the front end, and prompts get passes of their own: on two cores the delay costs
     up to a fifth more than its all-reduces. The script's own limit is a tenth, for the larger model on a quiet machine.
     """
-    command = [sys.executable, str(SCRIPT), "--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4"]
-    command += ["--delay-us", "2000", "--output-tokens", "96", "--results-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    words = ["--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4", "--delay-us", "2000"]
+    words += ["--output-tokens", "64", "--results-dir", str(tmp_path)]
+    done = real_script("explain_loss")(*words, *ENGINE_ARGS)
+    assert done.code == 0, done.err
+    last = done.last
     cases = json.loads(Path(last["result"]).read_text())["cases"]
     slowed = next(case for case in cases if case["id"] == "tp2/slowed/c4")
     assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
@@ -31,7 +35,7 @@ def test_a_delay_of_each_all_reduce_is_found_again(tmp_path: Path) -> None:
     found = last["summary"]["knock_out"].get("tp2/c4")
     if found is None and any(case["client"]["word"] == "INVALID" for case in cases):
         pytest.skip("the machine is too busy: a case's client is INVALID, and from such nothing is concluded")
-    assert abs(found["error"]) <= 0.3, done.stdout
+    assert abs(found["error"]) <= 0.3, done.out
     assert found["passed"] == (abs(found["error"]) <= 0.1)
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.store import files
+from tests.experiment.script import Script
+from tests.shared_engines import ENGINE_ARGS
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vllm
 
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "run_distributed_benchmark.py"
 SMALLEST = ("--model", "qwen2-9m", "--tp", "1", "--parts", "latency", "verification", "concurrency", "--repeats", "2")
 
 
-def test_one_engine_serves_all_parts_and_a_report_is_written(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *SMALLEST, "--usd-per-hour", "1", "--results-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd="/", check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("engine up after") == 1
-    last = json.loads(done.stdout.splitlines()[-1])
+def test_one_engine_serves_all_parts(real_script: Callable[[str], Script], tmp_path: Path) -> None:
+    """And a report is written."""
+    words = ("--usd-per-hour", "1", "--results-dir", str(tmp_path))
+    done = real_script("run_distributed_benchmark")(*SMALLEST, *words, *ENGINE_ARGS)
+    assert done.code == 0, done.err
+    assert done.err.count("engine up after") == 1
+    last = done.last
     path = Path(last["result"])
     result = files.load(path)
     assert result.status == "complete"

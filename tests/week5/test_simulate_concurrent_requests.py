@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.engines.vllm_engine import VllmEngine
+from common.engines.engine import Engine
 from common.store import files
 from common.store.schema import Case
+from tests.experiment.script import Script
+from tests.shared_engines import ENGINE_ARGS
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vllm
 
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "simulate_concurrent_requests.py"
+NAME = "simulate_concurrent_requests"
 LENGTHS = ("--input-tokens", "16", "--output-tokens", "16")
 
 
-def run(results: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Case]]:
-    """The script as a process: its last line, and its cases by id."""
-    command = [sys.executable, str(SCRIPT), *LENGTHS, "--results-dir", str(results), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd="/")
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+def run(script: Script, results: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Case]]:
+    """The script's last line, and its cases by id."""
+    done = script(*LENGTHS, "--results-dir", str(results), *arguments)
+    assert done.code == 0, done.err
+    last = done.last
     return last, {case.id: case for case in files.load(Path(last["result"])).cases}
 
 
-def test_on_an_engine_of_its_own(tmp_path: Path) -> None:
+def test_on_engines_that_it_starts(real_script: Callable[[str], Script], tmp_path: Path) -> None:
     words = ("--model", "qwen2-9m", "--tp", "1", "--concurrency", "1", "4", "--repeats", "2", "--rate", "20")
-    last, cases = run(tmp_path, *words, "--requests", "24")
+    last, cases = run(real_script(NAME), tmp_path, *words, "--requests", "24", *ENGINE_ARGS)
     assert last["status"] == "complete"
     assert list(cases) == ["tp1/closed/c1", "tp1/closed/c4", "tp1/open/r20", "tp1/batch/n16", "tp1/batch-offline/n16"]
     offline = cases.pop("tp1/batch-offline/n16")
@@ -51,10 +50,12 @@ def test_on_an_engine_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chat", [(), ("--chat",)])
-def test_on_somebody_elses_server(tp1: VllmEngine, tmp_path: Path, chat: tuple[str, ...]) -> None:
+def test_on_somebody_elses_server(
+    tp1: Engine, real_script: Callable[[str], Script], tmp_path: Path, chat: tuple[str, ...]
+) -> None:
     url = f"{tp1.endpoints[0].origin}/v1/"
     words = ("--base-url", url, "--model", tp1.endpoints[0].model, "--concurrency", "1", "3", "--requests", "8")
-    last, cases = run(tmp_path, *words, *chat)
+    last, cases = run(real_script(NAME), tmp_path, *words, *chat)
     assert last["status"] == "complete" and list(cases) == ["server/closed/c1", "server/closed/c3"]
     for case in cases.values():
         (repeat,) = case.repeats

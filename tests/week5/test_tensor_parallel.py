@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import pytest
 
 from common.analysis.verification.judgement import INFERENCE, LIKE_BASE, WEIGHTS, Finding, verdict_of
 from common.core.plan import ParallelPlan
+from common.engines.engine import Engine
 from common.engines.models import find_model
-from common.engines.vllm_engine import VllmEngine
 from common.experiment.bench import Bench
 from common.experiment.load_spec import Lengths
 from common.experiment.verify_spec import VerifySpec
@@ -21,14 +21,15 @@ from common.machine.devices import find_machine
 from common.machine.monitor import Monitor
 from common.store import files
 from common.store.schema import Case
-from tests.conftest import start
+from tests.experiment.script import Script
+from tests.shared_engines import ENGINE_ARGS, SharedEngines
 
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "test_tensor_parallel.py"
 TP1, TP2 = ParallelPlan(), ParallelPlan(tp=2)
 SHAPE = find_model("qwen2-9m", say=lambda _: None).shape
 
 
-def verified(engine: VllmEngine, claimed: ParallelPlan, folder: Path) -> Case:
+def verified(engine: Engine, claimed: ParallelPlan, folder: Path) -> Case:
     """The served case of a plan, whatever plan the engine really runs."""
     spec = VerifySpec(claimed, TP1, False, SHAPE, Lengths(16, 16, SHAPE.vocab_size), prompts=3)
     case = spec.unmeasured()
@@ -43,7 +44,7 @@ def passed(case: Case) -> dict[str, bool | None]:
 
 
 @pytest.mark.vllm
-def test_a_real_split_passes(tp1: VllmEngine, tp2: VllmEngine, tmp_path: Path) -> None:
+def test_a_real_split_passes(tp1: Engine, tp2: Engine, tmp_path: Path) -> None:
     base, split = verified(tp1, TP1, tmp_path), verified(tp2, TP2, tmp_path)
     assert verdict_of(base) == verdict_of(split) == Finding("PASS"), (base.checks, split.checks)
     assert split.repeats[0]["identical_to_base"] == 3
@@ -52,14 +53,10 @@ def test_a_real_split_passes(tp1: VllmEngine, tp2: VllmEngine, tmp_path: Path) -
 
 
 @pytest.mark.vllm
-def test_two_replicas_that_claim_to_be_tp2_fail(tp1: VllmEngine, tmp_path: Path) -> None:
+def test_two_replicas_that_claim_to_be_tp2_fail(tp1: Engine, engines: SharedEngines, tmp_path: Path) -> None:
     """Two whole engines, one per device: right answers and full devices, but nothing is split."""
-    replicas = start(ParallelPlan(replicas=2), "qwen2-9m", tmp_path / "logs", "float32")
-    try:
-        verified(tp1, TP1, tmp_path)
-        case = verified(replicas, TP2, tmp_path)
-    finally:
-        assert replicas.stop().clean
+    verified(tp1, TP1, tmp_path)
+    case = verified(engines.of("tp1x2"), TP2, tmp_path)
     assert passed(case) == {INFERENCE: True, LIKE_BASE: True, WEIGHTS: False}
     finding = verdict_of(case)
     assert finding.word == "FAIL"
@@ -67,13 +64,11 @@ def test_two_replicas_that_claim_to_be_tp2_fail(tp1: VllmEngine, tmp_path: Path)
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(300)
-def test_the_script_at_its_smallest(tmp_path: Path) -> None:
+def test_the_script_at_its_smallest(real_script: Callable[[str], Script], tmp_path: Path) -> None:
     small = ["--model", "qwen2-9m", "--prompts", "2", "--input-tokens", "16", "--output-tokens", "8", "--no-offline"]
-    command = [sys.executable, str(SCRIPT), *small, "--results-dir", str(tmp_path)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=240)
-    assert said.returncode == 0, said.stderr
-    last = json.loads(said.stdout.splitlines()[-1])
+    said = real_script("test_tensor_parallel")(*small, "--results-dir", str(tmp_path), *ENGINE_ARGS)
+    assert said.code == 0, said.err
+    last = said.last
     assert {plan: found["verdict"] for plan, found in last["summary"].items()} == {
         "tp1": "PASS",
         "tp2": "PASS",

@@ -11,7 +11,7 @@ from typing import Literal
 from common.analysis.concurrency.rows import who
 from common.analysis.frames import usd_per_million
 from common.analysis.learning.configuration import documented
-from common.analysis.learning.evidence import Evidence, Finding, Shown
+from common.analysis.learning.evidence import Evidence, Finding, Measured, Shown
 from common.analysis.learning.self_test import answered
 from common.analysis.scaling.reading import interval, machine, streams
 from common.analysis.scaling.rows import ScalingRow, is_invalid, samples, scaling_rows
@@ -34,6 +34,9 @@ SCALING = ("benchmark_scaling", EVENING)
 ANY = (*VERIFYING, *CONCURRENT, *SCALING, "test_mixed_workload")
 MEASURE = "python week5/benchmark_scaling.py --tp 1 2 --usd-per-hour 0.05"
 GUIDE = "week5/README.md"
+
+Answer = Callable[[Measured, Path], tuple[str, Path | None, list[str]]]
+"""Of complete results and the results folder: what to say, the file where all is right, what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,13 @@ class Task:
 def checklist(evidence: Evidence, here: Here) -> list[Item]:
     """Every item of the week, in the order in which they are done."""
     measured = [task.item(evidence, here) for task in TASKS]
-    return [*measured[:-1], _understood(evidence, here), _documented(evidence, here), measured[-1], _terminated(here)]
+    written = [
+        _written(("understood", "Efficiency and overhead understood", "--answers"), answered, evidence, here),
+        _written(
+            ("configuration", "Best configuration documented", "--write-configuration"), documented, evidence, here
+        ),
+    ]
+    return [*measured[:-1], *written, measured[-1], _terminated(here)]
 
 
 def verified_plans(result: Result) -> list[ParallelPlan]:
@@ -199,20 +208,12 @@ def _state(found: Finding, here: Here, needs_two_devices: bool) -> tuple[State, 
     return OPEN, found.figure if found.figure or found.problems else "no result yet"
 
 
-def _understood(evidence: Evidence, here: Here) -> Item:
-    said, path, problems = answered(evidence.complete(SCALING), here.results)
-    found = Finding(path, said, problems)
-    state, text = _state(found, here, needs_two_devices=True)
-    command = "python week5/checklist.py --answers"
-    return Item("understood", "Efficiency and overhead understood", state, text, command, path, problems)
-
-
-def _documented(evidence: Evidence, here: Here) -> Item:
-    said, path, problems = documented(evidence.complete(SCALING), here.results)
-    found = Finding(path, said, problems)
-    state, text = _state(found, here, needs_two_devices=True)
-    command = "python week5/checklist.py --write-configuration"
-    return Item("configuration", "Best configuration documented", state, text, command, path, problems)
+def _written(item: tuple[str, str, str], answer: Answer, evidence: Evidence, here: Here) -> Item:
+    """An item that the learner writes: its name, title and the checklist's own option that does it."""
+    name, title, option = item
+    said, path, problems = answer(evidence.complete(SCALING), here.results)
+    state, text = _state(Finding(path, said, problems), here, needs_two_devices=True)
+    return Item(name, title, state, text, f"python week5/checklist.py {option}", path, problems)
 
 
 def _terminated(here: Here) -> Item:

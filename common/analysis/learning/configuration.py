@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from common.analysis.frames import usd_per_million
-from common.analysis.learning.evidence import UNREADABLE
+from common.analysis.learning.evidence import UNREADABLE, Measured
 from common.analysis.scaling.findings import conclusions
 from common.analysis.scaling.reading import about, caveats, interval, streams
 from common.analysis.scaling.rows import ScalingRow, fair_rows, samples
@@ -20,7 +19,6 @@ EMPTY_NOTES = "(What you write below this line stays when the file is written ag
 NAME = "my_configuration.md"
 MODELS = "~/.cache/distributed-inference-lab/models"
 PINNED = ("dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization")
-Measured = Sequence[tuple[Path, Result]]
 
 
 def write_configuration(measured: Measured, results: Path) -> Path:

@@ -16,6 +16,10 @@ from common.store.schema import Result
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
 
 
+Measured = Sequence[tuple[Path, Result]]
+"""Complete results, each with its file."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a result shows of what is asked: a figure, or else what is missing."""

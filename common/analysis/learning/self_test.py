@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.analysis.learning.evidence import UNREADABLE
+from common.analysis.learning.evidence import UNREADABLE, Measured
 from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, samples, scaling_rows
 from common.core.model_shape import ModelShape
@@ -20,7 +20,6 @@ from common.store.schema import Result
 
 RIGHT_WITHIN = 0.05  # of the answer: enough for rounding, not for another formula
 ROUNDING = 0.05  # in the answer's unit, for answers near 0
-Measured = Sequence[tuple[Path, Result]]
 
 
 @dataclass(frozen=True)
