@@ -19,7 +19,7 @@ class Ask:
 
     shape: ModelShape
     hardware: Hardware
-    weight_bytes: float
+    bytes_per_weight: float
     input_tokens: int
     output_tokens: int
     concurrency: int
@@ -48,9 +48,9 @@ def wanted_row(ask: Ask, plan: ParallelPlan, all_reduce_s: Floats | None = None)
         "vocabulary": shape.vocab_size,
         "experts": shape.num_experts,
         "experts_per_token": shape.num_experts_per_tok,
-        "weight_bytes": ask.weight_bytes,
+        "bytes_per_weight": ask.bytes_per_weight,
         "kv_bytes": 2.0,
-        "flops": hardware.flops(ask.weight_bytes),
+        "flops": hardware.flops(ask.bytes_per_weight),
         "bandwidth": hardware.bandwidth,
         "memory": hardware.memory_bytes,
         "link": hardware.link,
