@@ -223,7 +223,6 @@ def _sample(ask: Ask, plans: Sequence[ParallelPlan], measured: Mapping[ParallelP
         calibrates=np.array([plan in measured for plan in plans]),
         straight=np.full(len(plans), np.nan),
         reach=np.zeros(len(plans)),
-        once=np.zeros(len(plans)),
     )
 
 
