@@ -40,7 +40,7 @@ from common.predict.choices import nothing_fits, plans_of
 from common.predict.hardware import find_exactly
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
-from common.predict.shapes import check_dtype, find_shape, weight_bytes
+from common.predict.shapes import bytes_per_weight, check_dtype, find_shape
 from common.predict.wanted import Ask
 from common.store.archive import load_result
 from common.store.files import StoreError
@@ -127,7 +127,7 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     check_dtype(options.dtype)
     hardware = find_exactly(options.gpu)
     shape = read_shape(options.model)
-    per_weight = weight_bytes(options.model, options.dtype)
+    per_weight = bytes_per_weight(options.model, options.dtype)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
     measured = dict(read_measured(text) for text in options.measured)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()

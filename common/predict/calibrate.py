@@ -51,9 +51,6 @@ class Priors:
     """How far groups differ in how much the model misses of them: width of the logarithm of a common factor."""
     own: float
     """Error of a case's own two-point fit, for each doubling of the devices beyond its points."""
-    own_once: float
-    """What that fit is too low by, for each doubling, where one of its points is a single device: splitting at all
-    costs something once, and two points cannot tell that from a serial share."""
     own_least: float
     """Its least weight beside the model: the two err in different ways, so their mean errs less."""
     interval: float
@@ -75,7 +72,6 @@ class Priors:
             case_constants=float(content["case_constants"]),
             scatter=float(content["scatter"]),
             own=float(content["own"]),
-            own_once=float(content["own_once"]),
             own_least=float(content["own_least"]),
             interval=float(content["interval"]),
         )
@@ -95,7 +91,6 @@ class Priors:
             "case_constants": round(self.case_constants, 4),
             "scatter": round(self.scatter, 4),
             "own": round(self.own, 4),
-            "own_once": round(self.own_once, 4),
             "own_least": round(self.own_least, 4),
             "interval": self.interval,
         }
@@ -128,11 +123,9 @@ class Sample:
     devices: Floats
     calibrates: Flags
     straight: Floats
-    """Logarithm of the rate by a two-point fit to the case's own calibrating rows; not a number where there is none."""
+    """Logarithm of the rate by a fit to two of the case's own calibrating rows; not a number where there is none."""
     reach: Floats
     """Doublings of the devices beyond the farther of these two points."""
-    once: Floats
-    """`reach` over the doublings between the two points where one of them is a single device, else 0."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +200,7 @@ class Line:
         """The posterior; where the model is unsure of it, its mean gives way to the case's own two-point fit."""
         mean, deviations = self.posterior(priors)
         there = np.isfinite(self.sample.straight)
-        straight = np.where(there, self.sample.straight + priors.own_once * self.sample.once, mean)
+        straight = np.where(there, self.sample.straight, mean)
         own = np.maximum(priors.own * self.sample.reach, 1e-4)
         share = priors.own_least + (1 - priors.own_least) / (1 + (own / deviations) ** SHARPNESS)
         return mean + share * (straight - mean), deviations

@@ -205,7 +205,7 @@ def _obstacle(ask: Ask, plan: ParallelPlan) -> tuple[str, MemoryFit | None]:
     if reason is not None:
         near = ", ".join(map(str, nearest_legal(plan, ask.shape, plan.devices)))
         return f"{reason}; the nearest that do: {near}", None
-    memory = fit(ask.shape, ask.hardware, plan, ask.weight_bytes)
+    memory = fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight)
     if not memory.fits:
         return f"{memory.missing_bytes / 1e9:.1f} GB short on each device", None
     length = ask.input_tokens + ask.output_tokens
@@ -223,7 +223,6 @@ def _sample(ask: Ask, plans: Sequence[ParallelPlan], measured: Mapping[ParallelP
         calibrates=np.array([plan in measured for plan in plans]),
         straight=np.full(len(plans), np.nan),
         reach=np.zeros(len(plans)),
-        once=np.zeros(len(plans)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.predict.hardware import UnknownHardwareError, all_reduce_sizes, all_reduce_table, find
-from common.predict.shapes import UnknownModelError, find_shape, shape_of_size, weight_bytes
+from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shape, shape_of_size
 from common.predict.step import CONTINUOUS, PER_TOKEN, STATIC, Rows
 from common.predict.wanted import model_figures
 
@@ -150,7 +150,7 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
     except UnknownHardwareError:
         hardware = find(LINKED_STAND_IN if re.search(LINKED, links.lower()) else STAND_IN)
         assumed.append("figures of the GPU")
-    per_weight = weight_bytes(str(case["model"]), str(case.get("dtype", "")))
+    per_weight = bytes_per_weight(str(case["model"]), str(case.get("dtype", "")))
     try:
         shape, guessed = find_shape(str(case["model"]))
     except UnknownModelError:

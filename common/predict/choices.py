@@ -25,11 +25,11 @@ def plans_of(count: int, least: ParallelPlan, shape: ModelShape) -> list[Paralle
 
 def nothing_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     """By how much the model is too large, and what would hold it."""
-    short = {plan: fit(ask.shape, ask.hardware, plan, ask.weight_bytes).missing_bytes / 1e9 for plan in plans}
+    short = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).missing_bytes / 1e9 for plan in plans}
     nearest = min(short, key=lambda plan: (short[plan], plan.devices))
     if not short[nearest]:
         return _no_request_fits(ask, [plan for plan in plans if not short[plan]])
-    least = smallest_that_fits(ask.shape, ask.hardware, ask.weight_bytes)
+    least = smallest_that_fits(ask.shape, ask.hardware, ask.bytes_per_weight)
     remedy = f"{least} would hold it" if least else "no tensor-parallel plan up to 64 devices would hold it"
     short_by = f"{short[nearest]:.1f} GB short on each device"
     return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {remedy}, or fewer bytes per weight"
@@ -38,10 +38,10 @@ def nothing_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
 def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     """The weights fit, and the KV cache of a single request does not."""
     length = ask.input_tokens + ask.output_tokens
-    room = {plan: fit(ask.shape, ask.hardware, plan, ask.weight_bytes).kv_tokens for plan in plans}
+    room = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).kv_tokens for plan in plans}
     most = max(room, key=lambda plan: (room[plan], -plan.devices))
     missing = (length - room[most]) * kv_bytes_per_token(ask.shape, most) / 1e9
-    enough = smallest_that_fits(ask.shape, ask.hardware, ask.weight_bytes, length)
+    enough = smallest_that_fits(ask.shape, ask.hardware, ask.bytes_per_weight, length)
     remedy = f"{enough} would hold it" if enough else "no tensor-parallel plan up to 64 devices would hold it"
     return (
         f"the model fits on {ask.hardware.name}, the KV cache of one request does not: {length} tokens, and {most} has"

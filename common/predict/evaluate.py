@@ -13,6 +13,8 @@ from common.predict.cases import Measured, Skipped, columns
 
 RESIDUAL_LIMIT = 0.10
 LOW_WIDTH = 2.45  # how many times wider an interval of low confidence is
+ONCE = 0.2
+"""Of the serial share that a single device and a larger plan show, what is a cost of splitting at all, paid once."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,14 @@ def evaluate(
 def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> Sample:
     """The rows of one group as columns; those with these device counts calibrate."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in group))}
-    straight, reach, once = [], [], []
+    straight, reach = [], []
     for row in group:
         own = [other for other in group if other.id == row.id and other.devices in calibrate_devices]
         known = row.devices in calibrate_devices
-        fitted = amdahl(own, row) if own and not known and not superlinear(own) else None
-        least, most = (choose([other.devices for other in own] or [row.devices]) for choose in (min, max))
+        fitted = paid_once(own, row) if not known else None
+        most = max((other.devices for other in own), default=row.devices)
         straight.append(np.nan if fitted is None else np.log(fitted))
         reach.append(abs(np.log2(row.devices / most)))
-        once.append(reach[-1] / np.log2(most / least) if least == 1 < most else 0.0)
     return Sample(
         rows=columns(group),
         log_rates=np.log([row.rate for row in group]),
@@ -85,7 +86,6 @@ def sample_of(group: Sequence[Measured], calibrate_devices: Collection[int]) -> 
         calibrates=np.asarray([row.devices in calibrate_devices for row in group]),
         straight=np.asarray(straight),
         reach=np.asarray(reach),
-        once=np.asarray(once),
     )
 
 
@@ -141,22 +141,47 @@ def amdahl(own: Iterable[Measured], row: Measured) -> float | None:
 
     Neither a nor b is below 0; None where the case calibrates with fewer than two device counts.
     """
+    points = _two_points(own, row)
+    if points is None:
+        return None
+    few, many = points
+    wanted = row.devices / few.devices
+    fixed = min(max(_serial(few, many), 0.0), 1.0)
+    return few.rate / (fixed + (1 - fixed) / wanted)
+
+
+def paid_once(own: Iterable[Measured], row: Measured) -> float | None:
+    """The same with a cost that is paid once, however many devices share the work: time = a + b / devices + c.
+
+    One device has no such cost (c = 0), and two points cannot tell c from a. Of the serial share that they show, `ONCE`
+    is taken for c, and so is all that makes the larger plan slower than one device. The time is that of the larger
+    point, less what its parallel share b gains from there. Without a single device, c is only what makes it slower.
+    None where the case calibrates with fewer than two device counts, and where the larger gains more than its devices:
+    memory was short, and the form says nothing.
+    """
+    points = _two_points(own, row)
+    if points is None or _serial(*points) < 0:
+        return None
+    few, many = points
+    more, wanted = many.devices / few.devices, row.devices / few.devices
+    fixed = min(_serial(few, many) * (1 - ONCE if few.devices == 1 else 1), 1.0)
+    return few.rate / (few.rate / many.rate - (1 - fixed) * (1 / more - 1 / wanted))
+
+
+def _two_points(own: Iterable[Measured], row: Measured) -> tuple[Measured, Measured] | None:
+    """A case's rows on fewest and most devices, of the row's kind of plan first; None if they are on equally many."""
     by_devices: dict[int, Measured] = {}
     for other in sorted(own, key=lambda one: one.kinds != row.kinds):  # rows of the same kind of plan first
         by_devices.setdefault(other.devices, other)
     if len(by_devices) < 2:
         return None
-    few, many = by_devices[min(by_devices)], by_devices[max(by_devices)]
-    gained = many.rate / few.rate
-    more, wanted = many.devices / few.devices, row.devices / few.devices
-    fixed = min(max((1 / gained - 1 / more) / (1 - 1 / more), 0.0), 1.0)
-    return few.rate / (fixed + (1 - fixed) / wanted)
+    return by_devices[min(by_devices)], by_devices[max(by_devices)]
 
 
-def superlinear(own: Sequence[Measured]) -> bool:
-    """Whether a calibrating row gains more than its devices: memory was short, and Amdahl's form says nothing."""
-    least = min(own, key=lambda one: one.devices)
-    return any(one.rate / least.rate > one.devices / least.devices for one in own)
+def _serial(few: Measured, many: Measured) -> float:
+    """The share of the time on few devices that more of them do not shorten; above 1 where they are slower."""
+    more = many.devices / few.devices
+    return (few.rate / many.rate - 1 / more) / (1 - 1 / more)
 
 
 def summary(rows: Sequence[Predicted]) -> list[dict[str, Any]]:

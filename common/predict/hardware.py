@@ -51,9 +51,9 @@ class Hardware:
         """Bytes per second of the best link to another device."""
         return self.nvlink or self.pcie * 0.6
 
-    def flops(self, weight_bytes: float) -> float:
+    def flops(self, bytes_per_weight: float) -> float:
         """Peak operations per second with weights of this size: 8-bit units serve 8 and 4 bits where they exist."""
-        return self.fp8_flops if weight_bytes <= 1 and self.fp8_flops else self.fp16_flops
+        return self.fp8_flops if bytes_per_weight <= 1 and self.fp8_flops else self.fp16_flops
 
 
 def find(name: str, interconnect: str = "") -> Hardware:

@@ -28,7 +28,6 @@ BY_HAND = Priors(
     case_constants=0.4,
     scatter=0.5,
     own=0.1,
-    own_once=0.03,
     own_least=0.2,
     interval=1.45,
 )
@@ -127,7 +126,6 @@ def unpack(packed: Floats) -> Priors:
         pcie_growth=float(packed[count]),
         scatter=scatter,
         own=BY_HAND.own,
-        own_once=BY_HAND.own_once,
         own_least=BY_HAND.own_least,
         interval=BY_HAND.interval,
     )

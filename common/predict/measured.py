@@ -81,7 +81,6 @@ def predict_result(result: Result, priors: Priors, calibrating: Sequence[Paralle
         calibrates=known,
         straight=np.full(len(cases), np.nan),
         reach=np.zeros(len(cases)),
-        once=np.zeros(len(cases)),
     )
     on_cpu = result.environment.get("device_kind") == "cpu"
     found = predict(sample, cpu_priors(priors) if on_cpu else priors)

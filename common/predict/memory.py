@@ -48,7 +48,7 @@ def expert_devices(shape: ModelShape, plan: ParallelPlan) -> int:
 
 
 def fit(
-    shape: ModelShape, hardware: Hardware, plan: ParallelPlan, weight_bytes: float, utilization: float = 0.9
+    shape: ModelShape, hardware: Hardware, plan: ParallelPlan, bytes_per_weight: float, utilization: float = 0.9
 ) -> MemoryFit:
     """Memory of each device of one replica of a plan.
 
@@ -56,14 +56,14 @@ def fit(
         shape: The model.
         hardware: The devices.
         plan: The plan; it must be legal (`why_illegal`).
-        weight_bytes: Bytes per weight; embeddings are kept at two.
+        bytes_per_weight: Bytes per weight; embeddings are kept at two.
         utilization: Share of the device that the engine may use (vLLM's --gpu-memory-utilization).
     """
     ranks = plan.tp * plan.pp
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
     experts = 3 * shape.hidden_size * shape.intermediate_size * shape.num_experts * shape.num_hidden_layers
-    everywhere = (shape.parameters - embeddings - experts) * weight_bytes + embeddings * max(weight_bytes, 2)
-    weights = everywhere / ranks + experts * weight_bytes / (expert_devices(shape, plan) * plan.pp)
+    everywhere = (shape.parameters - embeddings - experts) * bytes_per_weight + embeddings * max(bytes_per_weight, 2)
+    weights = everywhere / ranks + experts * bytes_per_weight / (expert_devices(shape, plan) * plan.pp)
     other = RUNTIME_BYTES + (COMMUNICATION_BYTES if plan.devices_per_replica > 1 else 0)
     usable = hardware.memory_bytes * utilization
     left = usable - weights - other
@@ -79,8 +79,8 @@ def kv_bytes_per_token(shape: ModelShape, plan: ParallelPlan, kv_bytes: float = 
 
 
 def smallest_that_fits(
-    shape: ModelShape, hardware: Hardware, weight_bytes: float, tokens: int = 1
+    shape: ModelShape, hardware: Hardware, bytes_per_weight: float, tokens: int = 1
 ) -> ParallelPlan | None:
     """The tensor-parallel plan of fewest devices, up to 64, that holds the model and so many tokens' KV cache."""
     plans = (ParallelPlan(tp=size) for size in legal_tp_sizes(shape))
-    return next((plan for plan in plans if fit(shape, hardware, plan, weight_bytes).kv_tokens >= tokens), None)
+    return next((plan for plan in plans if fit(shape, hardware, plan, bytes_per_weight).kv_tokens >= tokens), None)

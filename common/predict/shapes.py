@@ -53,7 +53,7 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"--dtype {dtype[:80]}: unknown precision; known are {', '.join(DTYPES)}")
 
 
-def weight_bytes(name: str, dtype: str) -> float:
+def bytes_per_weight(name: str, dtype: str) -> float:
     """Bytes per weight: from the model's name where that says it, else from the dtype as written."""
     for text in (name.lower(), dtype.lower().partition("(")[0]):
         if re.search(r"gpt-?oss|fp4|int4|awq|gptq|4bit|4-bit|w4", text):

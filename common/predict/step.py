@@ -51,7 +51,7 @@ class Rows:
     vocabulary: Floats
     experts: Floats
     experts_per_token: Floats
-    weight_bytes: Floats
+    bytes_per_weight: Floats
     kv_bytes: Floats
     flops: Floats
     bandwidth: Floats
@@ -99,7 +99,7 @@ class Rows:
         """Bytes of all weights of one replica; embeddings are kept at two bytes."""
         experts = np.maximum(self.experts, 1) * self.tp / self.expert_devices
         layer = self.attention_weights + self.expert_weights * experts
-        held: Floats = self.layers * layer * self.weight_bytes + 4 * self.vocabulary * self.hidden
+        held: Floats = self.layers * layer * self.bytes_per_weight + 4 * self.vocabulary * self.hidden
         return held
 
     @property
@@ -176,7 +176,7 @@ def pass_s(constants: Floats, rows: Rows, decoded: Floats, prefilled: Floats, co
     read = rows.attention_weights / rows.tp + touched * rows.expert_weights / rows.expert_devices
     width = 2 * rows.hidden * (4 + 2 * chosen) + 4 * chosen * rows.intermediate / rows.tp
     arithmetic = 2 * tokens * used / rows.tp / rate
-    memory = (read * rows.weight_bytes + tokens * width) / bandwidth
+    memory = (read * rows.bytes_per_weight + tokens * width) / bandwidth
     kv = 2 * np.maximum(rows.kv_heads / rows.tp, 1) * rows.head_dim * rows.kv_bytes
     attention = decoded * context * kv / (bandwidth * np.exp(constants[8]))
     attention += 2 * prefilled * rows.input_tokens * rows.heads * rows.head_dim / rows.tp / (0.7 * rate)

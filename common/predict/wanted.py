@@ -19,7 +19,7 @@ class Ask:
 
     shape: ModelShape
     hardware: Hardware
-    weight_bytes: float
+    bytes_per_weight: float
     input_tokens: int
     output_tokens: int
     concurrency: int
@@ -30,7 +30,7 @@ class Ask:
                 raise ValueError(f"{name.replace('_', ' ')}: {getattr(self, name)}, and 1 is the least")
 
 
-def model_figures(shape: ModelShape, hardware: Hardware, weight_bytes: float) -> dict[str, float]:
+def model_figures(shape: ModelShape, hardware: Hardware, bytes_per_weight: float) -> dict[str, float]:
     """Columns of `Rows` that a model, with so many bytes per weight, and one device settle."""
     return {
         "layers": shape.num_hidden_layers,
@@ -42,8 +42,8 @@ def model_figures(shape: ModelShape, hardware: Hardware, weight_bytes: float) ->
         "vocabulary": shape.vocab_size,
         "experts": shape.num_experts,
         "experts_per_token": shape.num_experts_per_tok,
-        "weight_bytes": weight_bytes,
-        "flops": hardware.flops(weight_bytes),
+        "bytes_per_weight": bytes_per_weight,
+        "flops": hardware.flops(bytes_per_weight),
         "bandwidth": hardware.bandwidth,
         "memory": hardware.memory_bytes,
         "link": hardware.link,
@@ -59,7 +59,7 @@ def wanted_row(ask: Ask, plan: ParallelPlan, all_reduce_s: Floats | None = None)
     ranks = expert_devices(shape, plan)
     table = all_reduce_table(hardware, ranks) if all_reduce_s is None else all_reduce_s
     columns: dict[str, float] = {
-        **model_figures(shape, hardware, ask.weight_bytes),
+        **model_figures(shape, hardware, ask.bytes_per_weight),
         "kv_bytes": 2.0,
         "tp": plan.tp,
         "pp": plan.pp,

@@ -14,7 +14,7 @@ import pytest
 
 from common.predict.calibrate import Priors, stored_priors
 from common.predict.cases import CaseFileError, Measured, columns, read_cases
-from common.predict.evaluate import amdahl, evaluate, refused, summary
+from common.predict.evaluate import amdahl, evaluate, paid_once, refused, summary
 from common.predict.hardware import DATA
 from common.predict.step import log_rate
 
@@ -87,6 +87,27 @@ def test_amdahl_by_hand(tmp_path: Path) -> None:
     assert amdahl(rows[:2], rows[2]) == pytest.approx(100 / (0.25 + 0.75 / 4))
     assert amdahl(rows[:2], rows[3]) == pytest.approx(100 / (0.25 + 0.75 / 8))
     assert amdahl(rows[:1], rows[3]) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "rates", "expected"),
+    [
+        ((1, 2, 4, 8), (100, 160), (100 / (0.625 - 0.8 / 4), 100 / (0.625 - 0.8 * 3 / 8))),  # serial: 0.8 of 1/4
+        ((1, 2, 4, 8), (100, 200), (400, 800)),  # nothing is serial
+        ((1, 2, 4, 8), (100, 80), (80, 80)),  # slower: no part of the work is shared
+        ((2, 4, 8, 1), (160, 100 / 0.4375), (100 / 0.34375, 100)),  # no single device: Amdahl's serial share of 1/4
+        ((1, 2, 4, 8), (100, 201), (None, None)),  # memory was short on one device
+        ((1, 1, 4, 8), (100, 160), (None, None)),
+    ],
+)
+def test_a_cost_paid_once_by_hand(
+    tmp_path: Path, counts: tuple[int, ...], rates: tuple[float, float], expected: tuple[float | None, float | None]
+) -> None:
+    """Time on n devices: that of the larger point, less the parallel share times (1/m - 1/n)."""
+    pairs = zip(counts, (*rates, 1, 1), strict=True)
+    rows, _ = read_cases(written(tmp_path, case(rows=[{"gpus": n, "output_tok_s": x} for n, x in pairs])))
+    for row, rate in zip(rows[2:], expected, strict=True):
+        assert paid_once(rows[:2], row) == (None if rate is None else pytest.approx(rate))
 
 
 def test_latencies_count_as_rates_and_speedups_in_the_file_are_not_read(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ def test_a_vector_holds_all_that_is_learnt() -> None:
         "pcie_growth",
         "scatter",
         "own",
-        "own_once",
     ):
         assert getattr(again, name) == pytest.approx(getattr(stored_priors(), name))
 

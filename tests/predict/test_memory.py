@@ -8,7 +8,7 @@ import pytest
 from common.core.plan import ParallelPlan
 from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
-from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
+from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shape
 
 LLAMA_8B, _ = find_shape("meta-llama/Llama-3.1-8B-Instruct")
 LLAMA_70B, _ = find_shape("Llama-3.1-70B")
@@ -93,9 +93,9 @@ def test_every_figure_has_its_source_and_confidence() -> None:
 
 
 def test_bytes_per_weight_come_from_the_name_first() -> None:
-    assert weight_bytes("Qwen3-235B-FP8", "bf16") == 1
-    assert weight_bytes("Llama-70B", "awq int4") == 0.56
-    assert weight_bytes("Llama-70B", "fp16") == 2
+    assert bytes_per_weight("Qwen3-235B-FP8", "bf16") == 1
+    assert bytes_per_weight("Llama-70B", "awq int4") == 0.56
+    assert bytes_per_weight("Llama-70B", "fp16") == 2
 
 
 @pytest.mark.parametrize(
