@@ -79,6 +79,11 @@ class SharedEngines:
         plan = ParallelPlan.parse(written)
         return self.start(plan, devices_of(plan), settings_of(model))
 
+    def end(self, written: str, model: str = "qwen2-9m") -> None:
+        """End an engine that no later test asks for."""
+        plan = ParallelPlan.parse(written)
+        self._end((plan, tuple(devices_of(plan)), settings_of(model)))
+
     def close(self) -> None:
         """End all of them, and see that they are gone."""
         for wanted in list(self._serving):

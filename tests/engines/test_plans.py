@@ -45,20 +45,17 @@ def kv_tokens(engine: Engine) -> int:
     return engine.facts.kv_cache_tokens
 
 
-@pytest.mark.parametrize("split", ["tp2", "pp5+3", "tp1dp2"])
-def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str) -> None:
+@pytest.mark.parametrize(("split", "kv_times"), [("tp2", 2.0), ("pp5+3", 8 / 5), ("tp1dp2", 2.0)])
+def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str, kv_times: float) -> None:
+    """And has a KV cache of 1 GiB on each device: of all layers, of half of each, or of 5 of the 8."""
     engine = engines.of(split)
     expected = told(engines, DENSE)
     assert greedy_tokens(engine, PROMPTS) == expected
     assert greedy_tokens(engine, PROMPTS) == expected, "of data-parallel engines either takes its turn"
     assert_laid_out(engine, SHAPES[DENSE])
-
-
-def test_a_plan_has_the_kv_cache_of_all_its_devices(engines: SharedEngines) -> None:
-    """1 GiB each: twice the tokens where each keeps half of every one; where one has 5 of 8 layers, 8/5."""
-    alone = kv_tokens(engines.of("tp1"))
-    for split, times in (("tp2", 2.0), ("tp1dp2", 2.0), ("pp5+3", 8 / 5)):
-        assert kv_tokens(engines.of(split)) == pytest.approx(times * alone, rel=0.01), split
+    assert kv_tokens(engine) == pytest.approx(kv_times * kv_tokens(engines.of("tp1")), rel=0.01)
+    if split == "tp1dp2":
+        engines.end(split)
 
 
 def test_replicas_write_the_same(engines: SharedEngines) -> None:
@@ -66,6 +63,7 @@ def test_replicas_write_the_same(engines: SharedEngines) -> None:
     for replica in range(2):
         assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
     assert_laid_out(engine, SHAPES[DENSE])
+    engines.end("tp1x2")
 
 
 def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> None:

@@ -138,6 +138,7 @@ def test_greedy_tokens_are_identical_at_tp_1_2_and_4(tp1: Engine, tp2: Engine, e
     assert all(len(set(answer)) > 4 for answer in alone), "a model that repeats one token would prove nothing"
     assert greedy_tokens(tp2, prompts) == alone
     assert greedy_tokens(engines.of("tp4"), prompts) == alone
+    engines.end("tp4")
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
