@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -45,7 +45,13 @@ def geometric_mean(metric: str, unit: str, samples: Sequence[float]) -> Estimate
 
 def student_margin(samples: Sequence[float]) -> float:
     """Half the width of Student's t interval for the mean of two samples or more."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(samples) - 1) * stats.sem(samples))
+    spread = np.std(np.asarray(samples, dtype=np.float64), ddof=1)
+    return float(student_quantile(len(samples) - 1) * spread / math.sqrt(len(samples)))
+
+
+def student_quantile(freedom: float) -> float:
+    """Student's t that so many degrees of freedom (also broken ones) exceed with 2.5 % probability."""
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))  # a hundred times as quick as `scipy.stats.t.ppf`
 
 
 def ratio(metric: str, unit: str, samples: Sequence[float], base: Sequence[float]) -> Estimate:
@@ -67,7 +73,7 @@ def ratio(metric: str, unit: str, samples: Sequence[float], base: Sequence[float
         return Estimate(metric, unit, math.exp(centre), math.exp(centre), math.exp(centre), count)
     # Welch-Satterthwaite degrees of freedom
     freedom = variance**2 / (parts[0] ** 2 / (len(upper) - 1) + parts[1] ** 2 / (len(lower) - 1))
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    margin = student_quantile(freedom) * math.sqrt(variance)
     return Estimate(metric, unit, math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), count)
 
 

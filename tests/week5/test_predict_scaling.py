@@ -4,83 +4,84 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "predict_scaling.py"
-REFERENCE = SCRIPT.parents[1] / "results" / "reference" / "2x1core-amd-epyc" / "benchmark_scaling"
+from tests.experiment.script import SCRIPTS, Script, load_script
+
+REFERENCE = SCRIPTS.parent / "results" / "reference" / "2x1core-amd-epyc" / "benchmark_scaling"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """The script, from another folder."""
+    monkeypatch.chdir("/")
+    return Script(load_script("predict_scaling"), monkeypatch, capsys)
 
 
-def test_the_card_ends_in_one_line_of_json() -> None:
+def test_the_card_ends_in_one_line_of_json(run: Script) -> None:
     done = run(
         "--model", "Qwen/Qwen3-32B", "--gpu", "H100", "--usd-per-hour", "21.52", "--measured", "tp1=700", "tp2=1190"
     )
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.err
+    last = json.loads(done.out.splitlines()[-1])
     plans = [one["plan"] for one in last["plans"]]
     assert {"tp1", "tp2", "pp2", "tp1x2", "tp8"} <= set(plans)
     assert last["recommended"] in plans
-    assert "measured 1190, predicted from the others" in done.stdout
-    assert f"Recommended: {last['recommended']}: " in done.stdout
-    (line,) = [text for text in done.stdout.splitlines() if text.startswith("tp2 ")]
+    assert "measured 1190, predicted from the others" in done.out
+    assert f"Recommended: {last['recommended']}: " in done.out
+    (line,) = [text for text in done.out.splitlines() if text.startswith("tp2 ")]
     (tp2,) = [one["speed"]["output_tokens_s"]["value"] for one in last["plans"] if one["plan"] == "tp2"]
     assert f" {21.52 / 8 * 2 / 3600 * 1e6 / tp2:.2f} [" in line, "two of the eight devices that the price is of"
-    assert "of a machine of 8 devices at $21.52 an hour" in done.stdout
+    assert "of a machine of 8 devices at $21.52 an hour" in done.out
     assert last["measure_next"] not in ("tp1", "tp2", None)
 
 
-def test_experts_over_devices_get_bytes_and_no_claim() -> None:
+def test_experts_over_devices_get_bytes_and_no_claim(run: Script) -> None:
     done = run("--model", "Qwen3-30B-A3B", "--gpu", "H100", "--counts", "2", "4")
-    assert done.returncode == 0, done.stderr
-    (line,) = [text for text in done.stdout.splitlines() if text.startswith("tp4ep")]
+    assert done.code == 0, done.err
+    (line,) = [text for text in done.out.splitlines() if text.startswith("tp4ep")]
     assert "no throughput claim" in line
-    last = json.loads(done.stdout.splitlines()[-1])
+    last = json.loads(done.out.splitlines()[-1])
     (experts,) = [one for one in last["plans"] if one["plan"] == "tp4ep"]
     assert experts["speed"] is None
     assert experts["bytes_per_token"] > 0
     assert experts["memory"]["weight_bytes"] > 0
     claimed = run("--model", "Qwen3-30B-A3B", "--gpu", "H100", "--counts", "2", "4", "--measured", "tp2ep=2500")
-    (experts,) = [one for one in json.loads(claimed.stdout.splitlines()[-1])["plans"] if one["plan"] == "tp4ep"]
+    (experts,) = [one for one in json.loads(claimed.out.splitlines()[-1])["plans"] if one["plan"] == "tp4ep"]
     assert experts["speed"]["output_tokens_s"]["value"] > 0
 
 
-def test_after_a_run_predictions_stand_beside_what_was_measured() -> None:
+def test_after_a_run_predictions_stand_beside_what_was_measured(run: Script) -> None:
     (result,) = REFERENCE.glob("*.json")
     done = run("--measured", str(result))
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.err
+    found = json.loads(done.out.splitlines()[-1])
     assert {one["plan"] for one in found if one["calibrates"]} == {"tp1", "tp2"}
     held = [one for one in found if not one["calibrates"]]
     assert {one["plan"] for one in held} == {"tp1x2"}
     assert all(one["error"] == pytest.approx(one["predicted"] / one["measured"] - 1) for one in held)
-    assert "cases predicted from tp1, tp2: median error" in done.stdout
+    assert "cases predicted from tp1, tp2: median error" in done.out
 
 
-def test_a_config_file_serves_as_a_model(tmp_path: Path) -> None:
+def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     config = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
     config |= {"num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768}
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
-    assert done.returncode == 0, done.stderr
-    assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.stdout
-    assert "Low confidence" in done.stdout
+    assert done.code == 0, done.err
+    assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.out
+    assert "Low confidence" in done.out
 
 
-def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart() -> None:
+def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(run: Script) -> None:
     done = run("--model", "qwen2-126m", "--gpu", "nvidia h100 80gb hbm3", "--concurrency", "4096", "--counts", "1", "8")
-    assert done.returncode == 0, done.stderr
-    header, names, *rows = done.stdout.splitlines()
+    assert done.code == 0, done.err
+    header, names, *rows = done.out.splitlines()
     assert header.startswith("H100-80GB-SXM ")
     assert "TTFT is a lone request's, without a queue" in header
-    assert "guessed" not in done.stdout
+    assert "guessed" not in done.out
     assert names.split()[:4] == ["plan", "GB/dev", "KV", "tokens"]
     for row in (row for row in rows if "] " in row):
         assert len(row.partition("[")[0].split()) == 6, row
@@ -116,8 +117,8 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart()
         ),
     ],
 )
-def test_bad_input_is_answered_in_one_line(arguments: list[str], said: str) -> None:
+def test_bad_input_is_answered_in_one_line(run: Script, arguments: list[str], said: str) -> None:
     done = run(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1

@@ -20,7 +20,7 @@ from common.analysis.scaling.rows import (
 )
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
-from common.core.stats import CONFIDENCE
+from common.core.stats import CONFIDENCE, student_quantile
 from common.core.weight_split import plan_parameters
 from common.store.schema import Case, Result
 
@@ -68,7 +68,7 @@ def _drift(result: Result) -> Iterator[str]:
         *before, last = np.log(rates)
         apart = last - float(np.mean(before))
         spread = float(np.std(before, ddof=1)) * math.sqrt(1 + 1 / len(before))
-        if abs(apart) > max(DRIFT_WITHIN, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(before) - 1)) * spread):
+        if abs(apart) > max(DRIFT_WITHIN, student_quantile(len(before) - 1) * spread):
             yield (
                 f"The machine changed during the run: {base.id}, measured again at the end, is {math.expm1(apart):+.1%}"
                 " from its earlier starts."
