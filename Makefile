@@ -21,14 +21,17 @@ look:  ## without vLLM: a real table and figures from the committed reference re
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis look
 
-test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint (about 25 minutes on 2 cores)
+# Tests that hold times against a clock run alone; their places are named, because looking for them takes ten seconds.
+TIMED := tests/load tests/machine tests/experiment/test_bench.py
+
+test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
 	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
 	@$(BIN)/python -m pytest -m "vllm or timing"
 
-test-fast:  ## the tests that start no vLLM (about 3 minutes)
+test-fast:  ## what can be tested without vLLM in a minute and a half
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
-	@$(BIN)/python -m pytest -m "timing and not vllm"
+	@$(BIN)/python -m pytest -m "not vllm and not timing and not slow" -n 2
+	@$(BIN)/python -m pytest -m "timing and not vllm and not slow" $(TIMED)
 
 lint:  ## ruff, mypy --strict, import-linter
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine

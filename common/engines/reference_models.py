@@ -166,8 +166,11 @@ def ensure_model(name: str, root: Path | None = None, say: Callable[[str], None]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         _write_model(model, Path(scratch))
         shutil.rmtree(folder, ignore_errors=True)
-        made = Path(scratch) / "model"
-        made.rename(folder)
+        try:
+            (Path(scratch) / "model").rename(folder)
+        except OSError:  # another maker was quicker
+            if not _is_intact(folder):
+                raise
     return folder
 
 

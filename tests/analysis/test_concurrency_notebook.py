@@ -11,6 +11,8 @@ from common.analysis.frames import latest_reference
 from common.store.files import save
 from tests.analysis.planted_concurrency import full
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = html.NOTEBOOK_FOLDER / "02_concurrency_and_latency.ipynb"
 
 

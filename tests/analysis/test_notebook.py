@@ -18,6 +18,8 @@ from common.store.schema import Guess
 from tests.analysis import planted_concurrency
 from tests.analysis.planted import full
 
+pytestmark = pytest.mark.slow
+
 MOST_CELLS, MOST_LINES = 12, 12
 ALLOWED_IMPORT = re.compile(r"from common\.(analysis|predict)(\.\w+)* import [\w, ]+")
 

@@ -12,6 +12,8 @@ from common.store.files import load, save
 from common.store.schema import Result
 from tests.analysis.planted import ENVIRONMENT, SHAPE, TP1, TP2, X2, case, result
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = html.NOTEBOOK_FOLDER / "04_plans_and_predictions.ipynb"
 REFERENCES = [path for path in results_under(RESULTS / "reference") if path.parent.name == "compare_parallel_plans"]
 CEILINGS = {"matrix_flops_one": 1e11, "memory_bytes_per_s_one": 2e10, "memory_bytes_per_s_all": 2.8e10}

@@ -17,7 +17,10 @@ import pytest
 
 from common.engines.guarded import GuardedProcess, free_port, port_is_free
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="engines, and so guards, are Linux only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="engines, and so guards, are Linux only"),
+]
 
 # A server with a worker in another session that ignores polite signals, maps shared memory and holds a named
 # semaphore: vLLM at its worst.

@@ -245,6 +245,7 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_maker_at_the_same_time_does_no_harm(tmp_path: Path, folder: Path) -> None:
     """Both find nothing, both make it; whoever comes last must not fail or leave half of it."""
     code = (

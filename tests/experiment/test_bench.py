@@ -135,6 +135,7 @@ def test_the_client_is_judged(running_server: GoldenServer, monitor: Monitor, tm
     assert case.client is not None and case.client.word != "INVALID"
 
 
+@pytest.mark.slow
 def test_an_event_loop_that_is_held_up_is_invalid(
     running_server: GoldenServer, monitor: Monitor, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_an_event_loop_that_is_held_up_is_invalid(
     assert any("event" in reason for reason in case.client.reasons) and case.client.remedy
 
 
+@pytest.mark.slow
 def test_a_repeat_in_which_the_client_was_held_up_is_measured_again(
     running_server: GoldenServer, monitor: Monitor, tmp_path: Path
 ) -> None:

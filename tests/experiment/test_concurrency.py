@@ -135,6 +135,7 @@ def test_an_engine_that_dies_fails_its_case_alone(script: Script, world: World, 
     assert [states[name] for name in ("tp1/batch/n16", "tp2/closed/c2", "tp2/batch/n16")] == ["ok"] * 3
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_everything_in_at_most_four_starts_and_five_minutes(script: Script) -> None:
     outcome = script("--model", "qwen2-126m", "--dry-run")
     assert outcome.code == 0

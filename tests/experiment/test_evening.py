@@ -31,6 +31,7 @@ def the_result(results: Path) -> tuple[Path, Result]:
     return path, files.load(path)
 
 
+@pytest.mark.slow
 def test_each_engine_is_started_once_for_all_parts(script: Script, world: World, results: Path) -> None:
     outcome = script(*SMALL, *LOADS, "--max-minutes", "600", "--results-dir", str(results))
     assert outcome.code == 0, outcome
@@ -48,6 +49,7 @@ def test_each_engine_is_started_once_for_all_parts(script: Script, world: World,
     assert f"report: {report / 'report.md'}" in outcome.out
 
 
+@pytest.mark.slow
 def test_the_cheapest_plan_within_the_limits_is_named(script: Script, world: World, results: Path) -> None:
     world.rate = lambda plan, clients: {"tp1": 50.0, "tp2": 80.0}[plan] * clients
     outcome = script(
@@ -60,6 +62,7 @@ def test_the_cheapest_plan_within_the_limits_is_named(script: Script, world: Wor
     assert "tp2 gives most for the machine's price" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_out_the_least_valuable_and_says_so(script: Script, world: World, results: Path) -> None:
     outcome = script(*SMALL, *LOADS, "--max-minutes", "2", "--results-dir", str(results))
     assert outcome.code == 0

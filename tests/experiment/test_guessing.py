@@ -134,6 +134,7 @@ def typed(text: str, patience_s: float = 60.0, before: str = "") -> str:
         os.close(theirs)
 
 
+@pytest.mark.slow
 def test_on_a_real_terminal() -> None:
     said = typed("many\n1.7\n")
     assert "Your guess? How many? (a number, in x; Enter skips" in said
@@ -141,11 +142,13 @@ def test_on_a_real_terminal() -> None:
     assert "returned 1.7" in said
 
 
+@pytest.mark.slow
 def test_enter_skips_and_nobody_is_waited_for_for_ever() -> None:
     assert "returned None" in typed("\n")
     assert "returned None" in typed("", patience_s=0.2)
 
 
+@pytest.mark.slow
 def test_in_the_background_nobody_is_asked() -> None:
     said = typed("1.7\n", before="os.tcgetpgrp = lambda _: 0")
     assert "returned None" in said

@@ -102,6 +102,7 @@ def test_a_wrong_option_is_one_line(
     assert world.starts == []
 
 
+@pytest.mark.slow
 def test_tyros_frame_is_left_out_where_the_terminal_is_ascii() -> None:
     said = run_script("--preset", "huge", PYTHONIOENCODING="ascii")
     assert said.returncode == 2
@@ -190,6 +191,7 @@ def run_script(*arguments: str, cwd: Path = ROOT, **environment: str) -> subproc
     )
 
 
+@pytest.mark.slow
 def test_help_teaches_every_flag(script: Script) -> None:
     said = run_script("--help", COLUMNS="80", NO_COLOR="1")
     assert said.returncode == 0
@@ -216,6 +218,7 @@ def test_examples_of_the_help_are_commands_that_parse(script: Script) -> None:
         assert parse(script.module.ScalingOptions, "", arguments)
 
 
+@pytest.mark.slow
 def test_a_dry_run_works_from_any_folder_and_starts_and_writes_nothing(tmp_path: Path, model_cache: Path) -> None:
     results = tmp_path / "results"
     said = run_script(

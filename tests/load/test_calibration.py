@@ -184,6 +184,7 @@ def test_a_low_ceiling_on_a_busy_machine_is_not_kept(play: Play, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 1, "the highest level was reached all the same"
 
 
+@pytest.mark.slow
 def test_really_calibrating_keeps_its_time_and_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that may be busy: the limits are wide, what was counted is exact."""
     for limit in ("BENT", "_P99_LIMIT_S", "_TPOT_LIMIT"):

@@ -92,10 +92,10 @@ def test_a_blocked_event_loop_shows(golden: GoldenServer) -> None:
 def test_silence_counts_from_the_first_send(golden: GoldenServer) -> None:
     """A first byte that takes longer than the patrol's quarter of a second is no hang; one past the time-out is."""
     endpoint = golden.endpoint("thinks")
-    patient = run_load([replace(endpoint, idle_timeout_s=60)], make_requests(3), ClosedLoop(1))
-    assert [record.error_kind for record in patient.records] == [None] * 3
     hasty = run_load([replace(endpoint, idle_timeout_s=0.3)], make_requests(3), ClosedLoop(1))
     assert [record.error_kind for record in hasty.records] == ["stalled", "cancelled", "cancelled"]
+    patient = run_load([replace(endpoint, idle_timeout_s=60)], make_requests(2), ClosedLoop(1))
+    assert [record.error_kind for record in patient.records] == [None] * 2
 
 
 def test_replicas_take_slots_in_turn(golden: GoldenServer) -> None:
@@ -104,8 +104,8 @@ def test_replicas_take_slots_in_turn(golden: GoldenServer) -> None:
     log = golden.take_log()
     assert all(record.ok for record in result.records)
     assert log["most_active"] == {str(port): 4 for port in golden.ports}
-    first_eight = sorted(log["requests"], key=lambda entry: entry["received_ns"])[:8]
-    assert {entry["id"] % 2: entry["port"] for entry in first_eight} == {0: golden.ports[0], 1: golden.ports[1]}
+    ports = {entry["id"]: entry["port"] for entry in log["requests"]}
+    assert [ports[first] for first in range(8)] == golden.ports * 4
 
 
 @pytest.mark.parametrize("burstiness", [1.0, None])

@@ -47,6 +47,7 @@ def test_each_misbehaviour_has_its_kind(golden: GoldenServer, mode: str, kind: s
         assert len(record.chunk_ns) == chunks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["silent", "slow_loris"])
 def test_no_answer_is_a_timeout(golden: GoldenServer, mode: str) -> None:
     begin = time.perf_counter()

@@ -278,6 +278,7 @@ def test_a_server_that_dies_leaves_what_was_measured_and_is_gone_on_with(script:
     assert "Connection refused" in again.refusal()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
@@ -310,6 +311,7 @@ def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
         assert "stalled" in kinds and kinds <= {None, "stalled", "cancelled"}
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_is_not_given_up(script: Script, golden: GoldenServer) -> None:
     """Tokens come every 0.3 s, an answer takes longer than the idle time-out; so does the time between requests."""
     words = ("--model", "golden:300:300", "--rate", "0.9", "--burstiness", "inf", "--requests", "2")
@@ -327,6 +329,7 @@ def test_a_guess_is_taken_here_too(script: Script, golden: GoldenServer) -> None
     assert "compare nothing that could be guessed" in refusal
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_once_the_server_is_back(
     script: Script, golden: GoldenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +369,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
+@pytest.mark.slow
 def test_it_works_where_vllm_cannot_be_imported(golden: GoldenServer, tmp_path: Path) -> None:
     """As a process, with an import system that has neither vLLM nor torch."""
     script = WORKTREE / "week5" / "simulate_concurrent_requests.py"

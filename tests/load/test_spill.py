@@ -85,6 +85,7 @@ def test_a_full_disk_costs_memory_and_nothing_else(monkeypatch: pytest.MonkeyPat
         assert list(spill.answer(second).pieces()) == [(3, b"three")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_a_million_tokens_stay_under_500_megabytes(tmp_path: Path) -> None:
     """In a process of its own, one token a piece: what 1,000 streams of 1,000 tokens bring."""

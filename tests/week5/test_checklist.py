@@ -121,6 +121,7 @@ def test_what_cannot_be_done_is_one_line(run: Run, tmp_path: Path, words: tuple[
     assert outcome.stdout == ""
 
 
+@pytest.mark.slow
 def test_as_a_command_it_counts_the_devices_itself(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--results-dir", str(tmp_path), "--json"]
     outcome = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)

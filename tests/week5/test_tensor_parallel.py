@@ -83,6 +83,7 @@ def test_the_script_at_its_smallest(real_script: Callable[[str], Script], tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_pytest_leaves_the_scripts_alone() -> None:
     """They are called test_ because they test a machine; collected, they would be imported and never run."""
     root = SCRIPT.parents[1]

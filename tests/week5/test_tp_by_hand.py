@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXERCISES = Path(__file__).resolve().parents[2] / "week5" / "exercises"
 EMPTY, ANSWER = EXERCISES / "tp_by_hand.py", EXERCISES / "answers" / "tp_by_hand_answer.py"
 TESTS = ("1_columns_of", "2_column_parallel", "3_rows_of", "4_row_parallel", "5_mlp", "6_counting")
