@@ -25,7 +25,6 @@ from common.experiment.events import (
 )
 
 MARKS = {"ok": "ok", "failed": "FAILED", "skipped": "skipped"}
-PLAIN_WIDTH = 80
 
 
 class View:

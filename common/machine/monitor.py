@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from common.machine.devices import Machine
 from common.machine.gpus import Nvml, open_nvml
-from common.machine.samples import Sample, gpu_reader, read_cpu, tree_reader
+from common.machine.samples import Sample, gpu_reader, read_cpu
 
 LONGEST_GAP_S = 3.0  # a longer hole in the samples is not bridged
 _SHORTEST_INTERVAL_S = 0.05  # busy seconds come in ticks of 10 ms: shares of a shorter time are noise
@@ -25,26 +25,17 @@ class Monitor:
     Args:
         machine: its devices are watched; its CPUs always are.
         interval_s: time between samples.
-        pids: called at each sample for the root processes whose trees' resident memory is added up.
         nvml: stands in for pynvml.
 
     Raises:
         pynvml.NVMLError: a GPU of the machine is not there (while it watches, nothing is raised).
     """
 
-    def __init__(
-        self,
-        machine: Machine,
-        interval_s: float = 1.0,
-        pids: Callable[[], Iterable[int]] | None = None,
-        nvml: Nvml | None = None,
-    ) -> None:
+    def __init__(self, machine: Machine, interval_s: float = 1.0, nvml: Nvml | None = None) -> None:
         self.samples: list[Sample] = []
         self._readers: list[Callable[[Sample], None]] = [read_cpu]
         if machine.kind == "gpu" and (nvml := nvml or open_nvml()) is not None:
             self._readers += [gpu_reader(nvml, device) for device in machine.devices]
-        if pids is not None:
-            self._readers.append(tree_reader(pids))
         self._slice_cores = sorted(cpu for device in machine.devices for cpu in device.cores)
         self._interval_s = interval_s
         self._stop = threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,34 +84,6 @@ def read_cpu(sample: Sample) -> None:
         kinds = (getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
         sample.counters[f"cpu{cpu}_busy_s"] = sum(kinds)
     sample.gauges["memory_available_bytes"] = float(psutil.virtual_memory().available)
-
-
-def tree_reader(pids: Callable[[], Iterable[int]]) -> Callable[[Sample], None]:
-    """Reads the resident memory of the given processes and all their descendants.
-
-    Pages that they share are counted once for each of them. Processes that have ended count nothing.
-    """
-
-    def reader(sample: Sample) -> None:
-        members: dict[int, psutil.Process] = {}
-        for pid in pids():
-            try:
-                root = psutil.Process(pid)
-                members |= {process.pid: process for process in (root, *root.children(recursive=True))}
-            except psutil.NoSuchProcess:
-                continue
-        sizes = [size for process in members.values() if (size := _rss_bytes(process)) is not None]
-        if sizes:
-            sample.gauges["process_rss_bytes"] = float(sum(sizes))
-
-    return reader
-
-
-def _rss_bytes(process: psutil.Process) -> int | None:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

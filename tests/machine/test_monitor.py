@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable
 
@@ -123,24 +122,20 @@ def test_a_board_without_an_energy_counter_is_measured_by_power() -> None:
 def test_failures_are_counted_and_nothing_is_raised() -> None:
     nvml = Replay(A100)
     machine = gpu_machine(nvml, device_ids=[0])
-
-    def pids() -> Iterable[int]:
-        raise RuntimeError("the list is gone")
-
-    with Monitor(machine, interval_s=0.02, pids=pids, nvml=nvml) as monitor:
+    with Monitor(machine, interval_s=0.02, nvml=nvml) as monitor:
         begin = time.perf_counter_ns()
         nvml.failing["nvmlDeviceGetPowerUsage"] = pynvml.NVML_ERROR_GPU_IS_LOST
         time.sleep(0.1)
         found = monitor.summary(begin, time.perf_counter_ns())
     samples = [sample for sample in monitor.samples if sample.at_ns >= begin]
     assert found["monitor_failures"] >= 2
-    assert sum(sample.failures for sample in samples) >= 2 * (len(samples) - 1)
+    assert sum(sample.failures for sample in samples) >= len(samples) - 1
     assert found["gpu0_temperature_c_max"] == 40.0
 
 
 def test_this_process_is_seen_working() -> None:
     block = bytes(1 << 20)
-    with Monitor(TWO_SLICES, interval_s=0.1, pids=lambda: [os.getpid(), 99_999_999]) as monitor:
+    with Monitor(TWO_SLICES, interval_s=0.1) as monitor:
         begin = time.perf_counter_ns()
         while time.perf_counter_ns() < begin + S // 2:
             hashlib.sha256(block).digest()  # busy without holding the interpreter's lock, as an engine's client is
@@ -148,7 +143,6 @@ def test_this_process_is_seen_working() -> None:
     found = monitor.summary(begin, end)
     assert found["busiest_cpu_utilisation_max"] > 0.5
     assert 0 < found["cpu_utilisation_mean"] <= 1
-    assert found["process_rss_bytes_max"] > 10 << 20
     assert found["memory_available_bytes_min"] > 0
     assert "monitor_failures" not in found
     assert not monitor._thread.is_alive()
