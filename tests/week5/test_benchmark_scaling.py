@@ -19,7 +19,7 @@ import pytest
 from common.store import files
 from common.store.schema import Result
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "benchmark_scaling.py"
 SMALLEST = ["--model", "qwen2-9m", "--curves", "fixed", "--repeats", "2", "--input-tokens", "16"]
@@ -41,7 +41,7 @@ def running(results: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def finish(script: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
     """Wait for the end; the last line on stdout as JSON, and stderr."""
-    out, err = script.communicate(timeout=240)
+    out, err = script.communicate(timeout=400)
     return json.loads(out.splitlines()[-1]), err
 
 
