@@ -122,7 +122,7 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
         raise ValueError("--model and --gpu are needed, or --measured with a result file")
     if not options.counts or not 1 <= min(options.counts) <= max(options.counts) <= MOST_DEVICES:
         raise ValueError(f"--counts: device counts are from 1 to {MOST_DEVICES}, as in --counts 1 2 4 8")
-    if options.usd_per_hour is not None and options.usd_per_hour <= 0:
+    if options.usd_per_hour is not None and not 0 < options.usd_per_hour < 1e6:
         raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the whole machine's price, as in 21.52")
     check_dtype(options.dtype)
     hardware = find_exactly(options.gpu)

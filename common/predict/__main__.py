@@ -46,6 +46,11 @@ def evaluate(
     )
     for one in skipped[:10]:
         Console(stderr=True).print(f"skipped {one.id}: {one.reason}", markup=False, soft_wrap=True)
+    if not rows:
+        counts = " ".join(map(str, calibrate_devices))
+        raise CaseFileError(
+            f"{cases}: nothing to predict. A group needs a row on --calibrate-devices {counts} and one on another count"
+        )
 
 
 def learn(

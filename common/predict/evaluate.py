@@ -228,6 +228,7 @@ def document(rows: Sequence[Predicted], skipped: Sequence[Skipped]) -> dict[str,
 def refused(
     skipped: Sequence[Skipped], measured: Sequence[Measured], calibrate_devices: Collection[int]
 ) -> list[Skipped]:
-    """What could not be read of groups that have a calibrating row, or of no known group: the rest is not asked for."""
+    """What could not be read, but for groups that are known to have no calibrating row: those are not asked for."""
     calibrated = {row.group for row in measured if row.devices in calibrate_devices}
-    return [one for one in skipped if one.group is None or one.group in calibrated]
+    outside = {row.group for row in measured} - calibrated
+    return [one for one in skipped if one.group not in outside]

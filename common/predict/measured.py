@@ -65,7 +65,10 @@ def predict_result(result: Result, priors: Priors, calibrating: Sequence[Paralle
     """
     cases = [case for case in result.cases if _usable(case)]
     if not cases:
-        raise NotPredictableError("the result has no closed-loop case that was measured")
+        raise NotPredictableError(
+            "the result has no measured case of fixed, weak, saturated or ladder curves, as benchmark_scaling.py,"
+            " compare_parallel_plans.py and explain_loss.py measure them"
+        )
     plans = list(calibrating) or _smallest([case.plan for case in cases])
     rows = Rows.joined([_row(result, case, cases) for case in cases])
     known = np.array([case.plan in plans and case.curve != SLOWED for case in cases])

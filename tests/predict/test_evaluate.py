@@ -232,6 +232,15 @@ def test_only_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     assert (one.id, one.reason) == ("a", "row 2: has no positive 'output_tok_s'")
 
 
+@pytest.mark.parametrize("field", ["id", "group", "gpu", "model", "rows"])
+def test_a_case_that_is_the_only_one_of_its_group_does_not_vanish(tmp_path: Path, field: str) -> None:
+    broken = {key: value for key, value in case(id="b", group="h").items() if key != field}
+    measured, skipped = read_cases(written(tmp_path, case(), broken))
+    (one,) = refused(skipped, measured, (1, 2))
+    assert one.id == ("case 1" if field == "id" else "b")
+    assert one.reason == f"has no '{field}'"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '"text"', "null"])
 def test_a_file_that_holds_no_cases_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "cases.json"
@@ -280,6 +289,13 @@ def test_the_command_writes_every_row_and_is_quick(tmp_path: Path) -> None:
 
 def test_priors_survive_being_stored() -> None:
     assert Priors.from_json(stored_priors().to_json()).to_json() == stored_priors().to_json()
+
+
+def test_where_nothing_is_predicted_the_command_says_what_is_needed() -> None:
+    command = [sys.executable, "-m", "common.predict", "evaluate", str(PUBLIC), "--calibrate-devices", "64"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nothing to predict. A group needs a row on --calibrate-devices 64 and one on another count" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["no-such-file.json"], [str(PUBLIC), "--calibrate-devices", "0"]])

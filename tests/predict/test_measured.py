@@ -109,7 +109,7 @@ def test_a_reference_result_is_predicted_with_its_all_reduces() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"cases": []}, "no closed-loop case"),
+        ({"cases": []}, "no measured case of fixed"),
         ({"config": {}}, "the model's shape"),
         ({"environment": {"device_kind": "cpu"}}, "the CPU's ceilings"),
         ({"environment": ENVIRONMENT | {"ceilings": None}}, "the CPU's ceilings"),

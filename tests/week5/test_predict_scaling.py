@@ -99,6 +99,7 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(r
         (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "0"], "--counts"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp1"], "PLAN=TOKENS_PER_SECOND"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--usd-per-hour", "-1"], "--usd-per-hour"),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--usd-per-hour", "nan"], "--usd-per-hour nan"),
         (["--model", "Llama-3.1-70B", "--gpu", "T4"], "GB short on each device"),
         (["--gpu", "H100"], "--model and --gpu are needed"),
         (["--measured", "no-such-result.json"], "no-such-result.json"),
