@@ -48,6 +48,9 @@ class Options:
     """Go on with an interrupted run of the same settings on the same machine; --no-resume starts afresh."""
     dry_run: bool = False
     """Print the cases, engine starts, minutes and dollars, and start nothing."""
+    dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """With --dry-run: plan for a machine with so many GPUs instead of this one; a known model's shape comes from a table
+    where the hub is not reached."""
     cores_per_device: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """On CPUs: physical cores of one device; by default as many devices of 1, 2, 4 as fit."""
     device_ids: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
@@ -106,6 +109,8 @@ class Options:
             raise InputError("--time-scale needs a trace to stretch: give one with --workload FILE")
         if self.time_scale is not None and not 0 < self.time_scale < 1e6:
             raise InputError(f"--time-scale {self.time_scale}: a factor above 0, as in 0.5 for twice the load")
+        if self.dry_run_gpus is not None and not (self.dry_run and 1 <= self.dry_run_gpus <= 64):
+            raise InputError(f"--dry-run-gpus {self.dry_run_gpus}: 1 to 64 GPUs, together with --dry-run")
         if self.guess is not None and not 0 < self.guess < 1e6:
             raise InputError(f"--guess {self.guess}: a number above 0, as in 1.6")
 
