@@ -31,6 +31,7 @@ class Job:
     model: str | None = None
     venv: str | None = None
     """An environment that is there already; none is made."""
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -66,15 +67,17 @@ class Worker:
             MachineError: the machine is gone.
         """
         words = [".venv/bin/python", job.script, "--results-dir", "results", *job.arguments]
-        return self.stage("experiment", f"{RUN}exec {shlex.join(words)}", None)
+        exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in job.env)
+        return self.stage("experiment", f"{exports}{RUN}exec {shlex.join(words)}", None)
 
-    def stage(self, name: str, script: str, limit_s: float | None) -> int:
+    def stage(self, kind: str, script: str, limit_s: float | None) -> int:
         """Run a script detached and wait for it; one with a limit must succeed, one without fetches results.
 
         Raises:
             MachineError: the machine is gone, or a stage that must succeed did not.
         """
         session, pauses = self.session, self.session.pauses
+        name = f"{kind}-{sum(one['event'] == 'stage' for one in session.ledger.events())}"
         session.note("stage", name=name)
         session.say(f"{name} begins")
         send = f'mkdir -p "$HOME/lab-run" && cat > "$HOME/lab-run/{name}.sh"'

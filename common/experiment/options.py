@@ -49,8 +49,8 @@ class Options:
     dry_run: bool = False
     """Print the cases, engine starts, minutes and dollars, and start nothing."""
     dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """With --dry-run: plan for a machine with so many GPUs instead of this one; a known model's shape comes from a table
-    where the hub is not reached."""
+    """With --dry-run: plan for a machine with so many GPUs instead of this one. Where the hub is not reached, a known
+    model's shape comes from a table."""
     cores_per_device: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """On CPUs: physical cores of one device; by default as many devices of 1, 2, 4 as fit."""
     device_ids: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None

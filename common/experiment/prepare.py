@@ -131,10 +131,7 @@ def _plan(experiment: Experiment, options: Options) -> _Plan:
     )
     engine = preflight.check_engine(options.engine_python)
     asked = options.model or default_model(machine.kind, len(machine.devices))
-    if planned is None:
-        model = find_model(asked, say_plainly, download=not options.dry_run)
-    else:
-        model = planned_model(asked)
+    model = planned_model(asked) if planned else find_model(asked, say_plainly, download=not options.dry_run)
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
