@@ -41,7 +41,9 @@ def split(events: Sequence[Mapping[str, Any]], end: float, load_s: float, run_s:
     own = events[made:]
     began = float(own[0]["at"])
     up = _first(own, "reachable", end)
-    begins = next((one["at"] for one in own if one["event"] == "stage" and str(one.get("name")).startswith("experiment")), end)
+    begins = next(
+        (one["at"] for one in own if one["event"] == "stage" and str(one.get("name")).startswith("experiment")), end
+    )
     boot_s, download_s = up - began, max(0.0, float(begins) - up)
     idle_s = max(0.0, end - began - boot_s - download_s - load_s - run_s)
     return Split(boot_s, download_s, load_s, run_s, idle_s)

@@ -86,7 +86,12 @@ def split(arguments: str) -> tuple[str, ...]:
     except ValueError as error:
         raise Refused(f"--exp-args {arguments!r}: {error}") from error
     for word in words:
-        if word.partition("=")[0].replace("_", "-") in ("--results-dir", "--usd-per-hour", "--dry-run", "--engine-python"):
+        if word.partition("=")[0].replace("_", "-") in (
+            "--results-dir",
+            "--usd-per-hour",
+            "--dry-run",
+            "--engine-python",
+        ):
             raise Refused(f"--exp-args {word}: this is set here; leave it out")
     return words
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud import cost, teardown
-from common.cloud.caps import Caps
+from common.cloud.caps import Caps, clock_time
 from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, NotMadeError, OverCapError, Refused
 from common.cloud.estimate import Estimate
@@ -106,7 +106,7 @@ def go(request: Request, world: World) -> int:
         verdict = teardown.end(session)
         if armed is not None:
             armed.tell("done") if verdict.verified else armed.close()
-    return settle(session, request, verdict, code, failure)
+    return settle(session, verdict, code, failure)
 
 
 def begin(request: Request, world: World, quote: Quote) -> Session | None:
@@ -165,9 +165,7 @@ def arguments(session: Session, job: Job, usd_per_hour: float) -> tuple[str, ...
     return (*job.arguments, *added)
 
 
-def settle(
-    session: Session, request: Request, verdict: Verdict, code: int, failure: BaseException | None
-) -> int:
+def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
     """Say how it ended; proof outranks everything."""
     written = cost.enter_cost(session.ledger, session.clock.now())
     session.ledger.save("cost.json", {"usd_estimate": cost.spent(session.ledger.events(), session.clock.now())})
@@ -188,8 +186,6 @@ def settle(
 
 def describe_deadline(deadline: int, worst_usd: float) -> str:
     """The deadline as a clock time, and what happens then."""
-    from common.cloud.caps import clock_time
-
     return (
         f"at most ${worst_usd:.2f}: at {clock_time(deadline)} the machine ends itself; five minutes before, the"
         " experiment is stopped and its results are fetched"

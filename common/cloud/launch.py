@@ -38,7 +38,7 @@ def launch(session: Session, order: Order, connect: Connect, needed_disk_bytes: 
         if attempt and end(session).verified is not True:
             raise UnansweredError("the machine before is not proven gone, so no other is made")
         try:
-            machine = _create(session, replace(order, attempt=attempt))
+            machine = create(session, replace(order, attempt=attempt))
             return _take_over(session, order.quote, machine, connect, needed_disk_bytes)
         except (DeniedError, UnansweredError):
             raise
@@ -59,7 +59,7 @@ def dead_man(session: Session) -> DeadMan:
     return DeadMan(session.marks.deadline, max(1, int(session.left_s)))
 
 
-def _create(session: Session, order: Order) -> Machine:
+def create(session: Session, order: Order) -> Machine:
     """Send the create once, after the ledger has it; whatever comes back, look who bears our name."""
     session.note("creating", name=order.marks.name, attempt=order.attempt)
     try:

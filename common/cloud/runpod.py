@@ -122,6 +122,14 @@ class Runpod:
         quote = f"GET {self._url}/v2/catalog/gpus/{profile.gpu}?product=POD&count={profile.gpus}&cloud={profile.tier}"
         return [quote, f"POST {self._url}/v2/pods {json.dumps(pod_body(order))}"]
 
+    def changed_fields(self) -> list[str]:
+        """Fields that the create sends and that the API's own description does not know."""
+        document = self._object(
+            repeat(Call("GET", f"{self._url}/v2/openapi.json"), self._exchange, self._clock), "openapi"
+        )
+        text = json.dumps(document)
+        return [f"the API no longer names '{field}'" for field in FIELDS if f'"{field}"' not in text]
+
     def _call(self, method: str, path: str, body: Any = None) -> Call:
         return Call(method, f"{self._url}{path}", {"Authorization": f"Bearer {self._key}"}, body)
 
@@ -159,6 +167,20 @@ class Runpod:
             cursors.append(str(cursor))
 
 
+FIELDS = (
+    "name",
+    "image",
+    "cloud",
+    "gpu",
+    "minCudaVersion",
+    "disk",
+    "ports",
+    "startSsh",
+    "env",
+    "args",
+    "cost",
+    "direct",
+)
 REMEDIES = {
     401: "The key is wrong: see `doctor`",
     402: "The balance is too low: a pod needs an hour's worth; add credit at https://console.runpod.io/user/billing",

@@ -89,7 +89,9 @@ def arm(session: Session, provider: Mapping[str, Any]) -> Armed:
             process.kill()
             process.wait()
             process.stdin.close()
-            raise MachineError(f"the watchdog does not start, so nothing is rented: {session.ledger.folder}/watchdog.log")
+            raise MachineError(
+                f"the watchdog does not start, so nothing is rented: {session.ledger.folder}/watchdog.log"
+            )
     return Armed(process)
 
 

@@ -244,7 +244,11 @@ class FakeRunpod:
         pod = self.pods.get(pod_id)
         if pod is not None:
             self._walk(pod)
-        if pod is None or (pod.gone and "terminated_but_listed" not in self.faults) or self.clock.now() < pod.visible_at:
+        if (
+            pod is None
+            or (pod.gone and "terminated_but_listed" not in self.faults)
+            or self.clock.now() < pod.visible_at
+        ):
             return problem(404, "not found")
         return ok(self._view(pod) | ({"status": "TERMINATED"} if pod.gone else {}))
 

@@ -120,7 +120,9 @@ UNSEEN = ("terminate_ignored", "terminate_slow", "volume_left", "cluster_left")
 
 
 @pytest.mark.parametrize("fault", UNSEEN)
-def test_without_the_proof_the_property_is_violated(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_proof_the_property_is_violated(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(teardown, "end", blind)
     monkeypatch.setattr(launch, "end", blind)
     evening = Evening(tmp_path, frozenset({fault}))
