@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.cloud.caps import clock_time
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
 from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
 from common.cloud.options import Doctor, Price, Verb
@@ -16,8 +15,6 @@ from common.cloud.provider import Order, Provider
 from common.cloud.providers import provider_from, spec_of
 from common.cloud.runpod import URL, Runpod
 from common.cloud.session import Say
-
-__all__ = ["clock_time", "doctor", "dry_lines", "hf_token", "price", "requests"]
 
 
 def hf_token() -> str | None:

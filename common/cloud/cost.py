@@ -1,4 +1,4 @@
-"""What a renting cost: its seconds by what they went to, dollars per run and per million tokens, and what was billed."""
+"""What a renting cost: its seconds by what they went to, dollars per run and per million tokens."""
 
 from __future__ import annotations
 

@@ -124,9 +124,8 @@ def check_fits(model: str, profile: Profile) -> float:
         needed = (SPARE * weights + ROOM_BYTES) / 1e9
         raise Refused(f"{model} takes {weights / 1e9:.0f} GB: --disk-gb {needed:.0f} or more ({profile.disk_gb} now)")
     if not fit(shape, hardware, ParallelPlan(tp=profile.gpus), bytes_each).fits:
-        raise Refused(
-            f"{model} ({weights / 1e9:.0f} GB) does not fit {profile.gpus} x {profile.listed.gpu}: take a larger profile"
-        )
+        machine = f"{profile.gpus} x {profile.listed.gpu}"
+        raise Refused(f"{model} ({weights / 1e9:.0f} GB) does not fit {machine}: take a larger profile")
     return weights
 
 

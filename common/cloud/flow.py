@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class World:
     say: Say
     confirm: Callable[[str], bool]
     clock: Clock
-    pauses: Pauses = Pauses()
+    pauses: Pauses = field(default_factory=Pauses)
     arm: Callable[[Session, Mapping[str, Any]], Armed] = arm
 
 

@@ -32,7 +32,7 @@ class Ledger:
         """The ledger itself."""
         return self.folder / "ledger.jsonl"
 
-    def write(self, event: str, at: float, **facts: Any) -> None:
+    def write(self, event: str, at: float, **facts: object) -> None:
         """Append a line and wait until the disk has it."""
         line = json.dumps({"at": round(at, 3), "event": event, **facts}) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -67,7 +67,7 @@ class Ledger:
         intent = self.last("intent")
         return None if intent is None else Marks(intent["purpose"], intent["lab_id"], intent["deadline"])
 
-    def save(self, name: str, document: Any) -> Path:
+    def save(self, name: str, document: object) -> Path:
         """Replace a JSON file of the folder in one step."""
         path = self.folder / name
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".", delete=False, encoding="utf-8") as file:
@@ -77,18 +77,19 @@ class Ledger:
         Path(file.name).replace(path)
         return path
 
-    def load(self, name: str) -> Any:
-        """A JSON file of the folder; None where it is missing or broken."""
+    def load(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the folder; None where it is missing or broken."""
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+            document = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return document if isinstance(document, dict) else None
 
     @property
     def closed(self) -> bool:
         """Whether a receipt says that nothing of it is left."""
         receipt = self.load(RECEIPT)
-        return isinstance(receipt, dict) and receipt.get("verified") is True
+        return receipt is not None and receipt.get("verified") is True
 
 
 def new_ledger(results: Path) -> tuple[Ledger, str]:

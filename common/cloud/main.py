@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from common.cloud import account, upkeep
 from common.cloud.checks import check_tools, missing, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
 from common.cloud.deadman import DeadMan
-from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, CloudError, NotMadeError, Refused
-from common.cloud.flow import Request, World, describe_deadline, go, quoted
+from common.cloud.errors import BILLING, CLEAN, CloudError, NotMadeError, Refused
+from common.cloud.flow import Request, World, describe_deadline, go
 from common.cloud.launch import Connect
 from common.cloud.marks import Marks
 from common.cloud.options import Go, OfMachine, Renting, Up, Verb, parse
@@ -36,8 +36,8 @@ class Setting:
     root: Path = ROOT
     url: str | None = None
     connect: Callable[[Session], Connect] | None = None
-    clock: Clock = Clock()
-    pauses: Pauses = Pauses()
+    clock: Clock = field(default_factory=Clock)
+    pauses: Pauses = field(default_factory=Pauses)
 
 
 def main(provider: str, profiles: Path, arguments: list[str] | None = None, setting: Setting | None = None) -> int:
@@ -172,6 +172,3 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
     if verb == "selftest":
         return upkeep.selftest(options, world, read_profiles(profiles, provider)["selftest"])
     return handlers[verb](options, world, setting.root)
-
-
-__all__ = ["BAD_INPUT", "Setting", "main", "quoted"]

@@ -130,7 +130,7 @@ class Runpod:
         text = json.dumps(document)
         return [f"the API no longer names '{field}'" for field in FIELDS if f'"{field}"' not in text]
 
-    def _call(self, method: str, path: str, body: Any = None) -> Call:
+    def _call(self, method: str, path: str, body: object = None) -> Call:
         return Call(method, f"{self._url}{path}", {"Authorization": f"Bearer {self._key}"}, body)
 
     def _read(self, path: str, missing_is_fine: bool = False) -> Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from common.cloud.clock import Clock, Pauses
 from common.cloud.ledger import Ledger
@@ -25,7 +24,7 @@ class Session:
     clock: Clock = field(default_factory=Clock)
     pauses: Pauses = field(default_factory=Pauses)
 
-    def note(self, event: str, **facts: Any) -> None:
+    def note(self, event: str, **facts: object) -> None:
         """Write a line into the ledger, on the disk before this returns."""
         self.ledger.write(event, self.clock.now(), **facts)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from common.cloud.errors import BILLING, CLEAN, ProviderError
 from common.cloud.ledger import RECEIPT
@@ -17,6 +17,7 @@ from common.cloud.provider import Leftover, Machine
 from common.cloud.session import Session
 
 LOOKS = 2
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -108,7 +109,7 @@ def alarm(session: Session, verdict: Verdict) -> list[str]:
     return lines
 
 
-def _asked(found: Look, name: str, call: Callable[[], Any]) -> Any:
+def _asked(found: Look, name: str, call: Callable[[], Answer]) -> Answer | None:
     """The answer of one call, or a note that there was none."""
     try:
         answer = call()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.cloud import account, cost, teardown
-from common.cloud.caps import Caps
+from common.cloud.caps import Caps, clock_time
 from common.cloud.checks import env
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineError, ProviderError, Refused
 from common.cloud.estimate import model_of, script_of, split
 from common.cloud.flow import Request, World, arguments, begin, bring_up, quoted, settle
 from common.cloud.launch import create, dead_man
 from common.cloud.ledger import Ledger, ledgers
-from common.cloud.marks import Marks, read_name
 from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verb, Verify
 from common.cloud.profiles import Profile
-from common.cloud.provider import Leftover, Machine, Order
+from common.cloud.provider import Machine, Order
 from common.cloud.session import Session
 from common.cloud.start import start_script
+from common.cloud.survey import deadline_of, end_listed, survey
 from common.cloud.work import Job, Worker
 from common.engines.reference_models import REFERENCE_MODELS
 
@@ -62,7 +62,7 @@ def run(options: Run, world: World, root: Path) -> int:
     worker.set_up(root, job, account.hf_token())
     code = worker.run(replace(job, arguments=arguments(session, job, rate)))
     complete = worker.last_pull()
-    session.say(f"the machine is still up, until {account.clock_time(session.marks.deadline)}: `down` ends it")
+    session.say(f"the machine is still up, until {clock_time(session.marks.deadline)}: `down` ends it")
     return CLEAN if code == 0 and complete else RUN_FAILED
 
 
@@ -88,98 +88,43 @@ def down(options: Down, world: World, _: Path) -> int:
 
 def verify(options: Verify, world: World, _: Path) -> int:
     """Look twice for anything that bears the lab's mark, in the whole account; ends nothing."""
-    looks = []
-    for number in range(teardown.LOOKS):
-        if number:
-            world.clock.sleep(world.pauses.between_s)
-        looks.append(survey(world, options.results_dir))
-    left = [f"{one.kind if isinstance(one, Leftover) else 'machine'} {one.id} {one.name}" for one in looks[-1][0]]
-    unanswered = [reason for _, _, reasons in looks for reason in reasons]
-    for line in looks[-1][1]:
+    first = survey(world, options.results_dir)
+    world.clock.sleep(world.pauses.between_s)
+    last = survey(world, options.results_dir)
+    for line in last.others:
         world.say(f"somebody else's, left alone: {line}")
-    for found in looks[-1][0]:
-        price = getattr(found, "usd_per_hour", None)
-        rate = "an unknown price" if price is None else f"${price:.2f} per hour"
-        world.say(f"{found.id} ({found.name}) BILLS at {rate}. End it: {world.provider.by_hand(found.id)}")
-    for reason in unanswered:
-        world.say(f"NOT KNOWN: {reason}; {world.provider.by_hand('<its id>')}")
-    if left or unanswered:
+    for one in last.ours:
+        rate = "an unknown price" if one.usd_per_hour is None else f"${one.usd_per_hour:.2f} per hour"
+        world.say(f"{one.id} ({one.name}) BILLS at {rate}. End it: {world.provider.by_hand(one.id)}")
+    for reason in (*first.unanswered, *last.unanswered):
+        world.say(f"NOT KNOWN: {reason}. {world.provider.by_hand('<its id>')}")
+    if first.ours or last.ours or first.unanswered or last.unanswered:
         return BILLING
     for ledger in _open(options, world):
         session = _session(ledger, world)
-        if session is not None:
-            teardown.end(session)
+        if session is not None and teardown.end(session).verified is not True:
+            return BILLING
     world.say("proven: nothing of the lab is left, looked for twice")
     return CLEAN
 
 
-Found = Sequence[Machine | Leftover]
-
-
-def survey(world: World, results: Path) -> tuple[Found, list[str], list[str]]:
-    """What bears the lab's mark (anybody's), what does not, and which calls were not answered."""
-    ours: list[Machine | Leftover] = []
-    others, unanswered = [], []
-    for call in (world.provider.machines, world.provider.leftovers):
-        try:
-            things: list[Any] = list(call())  # type: ignore[operator]
-        except ProviderError as error:
-            unanswered.append(str(error))
-            continue
-        for thing in things:
-            if isinstance(thing, Machine) and not thing.bills:
-                continue
-            if thing.lab_id is not None:
-                ours.append(thing)
-            else:
-                others.append(f"{thing.id} {thing.name}")
-    known = {one.id for one in ours}
-    for ledger in ledgers(results):
-        if ledger.closed or (ledger.last("intent") or {}).get("provider") != world.provider.kind:
-            continue
-        for machine_id in ledger.machine_ids():
-            try:
-                machine = world.provider.get(machine_id)
-            except ProviderError as error:
-                unanswered.append(str(error))
-                continue
-            if machine is not None and machine.bills and machine.id not in known:
-                ours.append(machine)
-    return ours, others, unanswered
-
-
 def sweep(options: Sweep, world: World, root: Path) -> int:
     """End what is past its deadline, whoever rented it; what is not is shown and left."""
-    ours, _, unanswered = survey(world, options.results_dir)
+    found = survey(world, options.results_dir)
     now = world.clock.now()
-    alive = {one.lab_id for one in ours if isinstance(one, Machine) and _deadline(one) > now}
-    over = [one for one in ours if one.lab_id not in alive]
-    for one in ours:
-        state = "is past its deadline" if one in over else f"may live until {account.clock_time(_deadline(one))}"
-        world.say(f"{one.id} ({one.name}) {state}")
-    if over and world.confirm(f"end {len(over)}?"):
-        for one in over:
-            try:
-                world.provider.terminate(one.id) if isinstance(one, Machine) else world.provider.clear(one)
-            except ProviderError as error:
-                world.say(f"{one.id}: {error}")
-    for reason in unanswered:
+    alive = {one.lab_id for one in found.ours if isinstance(one, Machine) and deadline_of(one) > now}
+    over = [one for one in found.ours if one.lab_id not in alive]
+    for one in found.ours:
+        until = f"may live until {clock_time(deadline_of(one))}"
+        world.say(f"{one.id} ({one.name}) {'is past its deadline' if one in over else until}")
+    for reason in found.unanswered:
         world.say(f"NOT KNOWN: {reason}")
-    if not over and not unanswered:
-        world.say("nothing is past its deadline")
-        return CLEAN
-    began = world.clock.now()
-    while True:
-        ours, _, unanswered = survey(world, options.results_dir)
-        left = [one for one in ours if one.lab_id not in alive]
-        if not left and not unanswered:
-            world.say("ended, and no longer listed")
-            return CLEAN
-        if world.clock.now() - began > world.pauses.insist_s:
-            for one in left:
-                world.say(f"{one.id} STILL BILLS. End it: {world.provider.by_hand(one.id)}")
-            return BILLING
-        world.clock.sleep(world.pauses.poll_s)
+    if not over:
+        world.say("nothing is past its deadline" if not found.unanswered else "not everything could be checked")
+        return BILLING if found.unanswered else CLEAN
+    if not world.confirm(f"end {len(over)}?"):
+        return BILLING
+    return end_listed(world, options.results_dir, over, alive)
 
 
 def show_cost(options: Cost, world: World, _: Path) -> int:
@@ -281,8 +226,3 @@ def _living(session: Session) -> Machine | None:
 
 def _worker(session: Session, machine: Machine, world: World, options: OnMachine) -> Worker:
     return Worker(session, machine.id, world.connect(session)(machine), options.results_dir.expanduser().absolute())
-
-
-def _deadline(thing: Machine | Leftover) -> float:
-    marks: Marks | None = read_name(thing.name)
-    return 0.0 if marks is None else marks.deadline

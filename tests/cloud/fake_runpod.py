@@ -140,9 +140,9 @@ class FakeRunpod:
         price = {"secure": secure, "community": community}
         return ok({"id": gpu, "price": price, "availability": stock, "maxCount": {"secure": 8, "community": 8}})
 
-    def _create(self, body: Any) -> Reply:
+    def _create(self, sent: object) -> Reply:
         try:
-            _PodBody.model_validate(body)
+            body = _PodBody.model_validate(sent).model_dump(exclude_unset=True)
         except ValidationError as error:
             return problem(422, str(error.errors()[0]["loc"]))
         refusals = {
@@ -281,7 +281,7 @@ class FakeRunpod:
         return ok({"records": [{"podId": pod.id, "totalAmount": 0.51}] if pod else [], "metadata": {}})
 
 
-def ok(document: Any, status: int = 200) -> Reply:
+def ok(document: object, status: int = 200) -> Reply:
     return Reply(status, {}, json.dumps(document).encode())
 
 
@@ -312,7 +312,7 @@ def serve(fake: FakeRunpod) -> Iterator[str]:
 
         do_GET = do_POST = do_DELETE = _handle
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common.cloud.caps import Caps
 from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import CloudError, MachineError
 from common.cloud.estimate import Estimate
 from common.cloud.flow import Request, World, go
+from common.cloud.launch import Connect
 from common.cloud.ledger import Ledger, ledgers
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine
 from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.transport import Done
+from common.cloud.watchdog import Armed
 from common.cloud.work import Job
 from tests.cloud.fake_runpod import KEY, FakeRunpod
 
@@ -112,10 +114,10 @@ class Evening:
 
     @property
     def world(self) -> World:
-        def arm(session: Session, spec: Mapping[str, Any]) -> Any:
-            return self.held
+        def arm(session: Session, spec: Mapping[str, Any]) -> Armed:
+            return cast(Armed, self.held)
 
-        def connect(session: Session) -> Any:
+        def connect(session: Session) -> Connect:
             def to(machine: Machine) -> RoteTransport:
                 self.transports.append(RoteTransport(self.fake, machine))
                 return self.transports[-1]
