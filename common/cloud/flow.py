@@ -39,8 +39,6 @@ class Request:
     results: Path
     public_key: str
     hf_token: str | None = None
-    api: str = ""
-    """Where the machine finds the provider."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class World:
     clock: Clock
     pauses: Pauses = field(default_factory=Pauses)
     arm: Callable[[Session, Mapping[str, Any]], Armed] = arm
+    api: str = ""
+    """Where a machine finds its provider."""
 
 
 def quoted(request: Request, world: World) -> Quote:
@@ -109,10 +109,13 @@ def go(request: Request, world: World) -> int:
     return settle(session, verdict, code, failure)
 
 
-def begin(request: Request, world: World, quote: Quote) -> Session | None:
-    """Show the worst case, ask, and write the intent down; None where the person says no."""
+def begin(request: Request, world: World, quote: Quote, seconds: float | None = None) -> Session | None:
+    """Show the worst case, ask, and write the intent down; None where the person says no.
+
+    The deadline is the nearer of the two caps, or `seconds` from now.
+    """
     now = world.clock.now()
-    deadline = request.caps.deadline(now, quote.usd_per_hour)
+    deadline = request.caps.deadline(now, quote.usd_per_hour) if seconds is None else round(now + seconds)
     worst = quote.usd_per_hour * (deadline - now) / 3600
     world.say(describe_deadline(deadline, worst))
     if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
@@ -134,7 +137,7 @@ def begin(request: Request, world: World, quote: Quote) -> Session | None:
 
 def bring_up(session: Session, request: Request, quote: Quote, world: World) -> Launched:
     """A machine that answers and is what was ordered."""
-    start = start_script(request.profile.provider, dead_man(session), request.api)
+    start = start_script(request.profile.provider, dead_man(session), world.api)
     order = Order(session.marks, request.profile, request.public_key, start, quote)
     needed = 0.0 if request.estimate is None else request.estimate.disk_bytes
     return launch(session, order, world.connect(session), needed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from common.cloud.deadman import DeadMan
+from common.cloud.deadman import POLL_S, DeadMan
 from common.cloud.errors import DeniedError, MachineError, NotMadeError, OverCapError, ProviderError, UnansweredError
 from common.cloud.probe import probe
 from common.cloud.provider import Machine, Order, Quote
@@ -56,7 +56,8 @@ def worst_usd(order: Order, seconds: float) -> float:
 
 def dead_man(session: Session) -> DeadMan:
     """The machine's own end, by the renting's deadline."""
-    return DeadMan(session.marks.deadline, max(1, int(session.left_s)))
+    seconds = max(1, int(session.left_s))
+    return DeadMan(session.marks.deadline, seconds, poll_s=max(1, min(POLL_S, seconds // 20)))
 
 
 def create(session: Session, order: Order) -> Machine:

@@ -82,7 +82,7 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
     check_tools()
     key, public = ssh_key(options.ssh_key)
     world = _world(provider, options, setting, key)
-    request = replace(request, public_key=public, hf_token=account.hf_token(), api=setting.url or URL)
+    request = replace(request, public_key=public, hf_token=account.hf_token())
     try:
         if isinstance(options, Up):
             return upkeep.up(request, world, key)
@@ -96,7 +96,16 @@ def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> 
     spec = spec_of(provider, options.region, setting.url)
     connect = setting.connect or (lambda session: _ssh(session, provider, key))
     agreed: Callable[[str], bool] = (lambda _: True) if options.yes else confirm
-    return World(provider_from(spec, setting.clock), spec, connect, say, agreed, setting.clock, setting.pauses)
+    return World(
+        provider_from(spec, setting.clock),
+        spec,
+        connect,
+        say,
+        agreed,
+        setting.clock,
+        setting.pauses,
+        api=setting.url or URL,
+    )
 
 
 def _ssh(session: Session, provider: str, key: Path | None) -> Connect:

@@ -153,19 +153,17 @@ def selftest(options: Selftest, world: World, profile: Profile) -> int:
     """A machine with a three-minute deadline that nobody here ends: it must be gone by itself."""
     root = Path(__file__).resolve().parents[2]
     caps = Caps(1.0, 1.0)
-    request = Request(profile, caps, "selftest", None, None, root, options.results_dir.expanduser().absolute(), "none")
+    results = options.results_dir.expanduser().absolute()
+    request = Request(profile, caps, "selftest", None, None, root, results, "")
     quote = quoted(request, world)
-    session = begin(request, world, quote)
+    session = begin(request, world, quote, SELFTEST_S)
     if session is None:
         return CLEAN
-    marks = replace(session.marks, deadline=int(world.clock.now()) + SELFTEST_S)
-    session = replace(session, marks=marks)
-    session.note("intent", **(session.ledger.last("intent") or {}) | {"deadline": marks.deadline, "name": marks.name})
     armed = world.arm(session, world.spec)
     ended_itself = False
     try:
-        start = start_script(profile.provider, dead_man(session), request.api)
-        machine = create(session, Order(marks, profile, "", start, quote))
+        start = start_script(profile.provider, dead_man(session), world.api)
+        machine = create(session, Order(session.marks, profile, "", start, quote))
         while session.left_s > -LATE_S and not ended_itself:
             world.clock.sleep(world.pauses.poll_s)
             now = world.provider.get(machine.id)

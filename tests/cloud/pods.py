@@ -70,11 +70,11 @@ class Pods:
 class LocalShell:
     """A transport to such a pod: a shell in its folder, which is gone with it."""
 
-    def __init__(self, folder: Path, pod_id: str) -> None:
-        self.home = folder / pod_id
+    def __init__(self, pods: Pods, pod_id: str) -> None:
+        self.pods, self.pod_id, self.home = pods, pod_id, pods.folder / pod_id
 
     def run(self, script: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
-        if not self.home.is_dir():
+        if self.pod_id not in self.pods.alive():
             raise MachineError("no such machine")
         words = [f"{name}={value}" for name, value in environment(self.home).items()]
         return call(["env", "-i", *words, "bash", "-c", script], stdin, timeout_s, cwd=self.home)
@@ -82,4 +82,9 @@ class LocalShell:
 
 def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in harmless(os.environ).items() if name in ("LANG", "XDG_CACHE_HOME")}
-    return kept | {"PYTHONPATH": f"{home}/lab", "HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    return kept | {
+        "PYTHONPATH": f"{home}/lab",
+        "HOME": str(home),
+        "PATH": f"{home}/bin:{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+    }
