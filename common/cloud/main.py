@@ -16,7 +16,7 @@ from common.cloud.errors import BILLING, CLEAN, CloudError, NotMadeError, Refuse
 from common.cloud.flow import Request, World, describe_deadline, go
 from common.cloud.launch import Connect
 from common.cloud.marks import Marks
-from common.cloud.options import Go, OfMachine, Renting, Up, Verb, parse
+from common.cloud.options import Go, Price, Renting, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine, Order, Quote
 from common.cloud.providers import provider_from, spec_of
@@ -167,7 +167,7 @@ def _offer_smaller(profile: Profile, profiles: Path, world: World, error: CloudE
 
 def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Setting) -> int:
     """Everything that rents no machine of the person's choice."""
-    if isinstance(options, OfMachine):
+    if isinstance(options, Price):
         return account.price(provider, profiles, options, setting.url, say)
     if options.dry_run:
         for line in account.dry_lines(provider, verb, profiles):
@@ -178,6 +178,6 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
         return account.doctor(provider, options, setting.url, say)
     world = _world(provider, options, setting, getattr(options, "ssh_key", None))
     handlers: Mapping[str, Callable[[Any, World, Path], int]] = upkeep.HANDLERS
-    if verb == "selftest":
+    if isinstance(options, Selftest):
         return upkeep.selftest(options, world, read_profiles(profiles, provider)["selftest"])
     return handlers[verb](options, world, setting.root)

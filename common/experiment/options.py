@@ -48,9 +48,6 @@ class Options:
     """Go on with an interrupted run of the same settings on the same machine; --no-resume starts afresh."""
     dry_run: bool = False
     """Print the cases, engine starts, minutes and dollars, and start nothing."""
-    dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """With --dry-run: plan for a machine with so many GPUs instead of this one. Where the hub is not reached, a known
-    model's shape comes from a table."""
     cores_per_device: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """On CPUs: physical cores of one device; by default as many devices of 1, 2, 4 as fit."""
     device_ids: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
@@ -71,6 +68,9 @@ class Options:
     """Go on although somebody else uses the devices' memory, flagged."""
     engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
+    dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """With --dry-run: plan for a machine with so many GPUs instead of this one. Where the hub is not reached, a known
+    model's shape comes from a table."""
 
     @property
     def budget_s(self) -> float | None:

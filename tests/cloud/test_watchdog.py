@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -168,7 +168,7 @@ def renting(folder: Path, url: str, deadline: float) -> tuple[Session, Mapping[s
     return session, {"kind": "runpod", "key": KEY, "url": url}
 
 
-def wait_for(what: Any, seconds: float = 20.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
         time.sleep(0.05)
@@ -232,7 +232,7 @@ def test_the_owner_lets_go(tmp_path: Path, account: tuple[FakeRunpod, str]) -> N
 
 
 def test_nothing_is_rented_without_a_watchdog(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
-    fake, url = account
+    _, url = account
     session, _ = renting(tmp_path / "none", url, time.time() + 3600)
     with pytest.raises(MachineError, match="does not start"):
         arm(session, {"kind": "runpod", "key": KEY, "url": "http://example.com"})
