@@ -137,7 +137,7 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
 
 def bring_up(session: Session, request: Request, quote: Quote, world: World) -> Launched:
     """A machine that answers and is what was ordered."""
-    start = start_script(request.profile.provider, dead_man(session), world.api)
+    start = start_script(request.profile.provider, dead_man(session), world.api, request.public_key)
     order = Order(session.marks, request.profile, request.public_key, start, quote)
     needed = 0.0 if request.estimate is None else request.estimate.disk_bytes
     return launch(session, order, world.connect(session), needed)

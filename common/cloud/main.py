@@ -93,7 +93,7 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
 
 
 def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> World:
-    spec = spec_of(provider, options.region, setting.url)
+    spec = spec_of(provider, options.region, setting.url, getattr(options, "all_regions", False))
     connect = setting.connect or (lambda session: _ssh(session, provider, key))
     agreed: Callable[[str], bool] = (lambda _: True) if options.yes else confirm
     return World(
@@ -137,7 +137,7 @@ def _dry(provider: str, request: Request, options: Renting) -> int:
         say(request.estimate.in_words(usd))
     deadline = int(Clock().now() + (caps.seconds(usd) if usd else caps.max_hours * 3600))
     marks = Marks(request.purpose, "000000", deadline)
-    start = start_script(provider, DeadMan(deadline, 1), URL)
+    start = start_script(provider, DeadMan(deadline, 1), URL, "<your public key>")
     quote = Quote(usd or 0.0, profile.tier, True, "not asked")
     order = Order(marks, profile, "<your public key>", start, quote)
     for line in account.requests(provider, order):

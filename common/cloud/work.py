@@ -18,7 +18,11 @@ from common.cloud.session import Session
 from common.cloud.transport import Transport
 
 SET_UP_S = 2400.0  # an environment with vLLM, or a large model; the deadline stands above it
-RUN = 'cd "$HOME/lab" && export HF_HOME="${HF_HOME:-$HOME/models}" && if [ -f "$HOME/.hf-token" ]; then HF_TOKEN=$(cat '
+RUN = """nvme=/opt/dlami/nvme; models="$HOME/models"
+if [ -d $nvme ] && { mkdir -p $nvme/models || sudo -n install -d -o "$USER" $nvme/models; } 2>/dev/null; then
+  models=$nvme/models; fi
+"""
+RUN += 'cd "$HOME/lab" && export HF_HOME="${HF_HOME:-$models}" && if [ -f "$HOME/.hf-token" ]; then HF_TOKEN=$(cat '
 RUN += '"$HOME/.hf-token"); export HF_TOKEN; fi && '
 
 
