@@ -51,9 +51,10 @@ class Place:
     fake: FakeRunpod
     pods: Pods
     url: str
+    root: Path = Path()
 
     def __post_init__(self) -> None:
-        root = self.root
+        root = self.root = self.folder / "root"
         (root / "week5").mkdir(parents=True)
         (root / "week5" / "benchmark_scaling.py").write_text(TINY)
 
@@ -65,10 +66,6 @@ class Place:
         key.chmod(0o600)
         (self.folder / "id_ed25519.pub").write_text("ssh-ed25519 AAAAplanted me@here\n")
         self.fake.started, self.fake.ended = self.pods.started, self.pods.ended
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "root"
 
     @property
     def results(self) -> Path:
@@ -86,8 +83,8 @@ class Place:
         setting = Setting(self.root, self.url, connect, Clock(), QUICK)
         return main("runpod", PROFILES, [*words, "--results-dir", str(self.results)], setting)
 
-    def go(self, *words: str) -> int:
+    def go(self, *words: str, exp_args: str = "--model qwen2-9m") -> int:
         """The whole evening with the tiny experiment."""
         wanted = ["--profile", "4xa100", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1.5", "--yes"]
         own = ["--ssh-key", str(self.folder / "id_ed25519"), "--keep-venv", sys.prefix]
-        return self("go", *wanted, *own, "--exp-args", "--model qwen2-9m", *words)
+        return self("go", *wanted, *own, "--exp-args", exp_args, *words)

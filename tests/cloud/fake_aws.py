@@ -35,6 +35,7 @@ class FakeAws:
         self.clock, self.faults = clock, faults
         self.calls: list[str] = []
         self.others: set[str] = set()
+        self.gone = False
         self.image = "ami-03cf127a"  # one that moto knows
 
     @contextlib.contextmanager
@@ -65,7 +66,8 @@ class FakeAws:
             return found + [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"] if _marked(one)]
 
     def others_live(self) -> bool:
-        held = self.ec2().describe_instances(InstanceIds=sorted(self.others))["Reservations"]
+        with mock.patch.object(self, "faults", frozenset()):
+            held = self.ec2().describe_instances(InstanceIds=sorted(self.others))["Reservations"]
         return all(one["State"]["Name"] == "running" for group in held for one in group["Instances"])
 
     def _call(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
@@ -82,7 +84,9 @@ class FakeAws:
             raise AssertionError("somebody else's instance")
         made = answer()
         if operation == "RunInstances":
-            self._after_launch(client, made, arguments)
+            self._after_launch(client, arguments)
+        if operation == "DescribeInstanceAttribute" and "outlives_shutdown" in self.faults:
+            made["InstanceInitiatedShutdownBehavior"] = {"Value": "stop"}
         if operation == "DescribeInstances":
             self._bend(made, count)
         made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
@@ -112,17 +116,13 @@ class FakeAws:
         if operation == "RunInstances" and "request_lost" in self.faults:
             raise ReadTimeoutError(endpoint_url="https://ec2")
 
-    def _after_launch(self, client: Any, made: Any, arguments: dict[str, Any]) -> None:
-        made_id = made["Instances"][0]["InstanceId"]
+    def _after_launch(self, client: Any, arguments: dict[str, Any]) -> None:
         tags = arguments["TagSpecifications"][0]["Tags"]
         if "volume_left" in self.faults:
             kept = [{"ResourceType": "volume", "Tags": tags}]
             client.create_volume(AvailabilityZone="us-east-1a", Size=8, TagSpecifications=kept)
         if "address_left" in self.faults:
             client.allocate_address(Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": tags}])
-        if "outlives_shutdown" in self.faults:
-            stop = {"Value": "stop"}
-            client.modify_instance_attribute(InstanceId=made_id, InstanceInitiatedShutdownBehavior=stop)
         if "reply_lost" in self.faults:
             raise ReadTimeoutError(endpoint_url="https://ec2")
 
@@ -133,7 +133,7 @@ class FakeAws:
             if "disk_stays" in self.faults:
                 for disk in one.get("BlockDeviceMappings", []):
                     disk["Ebs"]["DeleteOnTermination"] = False
-            if "gone_in_mid_run" in self.faults and count > 12:
+            if self.gone:
                 one["State"]["Name"] = "terminated"
             slow = "slow_shutting_down" in self.faults and count < 14
             if state == "terminated" and (slow or "shutting_down_for_ever" in self.faults):

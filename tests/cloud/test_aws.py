@@ -11,8 +11,9 @@ import pytest
 
 from common.cloud.aws import Aws
 from common.cloud.aws_start import user_data
+from common.cloud.clock import Pauses
 from common.cloud.deadman import DeadMan
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, CloudError
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, CloudError, MachineError
 from common.cloud.flow import go
 from common.cloud.launch import Connect
 from common.cloud.main import main
@@ -37,13 +38,16 @@ PROBED_L40S = PROBED.replace("A100-SXM4-80GB", "L40S").replace("NV12", "PHB")
 class Rote:
     """An instance whose every command succeeds."""
 
-    def __init__(self) -> None:
-        self.looks = 0
+    def __init__(self, fake: FakeAws) -> None:
+        self.fake, self.looks = fake, 0
 
     def run(self, script: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
         if script.startswith("\necho"):
             return Done(0, PROBED_L40S.encode(), "")
         self.looks += ".exit" in script
+        self.fake.gone = "gone_in_mid_run" in self.fake.faults and self.looks > 3
+        if self.fake.gone:
+            raise MachineError("no answer")
         return Done(0, b"0" if ".exit" in script and self.looks % 8 == 0 else b"", "")
 
 
@@ -54,12 +58,13 @@ def rent(folder: Path, faults: frozenset[str]) -> tuple[int, Evening, FakeAws, l
 
     def connect(session: Session) -> Connect:
         def to(machine: Machine) -> Rote:
-            return Rote()
+            return Rote(fake)
 
         return to
 
     with fake.running():
-        world = replace(evening.world, provider=Aws(SPEC, evening.clock), connect=connect)
+        pauses = Pauses(insist_s=60, poll_s=10)
+        world = replace(evening.world, provider=Aws(SPEC, evening.clock), connect=connect, pauses=pauses)
         request = replace(evening.request, profile=read_profiles(PROFILES, "aws")["4xl40s"])
         try:
             code = go(request, world)

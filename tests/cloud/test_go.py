@@ -17,6 +17,7 @@ from common.cloud.ledger import ledgers
 from common.store import files
 from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import KEY
+from tests.cloud.world import ROOT
 
 RESULT = "benchmark_scaling/20260101T000000Z-m-x.json"
 
@@ -129,3 +130,18 @@ def test_selftest_watches_a_machine_end_itself(place: Place, monkeypatch: pytest
     assert place.pods.alive() == []
     assert ledgers(place.results)[0].last("selftest") is not None
     assert Path(ledgers(place.results)[0].folder / "teardown.json").is_file()
+
+
+@pytest.mark.vllm
+def test_the_smallest_scaling_benchmark_on_real_vllm(place: Place) -> None:
+    """The lab's own checkout, sent, run on CPU slices with the 9M model, brought home, and the "machine" gone."""
+    place.root = ROOT
+    arguments = "--model qwen2-9m --tp 1 --curves fixed --concurrency 1 2 --input-tokens 16 --output-tokens 16"
+    assert place.go(exp_args=arguments) == CLEAN
+    assert place.fake.ours() == []
+    assert place.pods.alive() == []
+    (path,) = (place.results / "benchmark_scaling").glob("*.json")
+    result = files.load(path)
+    assert {case.status for case in result.cases} == {"ok"}
+    assert result.cost["load_s"] > 1
+    assert result.cost["usd_per_million_output_tokens_all_in"] > result.cost["usd_per_million_output_tokens_run"] > 0
