@@ -59,6 +59,7 @@ def doctor(provider: str, options: Verb, url: str | None, say: Say) -> int:
         found.append((False, str(error)))
     else:
         found += list(_asked(client))
+        found += list(client.state_of_account())
         if isinstance(client, Runpod) and isinstance(options, Doctor) and options.check_api:
             found += [(False, line) for line in client.changed_fields()] or [(True, "the API knows every field sent")]
     for fine, line in found:

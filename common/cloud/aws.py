@@ -12,7 +12,7 @@ from typing import Any
 from common.cloud.aws_errors import GONE, code_of, explained
 from common.cloud.aws_leftovers import clear, leftovers
 from common.cloud.aws_order import instance_request, security_group
-from common.cloud.aws_price import check_quota, live_price
+from common.cloud.aws_price import QUOTAS, check_quota, live_price, quota_line
 from common.cloud.clock import Clock
 from common.cloud.errors import NotMadeError, Refused
 from common.cloud.marks import TAG_ID
@@ -132,6 +132,10 @@ class Aws:
         region = self._where.get(machine_id, self.region)
         command = f"aws ec2 terminate-instances --region {region} --instance-ids {machine_id}"
         return f"{command}   or by hand: {CONSOLE}?region={region}#Instances:"
+
+    def state_of_account(self) -> list[tuple[bool, str]]:
+        """Quotas of the launch region."""
+        return [quota_line(self.client("service-quotas", self.region), self.region, *one) for one in QUOTAS]
 
     def requests(self, order: Order) -> list[str]:
         """See `requests_of`."""

@@ -6,8 +6,23 @@ import json
 from typing import Any
 
 from common.cloud.aws_errors import explained
-from common.cloud.errors import NotMadeError, UnansweredError
+from common.cloud.errors import NotMadeError, ProviderError, UnansweredError
 from common.cloud.profiles import Profile
+
+
+QUOTAS = (("L-DB2E81BA", "G and VT", 48), ("L-417A185B", "P", 96))  # code, family, vCPUs of its smallest profile
+ASK = "aws service-quotas request-service-quota-increase --region {} --service-code ec2 --quota-code {} --desired-value {}"
+
+
+def quota_line(quotas: Any, region: str, code: str, family: str, vcpus: int) -> tuple[bool, str]:  # noqa: ANN401
+    """Whether a quota is enough for the family's smallest profile, in words."""
+    try:
+        value = _quota(quotas, code)
+    except ProviderError as error:
+        return False, f"quota of {family} instances: {error}"
+    enough = value >= vcpus
+    ask = "" if enough else f"; {vcpus} are needed: {ASK.format(region, code, vcpus)}"
+    return enough, f"quota of {family} instances in {region}: {value:.0f} vCPUs{ask}"
 
 
 def check_quota(quotas: Any, profile: Profile, region: str) -> None:  # noqa: ANN401  # boto3 has no types
@@ -19,13 +34,11 @@ def check_quota(quotas: Any, profile: Profile, region: str) -> None:  # noqa: AN
     listed = profile.listed
     if listed.quota_code is None or listed.vcpus is None:
         return
-    with explained("quota"):
-        value = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=listed.quota_code)["Quota"]["Value"]
+    value = _quota(quotas, listed.quota_code)
     if value < listed.vcpus:
-        ask = f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2"
+        ask = ASK.format(region, listed.quota_code, listed.vcpus)
         raise NotMadeError(
-            f"the quota in {region} is {value:.0f} vCPUs and {profile.gpu} has {listed.vcpus}: ask days before with"
-            f" `{ask} --quota-code {listed.quota_code} --desired-value {listed.vcpus}`"
+            f"the quota in {region} is {value:.0f} vCPUs and {profile.gpu} has {listed.vcpus}: ask days before: {ask}"
         )
 
 
@@ -52,3 +65,8 @@ def live_price(pricing: Any, instance_type: str, region: str) -> float:  # noqa:
     if len(prices) != 1:
         raise UnansweredError(f"AWS names {len(prices)} prices for {instance_type} in {region}, and one is needed")
     return prices.pop()
+
+
+def _quota(quotas: Any, code: str) -> float:  # noqa: ANN401  # boto3 has no types
+    with explained("quota"):
+        return float(quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])

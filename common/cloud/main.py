@@ -26,7 +26,6 @@ from common.cloud.start import start_script
 from common.cloud.transport import Ssh, Transport
 
 ROOT = Path(__file__).resolve().parents[2]
-USERS = {"runpod": "root", "aws": "ubuntu"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,12 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
 def say(line: str) -> None:
     """One line of progress, on stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
+
+
+def progress(clock: Clock) -> Callable[[str], None]:
+    """Lines of a long run, each with the seconds since it began."""
+    began = clock.now()
+    return lambda line: say(f"[{clock.now() - began:5.0f} s] {line}")
 
 
 def confirm(question: str) -> bool:
@@ -112,7 +117,7 @@ def _ssh(session: Session, provider: str, key: Path | None) -> Connect:
     def connect(machine: Machine) -> Transport:
         private = key or ssh_key(None)[0]
         known = session.ledger.folder / "known_hosts"
-        return Ssh(machine.host or "", machine.port, private, known, USERS[provider])
+        return Ssh(machine.host or "", machine.port, private, known, upkeep.USERS[provider])
 
     return connect
 

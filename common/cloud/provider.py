@@ -98,5 +98,8 @@ class Provider(Protocol):
     def by_hand(self, machine_id: str) -> str:
         """The command that ends a machine, and the page where a person does."""
 
+    def state_of_account(self) -> list[tuple[bool, str]]:
+        """What may stand in the way of a renting: whether it is fine, and a line."""
+
     def requests(self, order: Order) -> list[str]:
         """What `create` would send, as text without secrets."""

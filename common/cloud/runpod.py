@@ -116,6 +116,10 @@ class Runpod:
         header = '-H "Authorization: Bearer $RUNPOD_API_KEY"'
         return f"curl -X DELETE {header} {self._url}/v2/pods/{machine_id}   or by hand: {CONSOLE}"
 
+    def state_of_account(self) -> list[tuple[bool, str]]:
+        """The API tells neither balance nor spend limit to a key that may only rent."""
+        return [(True, "balance and auto-pay: see https://console.runpod.io/user/billing; prepaid, auto-pay off")]
+
     def requests(self, order: Order) -> list[str]:
         """The quote and the create."""
         profile = order.profile

@@ -24,6 +24,7 @@ from common.cloud.survey import deadline_of, end_listed, survey
 from common.cloud.work import Job, Worker
 from common.engines.reference_models import REFERENCE_MODELS
 
+USERS = {"runpod": "root", "aws": "ubuntu"}
 SELFTEST_S = 180
 LATE_S = 240  # a container that was still being fetched at the deadline ends as soon as it starts
 
@@ -46,7 +47,8 @@ def up(request: Request, world: World, key: Path) -> int:
         return settle(session, verdict, CLEAN, error)
     armed.tell("keep")
     machine = launched.machine
-    session.say(f"up: ssh -i {key} -p {machine.port} root@{machine.host}; end it with `down`")
+    user = USERS[world.provider.kind]
+    session.say(f"up: ssh -i {key} -p {machine.port} {user}@{machine.host}; end it with `down`")
     return CLEAN
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cloud.cost import spent
 from common.cloud.errors import MachineError, ProviderError
 from common.cloud.home import Fetched, fetch
 from common.cloud.prices import DATA
@@ -102,6 +103,7 @@ class Worker:
                     heard = now
             if code is None and limit_s is None and now - pulled >= pauses.pull_s:
                 self.pull()
+                session.say(self._so_far(kind, now - began))
                 pulled = session.clock.now()
             if code is not None:
                 return self._ended(name, code, limit_s)
@@ -148,6 +150,13 @@ class Worker:
         if limit_s is not None:
             raise MachineError(f"{name} took too long")
         return -15
+
+    def _so_far(self, kind: str, seconds: float) -> str:
+        """Time, dollars, and how long is left."""
+        events = self.session.ledger.events()
+        usd = spent(events, self.session.clock.now())
+        price = "" if usd is None else f", ${usd:.2f} so far"
+        return f"{kind}: {seconds / 60:.0f} min{price}, {self.session.left_s / 60:.0f} min to the deadline"
 
     def _exit_of(self, name: str) -> int | None:
         answer = self.transport.run(f'cat "$HOME/lab-run/{name}.exit" 2>/dev/null || true').out.strip()
