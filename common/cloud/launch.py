@@ -49,11 +49,6 @@ def launch(session: Session, order: Order, connect: Connect, needed_disk_bytes: 
     raise last
 
 
-def worst_usd(order: Order, seconds: float) -> float:
-    """The most that a renting can cost: to the deadline at the quoted price."""
-    return order.quote.usd_per_hour * seconds / 3600
-
-
 def dead_man(session: Session) -> DeadMan:
     """The machine's own end, by the renting's deadline."""
     seconds = max(1, int(session.left_s))

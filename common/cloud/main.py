@@ -105,7 +105,7 @@ def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> 
         provider_from(spec, setting.clock),
         spec,
         connect,
-        say,
+        progress(setting.clock),
         agreed,
         setting.clock,
         setting.pauses,

@@ -16,7 +16,7 @@ from common.cloud.errors import MachineError, ProviderError
 from common.cloud.home import Fetched, fetch
 from common.cloud.prices import DATA
 from common.cloud.session import Session
-from common.cloud.transport import Transport
+from common.cloud.transport import Done, Transport
 
 SET_UP_S = 2400.0  # an environment with vLLM, or a large model; the deadline stands above it
 RUN = """nvme=/opt/dlami/nvme; models="$HOME/models"
@@ -181,10 +181,9 @@ class Worker:
                     raise
                 self.session.clock.sleep(self.session.pauses.poll_s)
 
-    def _check(self, answer: object, what: str) -> None:
-        code, err = getattr(answer, "code", 1), getattr(answer, "err", "")
-        if code != 0:
-            raise MachineError(f"{what} failed: {err.strip()[-200:]}")
+    def _check(self, answer: Done, what: str) -> None:
+        if answer.code != 0:
+            raise MachineError(f"{what} failed: {answer.err.strip()[-200:]}")
 
     def _keep_log(self, name: str) -> None:
         with contextlib.suppress(MachineError):

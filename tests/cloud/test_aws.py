@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, CloudEr
 from common.cloud.flow import go
 from common.cloud.launch import Connect
 from common.cloud.main import main
+from common.cloud.prices import DATA
 from common.cloud.profiles import read_profiles
 from common.cloud.provider import Machine
 from common.cloud.session import Session
@@ -113,6 +116,23 @@ def test_what_an_instance_is_born_with() -> None:
     assert config["ssh_authorized_keys"] == ["ssh-ed25519 AAAA me@here"]
     assert len(text) < 16_384, "EC2's limit"
     assert [command[:2] for command in config["bootcmd"]] == [["bash", "-c"]] * 2, "at every boot"
+
+
+def test_the_timer_is_absolute_and_armed_at_every_boot(tmp_path: Path) -> None:
+    (tmp_path / "systemd" / "system").mkdir(parents=True)
+    (tmp_path / "systemctl").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    script = "LAB_DEADLINE=1800000000\n" + (DATA / "arm_aws.sh").read_text()
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAB_ETC": str(tmp_path)}
+    for _ in range(2):  # a reboot
+        subprocess.run(["bash", "-c", script], env=environ, check=True)
+    timer = (tmp_path / "systemd" / "system" / "lab-end.timer").read_text()
+    assert "OnCalendar=2027-01-15 08:00:00 UTC" in timer
+    assert "Persistent=true" in timer
+    assert "poweroff" in (tmp_path / "systemd" / "system" / "lab-end.service").read_text()
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("start --no-block lab-end.timer lab-deadman.service") == 2
+    assert "enable lab-end.timer lab-deadman.service" in calls
 
 
 @pytest.mark.parametrize(

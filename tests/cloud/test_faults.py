@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from common.cloud import launch, teardown
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, OVER_CAP, RUN_FAILED
+from common.cloud.flow import go
 from common.cloud.session import Session
 from common.cloud.teardown import Verdict
+from common.cloud.transport import Done
 from tests.cloud.fake_runpod import FAULTS, KEY
-from tests.cloud.world import Evening
+from tests.cloud.world import Evening, RoteTransport
 
 # A machine whose id was never told, in lists that leave it out, cannot be seen by anybody: its own dead man ends it.
 ID_NEVER_TOLD = {"created_but_500", "reply_lost", "late", "create_nonsense", "refused_but_made", "made_twice"}
@@ -68,6 +71,37 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert first["calls"] == ["machines", "leftovers", "machine pod-1"]
     assert 0 < receipt["usd_estimate"] < 1
     assert "--usd-per-hour 7.1" in "".join(text.decode() for text in evening.transports[-1].stdin)
+
+
+def test_nothing_is_rented_when_the_person_says_no(tmp_path: Path) -> None:
+    evening = Evening(tmp_path)
+    assert go(evening.request, replace(evening.world, confirm=lambda _: False)) == CLEAN
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_experiment_that_never_ends_is_stopped_before_the_deadline(tmp_path: Path) -> None:
+    """Money beats data, so the data is already home: stopped five minutes before, fetched, and gone in time."""
+    evening = Evening(tmp_path)
+
+    def endless(self: RoteTransport, script: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        return Done(0, b"", "") if "experiment-1.exit" in script else run(self, script, stdin, timeout_s)
+
+    run = RoteTransport.run
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(RoteTransport, "run", endless)
+        assert evening.go() == RUN_FAILED
+    stopped, ended = evening.ledger.last("stage_stopped"), evening.ledger.last("ended")
+    deadline = (evening.ledger.last("intent") or {})["deadline"]
+    assert stopped is not None
+    assert ended is not None
+    assert 280 < deadline - stopped["at"] < 305
+    assert ended["at"] < deadline
+    fetched = [one["at"] for one in evening.ledger.events() if one["event"] == "fetched"]
+    assert fetched[-1] > stopped["at"], "once more after it was stopped"
+    assert max(b - a for a, b in itertools.pairwise(fetched)) < 70, "every minute"
+    assert any("kill -TERM" in script for script in evening.transports[-1].scripts)
+    assert any("so far" in line for line in evening.said)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -130,7 +164,7 @@ def test_without_the_proof_the_property_is_violated(
 
 
 def test_with_the_proof_it_is_not(tmp_path: Path) -> None:
-    for number, fault in itertools.chain(enumerate(UNSEEN)):
+    for number, fault in enumerate(UNSEEN):
         folder = tmp_path / str(number)
         folder.mkdir()
         evening = Evening(folder, frozenset({fault}))
