@@ -90,6 +90,7 @@ def split(arguments: str) -> tuple[str, ...]:
             "--results-dir",
             "--usd-per-hour",
             "--dry-run",
+            "--dry-run-gpus",
             "--engine-python",
         ):
             raise Refused(f"--exp-args {word}: this is set here; leave it out")

@@ -25,6 +25,7 @@ from common.cloud.session import Session
 from common.cloud.start import start_script
 from common.cloud.transport import Ssh, Transport
 
+ABOUT = "Rent a machine, run an experiment on it, bring the results home, end it, and prove that it is gone."
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +45,7 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
     setting = setting or Setting()
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        verb, options = parse(words, f"{profiles.parent.name}/run.py", __doc__ or "")
+        verb, options = parse(words, f"{profiles.parent.name}/run.py", ABOUT)
         if isinstance(options, Renting):
             return _rent(provider, profiles, options, setting)
         if not options.dry_run and not options.yes and verb in ("selftest", "sweep"):
