@@ -214,8 +214,8 @@ def requests_of(order: Order) -> list[str]:
         f"service-quotas GetServiceQuota ec2 {listed.quota_code} in {region}: at least {listed.vcpus} vCPUs",
         f"pricing GetProducts {profile.gpu} in {region}, Linux, shared, on demand",
         f"ec2 CreateSecurityGroup {order.marks.name}: port 22",
-        f"ec2 RunInstances 1 x {profile.gpu}, {profile.disk_gb} GB gp3 DeleteOnTermination, shutdown behaviour terminate,"
-        f" HttpTokens required, tags {TAG_ID} and deadline on instance, volume and interface",
+        f"ec2 RunInstances 1 x {profile.gpu}, {profile.disk_gb} GB gp3 DeleteOnTermination, shutdown behaviour"
+        f" terminate, HttpTokens required, tags {TAG_ID} and deadline on instance, volume and interface",
     ]
 
 

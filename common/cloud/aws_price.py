@@ -9,9 +9,9 @@ from common.cloud.aws_errors import explained
 from common.cloud.errors import NotMadeError, ProviderError, UnansweredError
 from common.cloud.profiles import Profile
 
-
 QUOTAS = (("L-DB2E81BA", "G and VT", 48), ("L-417A185B", "P", 96))  # code, family, vCPUs of its smallest profile
-ASK = "aws service-quotas request-service-quota-increase --region {} --service-code ec2 --quota-code {} --desired-value {}"
+ASK = "aws service-quotas request-service-quota-increase --service-code ec2 --region {} --quota-code {}"
+ASK += " --desired-value {}"
 
 
 def quota_line(quotas: Any, region: str, code: str, family: str, vcpus: int) -> tuple[bool, str]:  # noqa: ANN401

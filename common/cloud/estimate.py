@@ -26,6 +26,7 @@ BOOT_S, INSTALL_S, ENDING_S = 240.0, 420.0, 60.0
 DOWNLOAD_BYTES_S = 200e6
 ROOM_BYTES = 40e9  # environment, caches, results
 SPARE = 1.15
+OURS = ("--results-dir", "--usd-per-hour", "--dry-run", "--dry-run-gpus", "--engine-python")  # set by the flow
 ABOUT_THE_WEEK = ("__init__", "checklist", "decide", "predict_scaling")
 
 
@@ -86,13 +87,7 @@ def split(arguments: str) -> tuple[str, ...]:
     except ValueError as error:
         raise Refused(f"--exp-args {arguments!r}: {error}") from error
     for word in words:
-        if word.partition("=")[0].replace("_", "-") in (
-            "--results-dir",
-            "--usd-per-hour",
-            "--dry-run",
-            "--dry-run-gpus",
-            "--engine-python",
-        ):
+        if word.partition("=")[0].replace("_", "-") in OURS:
             raise Refused(f"--exp-args {word}: this is set here; leave it out")
     return words
 

@@ -1,5 +1,6 @@
 """EC2 by moto, with what it lacks filled in (prices, quotas, the image's name) and faults planted in front of it."""
 
+# ruff: noqa: ANN401  # boto3 has no types
 from __future__ import annotations
 
 import contextlib

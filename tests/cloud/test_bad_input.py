@@ -17,6 +17,8 @@ from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import FAULTS
 from tests.cloud.world import PROFILES, ROOT
 
+NO_DOLLARS = ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")
+NO_HOURS = ("0", "-1", "25", "1h", "nan")
 GO = ("go", "--exp", "benchmark_scaling", "--exp-args", "--model qwen2-9m")
 CAPS = ("--max-usd", "15", "--max-hours", "1.5")
 A100 = ("--profile", "4xa100")
@@ -44,8 +46,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     [
         ((*GO, *A100), "--max-usd 15 --max-hours 1.5"),
         ((*GO, *A100, "--max-usd", "15"), "both caps"),
-        *(((*GO, *A100, "--max-usd", bad, "--max-hours", "1"), "--max-usd") for bad in ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")),
-        *(((*GO, *A100, "--max-usd", "5", "--max-hours", bad), "--max-hours") for bad in ("0", "-1", "25", "1h", "nan")),
+        *(((*GO, *A100, "--max-usd", bad, "--max-hours", "1"), "--max-usd") for bad in NO_DOLLARS),
+        *(((*GO, *A100, "--max-usd", "5", "--max-hours", bad), "--max-hours") for bad in NO_HOURS),
         ((*GO, *A100, "--max-usd", "1", "--max-hours", "1"), "raise the cap"),
         ((*GO, *A100, "--max-usd", "15", "--max-hours", "0.15"), "under 10"),
         ((*GO, "--profile", "4xa101", *CAPS), "did you mean"),

@@ -123,7 +123,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         new_ledger(tmp_path / "file")
 
 
-@pytest.mark.parametrize(("name", "said"), [("", "nearest"), ("nvidia", "nearest"), ("V100", "nearest"), ("H100", "ambiguous")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "nearest"), ("nvidia", "nearest"), ("V100", "nearest"), ("H100", "ambiguous")]
+)
 def test_cards_that_are_not_one(name: str, said: str) -> None:
     with pytest.raises(Refused, match=said):
         find("runpod", name)
