@@ -23,7 +23,7 @@ from common.store.schema import Result
 
 # A resumed run may change these; of another interpreter the versions count, and its path is nobody's business
 NOT_PART_OF_THE_WORK = (
-    *("results_dir", "resume", "dry_run", "usd_per_hour", "engine_python", "guess"),
+    *("results_dir", "resume", "dry_run", "dry_run_gpus", "usd_per_hour", "engine_python", "guess"),
     *("max_minutes", "max_usd", "idle_timeout_s", "goal"),
 )
 YOUR_PATHS = ("--results-dir", "--workload", "--engine-python", "--base-url")

@@ -68,6 +68,9 @@ class Options:
     """Go on although somebody else uses the devices' memory, flagged."""
     engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
+    dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """With --dry-run: plan for a machine with so many GPUs instead of this one. Where the hub is not reached, a known
+    model's shape comes from a table."""
 
     @property
     def budget_s(self) -> float | None:
@@ -106,6 +109,8 @@ class Options:
             raise InputError("--time-scale needs a trace to stretch: give one with --workload FILE")
         if self.time_scale is not None and not 0 < self.time_scale < 1e6:
             raise InputError(f"--time-scale {self.time_scale}: a factor above 0, as in 0.5 for twice the load")
+        if self.dry_run_gpus is not None and not (self.dry_run and 1 <= self.dry_run_gpus <= 64):
+            raise InputError(f"--dry-run-gpus {self.dry_run_gpus}: 1 to 64 GPUs, together with --dry-run")
         if self.guess is not None and not 0 < self.guess < 1e6:
             raise InputError(f"--guess {self.guess}: a number above 0, as in 1.6")
 

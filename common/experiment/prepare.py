@@ -23,6 +23,7 @@ from common.experiment.guessing import check_guess, question_of, say_question, t
 from common.experiment.listing import Skipped
 from common.experiment.opening import Work, open_result
 from common.experiment.options import STARTS, InputError, Options
+from common.experiment.planned import planned_machine, planned_model
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Spec
 from common.experiment.view import say_plainly
@@ -124,10 +125,13 @@ def _plan(experiment: Experiment, options: Options) -> _Plan:
     Raises:
         ValueError: one line, with the remedy.
     """
-    machine = find_machine(options.cores_per_device, options.device_ids)
+    planned = options.dry_run_gpus
+    machine = (
+        find_machine(options.cores_per_device, options.device_ids) if planned is None else planned_machine(planned)
+    )
     engine = preflight.check_engine(options.engine_python)
     asked = options.model or default_model(machine.kind, len(machine.devices))
-    model = find_model(asked, say_plainly, download=not options.dry_run)
+    model = planned_model(asked) if planned else find_model(asked, say_plainly, download=not options.dry_run)
     specs, skipped = experiment.cases(options, model, machine)
     if not specs:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")

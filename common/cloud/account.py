@@ -1,0 +1,111 @@
+"""Verbs about the account: doctor and price; and what every verb says of itself without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from common.cloud.checks import check_tools, missing, profile_of, ssh_key
+from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
+from common.cloud.options import Doctor, Price, Verb
+from common.cloud.prices import table
+from common.cloud.profiles import Profile, read_profiles
+from common.cloud.provider import Order, Provider
+from common.cloud.providers import provider_from, spec_of
+from common.cloud.runpod import URL, Runpod
+from common.cloud.session import Say
+
+
+def hf_token() -> str | None:
+    """The token for gated models, sent to the machine through a pipe; None where none is set."""
+    return os.environ.get("HF_TOKEN", "").strip() or None
+
+
+def requests(provider: str, order: Order) -> list[str]:
+    """What a renting would send, without a key."""
+    if provider == "aws":
+        from common.cloud.aws import requests_of
+
+        return requests_of(order)
+    return Runpod("", url=URL).requests(order)
+
+
+def price(provider: str, profiles: Path, options: Price, url: str | None, say: Say) -> int:
+    """Every profile, or the one that is named: dated price, live price, stock."""
+    named = options.profile is not None or options.gpu is not None
+    chosen = [profile_of(options, profiles, provider)] if named else list(read_profiles(profiles, provider).values())
+    say(f"dated table compiled {table()['compiled']}")
+    client = None if options.dry_run else provider_from(spec_of(provider, options.region, url))
+    code = CLEAN
+    for profile in (one for one in chosen if one.instead is None):
+        dated = profile.dated_usd_per_hour
+        then = "no dated price" if dated is None else f"${dated:.2f} on {profile.listed.read_on or 'no date'}"
+        live, failed = ("not asked", False) if client is None else _live(client, profile)
+        code = BAD_INPUT if failed and named else code
+        say(f"{profile.name:9} {profile.gpus} x {profile.listed.gpu:22} {then:24} live: {live}; {profile.links}")
+    return code
+
+
+def doctor(provider: str, options: Verb, url: str | None, say: Say) -> int:
+    """Each thing that a renting needs: there, or how to get it."""
+    found: list[tuple[bool, str]] = [(False, line) for line in missing(check_tools, lambda: ssh_key(None))]
+    if not found:
+        found.append((True, "ssh, git and an ssh key are here; files travel by tar over ssh, rsync is not needed"))
+    try:
+        spec = spec_of(provider, options.region, url)
+        client = provider_from(spec)
+    except CloudError as error:
+        found.append((False, str(error)))
+    else:
+        found += list(_asked(client))
+        found += list(client.state_of_account())
+        if isinstance(client, Runpod) and isinstance(options, Doctor) and options.check_api:
+            found += [(False, line) for line in client.changed_fields()] or [(True, "the API knows every field sent")]
+    for fine, line in found:
+        say(f"{'ok     ' if fine else 'MISSING'} {line}")
+    return CLEAN if all(fine for fine, _ in found) else BAD_INPUT
+
+
+def dry_lines(provider: str, verb: str, profiles: Path) -> list[str]:
+    """What a verb would ask the provider."""
+    lists = (
+        ["GET /v2/pods?includeClusterPods=true", "GET /v2/network-volumes", "GET /v2/clusters"]
+        if provider == "runpod"
+        else [f"ec2 Describe{name}" for name in ("Instances", "Volumes", "NetworkInterfaces", "Addresses", "Snapshots")]
+    )
+    ending = "DELETE /v2/pods/{id}" if provider == "runpod" else "ec2 TerminateInstances"
+    one = "GET /v2/pods/{id}" if provider == "runpod" else "ec2 DescribeInstances (one id)"
+    asked = {
+        **{"verify": [*lists, one, "all of it again, ten seconds later"], "sweep": [*lists, ending, *lists]},
+        **{"down": ["ssh: results", ending, *lists, one], "sync": [one, "ssh: results"], "run": [one, "ssh: work"]},
+        **{"cost": ["GET /v2/billing/pods?podId={id}" if provider == "runpod" else "nothing: see Cost Explorer"]},
+        **{"doctor": lists},
+    }
+    if verb == "selftest":
+        profile = read_profiles(profiles, provider)["selftest"]
+        usd = profile.dated_usd_per_hour or 0.0
+        return [f"rent {profile.gpus} x {profile.listed.gpu} for 3 minutes: at most ${usd * 0.15:.2f}", *lists]
+    return asked[verb]
+
+
+def _live(client: Provider, profile: Profile) -> tuple[str, bool]:
+    try:
+        quote = client.quote(profile)
+    except CloudError as error:
+        return str(error), True
+    return f"${quote.usd_per_hour:.2f} ({quote.detail})", False
+
+
+def _asked(client: Provider) -> Iterator[tuple[bool, str]]:
+    """Rights, by asking for what will be asked."""
+    calls: dict[str, Callable[[], object]] = {"machines": client.machines, "what else bills": client.leftovers}
+    for name, call in calls.items():
+        try:
+            answer = call()
+        except CloudError as error:
+            yield False, f"{name}: {error}"
+        else:
+            assert isinstance(answer, list)
+            yield True, f"the account lists its {name}: {len(answer)}"
+            yield from ((False, f"{one.id} ({one.name}) is of the lab: `verify`") for one in answer if one.lab_id)

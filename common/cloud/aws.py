@@ -1,0 +1,247 @@
+"""AWS by boto3: the eight calls of the seam. What describe calls list, by tag, is the truth.
+
+The instance dies by its own shutdown (`InstanceInitiatedShutdownBehavior=terminate`), its volume and interface with
+it. No address is allocated and no key pair is made, so nothing can be left of them; both are looked for all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.cloud.aws_errors import GONE, code_of, explained
+from common.cloud.aws_leftovers import clear, leftovers
+from common.cloud.aws_order import instance_request, security_group
+from common.cloud.aws_price import QUOTAS, check_quota, live_price, quota_line
+from common.cloud.clock import Clock
+from common.cloud.errors import NotMadeError, Refused
+from common.cloud.marks import TAG_ID
+from common.cloud.prices import disk_usd_per_hour, find
+from common.cloud.profiles import Profile
+from common.cloud.provider import Leftover, Machine, Order, Quote, State
+
+REGION = "us-east-1"
+STATES: dict[str, State] = {
+    **{"pending": "starting", "running": "running", "shutting-down": "stopped", "stopping": "stopped"},
+    **{"stopped": "stopped", "terminated": "gone"},
+}
+CONSOLE = "https://console.aws.amazon.com/ec2/home"
+INSTALL = "boto3 is not installed: pip install -e .[cloud]"
+
+
+class Aws:
+    """One account; its launch region, or all of them."""
+
+    kind = "aws"
+
+    def __init__(self, spec: Mapping[str, Any], clock: Clock | None = None) -> None:
+        self._boto = _boto_session(spec)
+        self._clock = clock or Clock()
+        self.region = str(spec.get("region") or REGION)
+        self._all_regions = bool(spec.get("all_regions"))
+        self._clients: dict[tuple[str, str, int], Any] = {}
+        self._where: dict[str, str] = {}
+        self._prices: dict[str, float] = {}
+
+    def quote(self, profile: Profile) -> Quote:
+        """Live on-demand price; quota and offer of the type are checked first."""
+        region = profile.region or self.region
+        check_quota(self.client("service-quotas", region), profile, region)
+        with explained("instance types"):
+            filters = [{"Name": "instance-type", "Values": [profile.gpu]}]
+            answer = self.client("ec2", region).describe_instance_type_offerings(Filters=filters)
+        if not answer["InstanceTypeOfferings"]:
+            raise NotMadeError(f"{region} has no {profile.gpu}: another --region (us-east-1 and us-west-2 have most)")
+        usd = self._price(profile.gpu, region) + disk_usd_per_hour("aws", profile.disk_gb)
+        skew_s = _skew_s(answer, self._clock.now())
+        return Quote(usd, "on-demand", True, f"{region}, offered; capacity shows at the launch", skew_s)
+
+    def create(self, order: Order) -> Machine:
+        """RunInstances once; then shutdown behaviour and volumes are read back: a wrong one is no machine of ours."""
+        region = order.profile.region or self.region
+        ec2, once = self.client("ec2", region), self.client("ec2", region, tries=1)
+        with explained("preparing the launch"):
+            group = security_group(ec2, order)
+            request = instance_request(ec2, self.client("ssm", region), order, group)
+        with explained("run_instances"):
+            made = once.run_instances(**request)["Instances"][0]
+        machine_id = str(made["InstanceId"])
+        self._where[machine_id] = region
+        with explained("reading the instance back"):
+            asked = {"InstanceId": machine_id, "Attribute": "instanceInitiatedShutdownBehavior"}
+            behaviour = ec2.describe_instance_attribute(**asked)["InstanceInitiatedShutdownBehavior"]["Value"]
+            disks = [one["Ebs"] for one in _instance(ec2, machine_id).get("BlockDeviceMappings", []) if "Ebs" in one]
+        if behaviour != "terminate" or not all(disk.get("DeleteOnTermination") for disk in disks):
+            self.terminate(machine_id)
+            raise NotMadeError(f"{machine_id} would outlive its shutdown or leave a disk: it was ended at once")
+        return self._machine(made, region)
+
+    def get(self, machine_id: str) -> Machine | None:
+        """One instance, in the region where it was made, or wherever it is."""
+        from botocore.exceptions import ClientError
+
+        for region in self._regions_of(machine_id):
+            try:
+                with explained("describe_instances"):
+                    return self._machine(_instance(self.client("ec2", region), machine_id), region, priced=True)
+            except Exception as error:
+                cause = error.__cause__
+                if isinstance(cause, ClientError) and code_of(cause) in GONE:
+                    continue
+                raise
+        return None
+
+    def machines(self) -> list[Machine]:
+        """All instances of the region, or of all regions."""
+        found = []
+        for region in self._regions():
+            with explained(f"describe_instances in {region}"):
+                pages = self.client("ec2", region).get_paginator("describe_instances").paginate()
+                instances = [one for page in pages for held in page["Reservations"] for one in held["Instances"]]
+            found += [self._machine(one, region) for one in instances]
+        return found
+
+    def terminate(self, machine_id: str) -> None:
+        """Ask for the end, wherever the instance is."""
+        from botocore.exceptions import ClientError
+
+        for region in self._regions_of(machine_id):
+            try:
+                with explained("terminate_instances"):
+                    self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
+            except Exception as error:
+                if not (isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in GONE):
+                    raise
+
+    def leftovers(self) -> list[Leftover]:
+        """Volumes, interfaces, addresses, snapshots, spot requests; groups, which cost nothing, of ours only."""
+        return [one for region in self._regions() for one in leftovers(self.client("ec2", region), region)]
+
+    def clear(self, leftover: Leftover) -> None:
+        """Remove one of ours."""
+        region, _, name = leftover.id.partition("/")
+        with explained(f"removing {leftover.kind}"):
+            clear(self.client("ec2", region), leftover.kind, name)
+
+    def bill(self, machine_id: str) -> float | None:
+        """Not asked: Cost Explorer lags a day and each question costs a cent."""
+        return None
+
+    def by_hand(self, machine_id: str) -> str:
+        """With the command line, or on the page of the region."""
+        region = self._where.get(machine_id, self.region)
+        command = f"aws ec2 terminate-instances --region {region} --instance-ids {machine_id}"
+        return f"{command}   or by hand: {CONSOLE}?region={region}#Instances:"
+
+    def state_of_account(self) -> list[tuple[bool, str]]:
+        """Quotas of the launch region."""
+        return [quota_line(self.client("service-quotas", self.region), self.region, *one) for one in QUOTAS]
+
+    def requests(self, order: Order) -> list[str]:
+        """See `requests_of`."""
+        return requests_of(order)
+
+    def client(self, service: str, region: str, tries: int = 4) -> Any:  # noqa: ANN401  # boto3 has no types
+        """A client of a service, made once."""
+        from botocore.config import Config
+
+        key = service, region, tries
+        if key not in self._clients:
+            retries = {"total_max_attempts": tries, "mode": "standard"}
+            config = Config(retries=retries, connect_timeout=15, read_timeout=45)
+            with explained(f"reaching {service}"):
+                self._clients[key] = self._boto.client(service, region_name=region, config=config)
+        return self._clients[key]
+
+    def _regions(self) -> list[str]:
+        if not self._all_regions:
+            return [self.region]
+        with explained("describe_regions"):
+            return sorted(one["RegionName"] for one in self.client("ec2", self.region).describe_regions()["Regions"])
+
+    def _regions_of(self, machine_id: str) -> list[str]:
+        return [self._where[machine_id]] if machine_id in self._where else self._regions()
+
+    def _price(self, instance_type: str, region: str) -> float:
+        key = f"{region}/{instance_type}"
+        if key not in self._prices:
+            self._prices[key] = live_price(self.client("pricing", "us-east-1"), instance_type, region)
+        return self._prices[key]
+
+    def _machine(self, instance: Mapping[str, Any], region: str, priced: bool = False) -> Machine:
+        tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+        machine_id, kind = str(instance["InstanceId"]), str(instance.get("InstanceType"))
+        self._where[machine_id] = region
+        state = STATES.get(str(instance.get("State", {}).get("Name")), "stopped")
+        usd = _dated(kind)
+        if priced and state != "gone":
+            usd = self._price(kind, region)  # of the type that runs, whatever was ordered
+        about = {"region": region, "type": kind, "lifecycle": instance.get("InstanceLifecycle", "on-demand")}
+        host = instance.get("PublicIpAddress")
+        return Machine(machine_id, tags.get("Name", ""), state, usd, host, 22, tags.get(TAG_ID), about)
+
+
+def spec_of_environment(region: str | None, all_regions: bool = False) -> dict[str, Any]:
+    """The account of this environment, with its secrets, as `Aws` takes it.
+
+    Raises:
+        Refused: boto3 or keys are missing.
+    """
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise Refused(INSTALL) from error
+    try:
+        found = boto3.Session().get_credentials()
+        frozen = None if found is None else found.get_frozen_credentials()
+    except BotoCoreError as error:
+        raise Refused(
+            f"AWS credentials cannot be used ({type(error).__name__}): aws configure, or aws sso login"
+        ) from None
+    if frozen is None or not frozen.access_key:
+        raise Refused("no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json")
+    keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
+    return {"kind": "aws", "region": region or REGION, "all_regions": all_regions, **keys}
+
+
+def requests_of(order: Order) -> list[str]:
+    """What a launch asks, in order, without a network."""
+    profile = order.profile
+    region = profile.region or REGION
+    listed = find("aws", profile.gpu)
+    return [
+        f"service-quotas GetServiceQuota ec2 {listed.quota_code} in {region}: at least {listed.vcpus} vCPUs",
+        f"pricing GetProducts {profile.gpu} in {region}, Linux, shared, on demand",
+        f"ec2 CreateSecurityGroup {order.marks.name}: port 22",
+        f"ec2 RunInstances 1 x {profile.gpu}, {profile.disk_gb} GB gp3 DeleteOnTermination, shutdown behaviour"
+        f" terminate, HttpTokens required, tags {TAG_ID} and deadline on instance, volume and interface",
+    ]
+
+
+def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types
+    try:
+        import boto3
+    except ImportError as error:
+        raise Refused(INSTALL) from error
+    keys = {"aws_access_key_id": spec["access"], "aws_secret_access_key": spec["secret"]}
+    return boto3.Session(**keys, aws_session_token=spec.get("token"), region_name=spec.get("region") or REGION)
+
+
+def _instance(ec2: Any, machine_id: str) -> dict[str, Any]:  # noqa: ANN401  # boto3 has no types
+    found: dict[str, Any] = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
+    return found
+
+
+def _dated(instance_type: str) -> float | None:
+    try:
+        return find("aws", instance_type).usd_per_hour
+    except Refused:
+        return None
+
+
+def _skew_s(answer: Mapping[str, Any], now: float) -> float:
+    import email.utils
+
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return email.utils.parsedate_to_datetime(text).timestamp() - now if text else 0.0

@@ -1,0 +1,195 @@
+"""A renting from intent to proof. Whatever happens after the intent is written, the end is looked for and proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from common.cloud import cost, teardown
+from common.cloud.caps import Caps, clock_time
+from common.cloud.clock import Clock, Pauses
+from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, NotMadeError, OverCapError, Refused
+from common.cloud.estimate import Estimate
+from common.cloud.launch import Connect, Launched, dead_man, launch
+from common.cloud.ledger import new_ledger
+from common.cloud.marks import Marks
+from common.cloud.profiles import Profile
+from common.cloud.provider import Order, Provider, Quote
+from common.cloud.session import Say, Session
+from common.cloud.start import start_script
+from common.cloud.teardown import Verdict
+from common.cloud.watchdog import Armed, arm
+from common.cloud.work import Job, Worker
+
+MOST_SKEW_S = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for, checked as far as that goes without a network."""
+
+    profile: Profile
+    caps: Caps
+    purpose: str
+    job: Job | None
+    estimate: Estimate | None
+    root: Path
+    results: Path
+    public_key: str
+    hf_token: str | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """Who is asked, how a machine is reached, who is told, and by which clock; tests have their own."""
+
+    provider: Provider
+    spec: Mapping[str, Any]
+    """What the watchdog makes its provider of; holds the key."""
+    connect: Callable[[Session], Connect]
+    say: Say
+    confirm: Callable[[str], bool]
+    clock: Clock
+    pauses: Pauses = field(default_factory=Pauses)
+    arm: Callable[[Session, Mapping[str, Any]], Armed] = arm
+    api: str = ""
+    """Where a machine finds its provider."""
+
+
+def quoted(request: Request, world: World) -> Quote:
+    """The live price, held against both caps.
+
+    Raises:
+        CloudError: not to be had, too dear, or the clocks differ so much that a deadline would lie.
+    """
+    quote = world.provider.quote(request.profile)
+    if abs(quote.clock_skew_s) > MOST_SKEW_S:
+        raise Refused(
+            f"this machine's clock is {abs(quote.clock_skew_s):.0f} s off the provider's: set it, or deadlines lie"
+        )
+    dated = request.profile.dated_usd_per_hour
+    then = "" if dated is None else f" (the table of {request.profile.listed.read_on or 'no date'} says ${dated:.2f})"
+    world.say(f"{request.profile.name}: ${quote.usd_per_hour:.2f} per hour, {quote.tier}, {quote.detail}{then}")
+    world.say(f"interconnect: {request.profile.links}")
+    request.caps.seconds(quote.usd_per_hour)
+    if request.estimate is not None:
+        world.say(request.estimate.in_words(quote.usd_per_hour))
+        request.caps.check(request.estimate.usd(quote.usd_per_hour), request.estimate.seconds)
+    if not quote.available:
+        raise NotMadeError(f"{request.profile.name} has no capacity now ({quote.detail})")
+    return quote
+
+
+def go(request: Request, world: World) -> int:
+    """Quote, confirm, launch, bootstrap, run, bring home, terminate, verify; the exit code.
+
+    Raises:
+        CloudError: before anything was rented.
+    """
+    quote = quoted(request, world)
+    session = begin(request, world, quote)
+    if session is None:
+        return CLEAN
+    armed: Armed | None = None
+    failure: BaseException | None = None
+    code = CLEAN
+    try:
+        armed = world.arm(session, world.spec)
+        launched = bring_up(session, request, quote, world)
+        code = work(session, request, launched)
+    except (CloudError, KeyboardInterrupt) as error:
+        failure = error
+        session.say(f"stopped: {error or 'interrupted'}")
+    finally:
+        verdict = teardown.end(session)
+        if armed is not None:
+            armed.tell("done") if verdict.verified else armed.close()
+    return settle(session, verdict, code, failure)
+
+
+def begin(request: Request, world: World, quote: Quote, seconds: float | None = None) -> Session | None:
+    """Show the worst case, ask, and write the intent down; None where the person says no.
+
+    The deadline is the nearer of the two caps, or `seconds` from now.
+    """
+    now = world.clock.now()
+    deadline = request.caps.deadline(now, quote.usd_per_hour) if seconds is None else round(now + seconds)
+    worst = quote.usd_per_hour * (deadline - now) / 3600
+    world.say(describe_deadline(deadline, worst))
+    if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
+        world.say("nothing was rented")
+        return None
+    ledger, lab_id = new_ledger(request.results)
+    marks = Marks(request.purpose, lab_id, deadline)
+    session = Session(world.provider, ledger, marks, world.say, world.clock, world.pauses)
+    profile = request.profile
+    about = {"gpu": profile.listed.gpu, "gpus": profile.gpus, "links": profile.listed.links, "tier": quote.tier}
+    about |= {"provider": world.provider.kind, "profile": profile.name, "price_read_at": round(now)}
+    caps = {"max_usd": request.caps.max_usd, "max_hours": request.caps.max_hours}
+    why = {"purpose": request.purpose, "lab_id": lab_id, "deadline": deadline, "name": marks.name}
+    region = {} if profile.region is None else {"region": profile.region}
+    session.note("intent", **why, **about, **caps, **region, usd_per_hour=quote.usd_per_hour)
+    world.say(f"written down in {ledger.folder}")
+    return session
+
+
+def bring_up(session: Session, request: Request, quote: Quote, world: World) -> Launched:
+    """A machine that answers and is what was ordered."""
+    start = start_script(request.profile.provider, dead_man(session), world.api, request.public_key)
+    order = Order(session.marks, request.profile, request.public_key, start, quote)
+    needed = 0.0 if request.estimate is None else request.estimate.disk_bytes
+    return launch(session, order, world.connect(session), needed)
+
+
+def work(session: Session, request: Request, launched: Launched) -> int:
+    """Set up, run, and bring home; the exit code if the end is clean."""
+    assert request.job is not None
+    job = replace(request.job, arguments=arguments(session, request.job, launched.usd_per_hour))
+    worker = Worker(session, launched.machine.id, launched.transport, request.results)
+    worker.set_up(request.root, job, request.hf_token)
+    try:
+        code = worker.run(job)
+    finally:
+        complete = worker.last_pull()
+    if not complete:
+        session.say("not all results could be brought home")
+    return CLEAN if code == 0 and complete else RUN_FAILED
+
+
+def arguments(session: Session, job: Job, usd_per_hour: float) -> tuple[str, ...]:
+    """The experiment's arguments with the price that was read back; the evening also gets the time that is left."""
+    added = ["--usd-per-hour", f"{usd_per_hour:.4f}"]
+    named = {word.partition("=")[0] for word in job.arguments}
+    if job.script.endswith("run_distributed_benchmark.py") and not named & {"--max-minutes", "--max-usd"}:
+        left_s = session.left_s - session.pauses.wind_down_s - 600
+        added += ["--max-minutes", f"{max(5.0, left_s / 60):.0f}"]
+    return (*job.arguments, *added)
+
+
+def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
+    """Say how it ended; proof outranks everything."""
+    written = cost.enter_cost(session.ledger, session.clock.now())
+    session.ledger.save("cost.json", {"usd_estimate": cost.spent(session.ledger.events(), session.clock.now())})
+    for path in written:
+        session.say(f"result: {path}")
+    if not verdict.verified:
+        for line in teardown.alarm(session, verdict):
+            session.say(line)
+        session.say("the watchdog goes on trying; look at the provider's page until nothing is listed")
+        return BILLING
+    usd = cost.spent(session.ledger.events(), session.clock.now())
+    price = "" if usd is None else f", about ${usd:.2f}"
+    session.say(f"proven gone{price}; receipt: {session.ledger.folder / 'teardown.json'}")
+    if isinstance(failure, CloudError):
+        return failure.code if isinstance(failure, (NotMadeError, OverCapError)) else RUN_FAILED
+    return RUN_FAILED if failure is not None else code
+
+
+def describe_deadline(deadline: int, worst_usd: float) -> str:
+    """The deadline as a clock time, and what happens then."""
+    return (
+        f"at most ${worst_usd:.2f}: at {clock_time(deadline)} the machine ends itself; five minutes before, the"
+        " experiment is stopped and its results are fetched"
+    )

@@ -1,0 +1,115 @@
+"""The ledger of one renting: what was meant and what came of it, on disk before it happens.
+
+One folder per renting, `results/cloud/<UTC>-<lab id>/`. `ledger.jsonl` only grows; each line is flushed to the disk
+before the step that it announces. It helps to find a machine again; whether one exists only the provider says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.cloud.errors import Refused
+from common.cloud.marks import Marks
+
+RECEIPT = "teardown.json"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The folder of one renting."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The ledger itself."""
+        return self.folder / "ledger.jsonl"
+
+    def write(self, event: str, at: float, **facts: object) -> None:
+        """Append a line and wait until the disk has it."""
+        line = json.dumps({"at": round(at, 3), "event": event, **facts}) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All lines; half a line, which a crash may leave, is not one."""
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                found.append(event)
+        return found
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """The newest line of this kind."""
+        return next((one for one in reversed(self.events()) if one["event"] == event), None)
+
+    def machine_ids(self) -> list[str]:
+        """Ids of all machines that were made for it, in order."""
+        return list(dict.fromkeys(str(one["id"]) for one in self.events() if one["event"] == "created"))
+
+    def marks(self) -> Marks | None:
+        """Its marks, from the intent."""
+        intent = self.last("intent")
+        return None if intent is None else Marks(intent["purpose"], intent["lab_id"], intent["deadline"])
+
+    def save(self, name: str, document: object) -> Path:
+        """Replace a JSON file of the folder in one step."""
+        path = self.folder / name
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".", delete=False, encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+        return path
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the folder; None where it is missing or broken."""
+        try:
+            document = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return document if isinstance(document, dict) else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether a receipt says that nothing of it is left."""
+        receipt = self.load(RECEIPT)
+        return receipt is not None and receipt.get("verified") is True
+
+
+def new_ledger(results: Path) -> tuple[Ledger, str]:
+    """A new folder, and the lab id that nobody else has.
+
+    Raises:
+        Refused: the folder cannot be made.
+    """
+    lab_id = secrets.token_hex(3)
+    folder = results.expanduser().absolute() / "cloud" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{lab_id}"
+    try:
+        folder.mkdir(parents=True)
+        descriptor = os.open(folder.parent, os.O_RDONLY)
+    except OSError as error:
+        raise Refused(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return Ledger(folder), lab_id
+
+
+def ledgers(results: Path) -> list[Ledger]:
+    """All rentings that are known here, oldest first."""
+    return [Ledger(path.parent) for path in sorted((results.expanduser().absolute() / "cloud").glob("*/ledger.jsonl"))]

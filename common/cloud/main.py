@@ -1,0 +1,189 @@
+"""From a command line to an exit code: `runpod/run.py` and `aws/run.py` are this with a name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from common.cloud import account, upkeep
+from common.cloud.checks import check_tools, missing, profile_of, request_of, ssh_key
+from common.cloud.clock import Clock, Pauses
+from common.cloud.deadman import DeadMan
+from common.cloud.errors import BILLING, CLEAN, CloudError, NotMadeError, Refused
+from common.cloud.flow import Request, World, describe_deadline, go
+from common.cloud.launch import Connect
+from common.cloud.marks import Marks
+from common.cloud.options import Go, Price, Renting, Selftest, Up, Verb, parse
+from common.cloud.profiles import Profile, read_profiles
+from common.cloud.provider import Machine, Order, Quote
+from common.cloud.providers import provider_from, spec_of
+from common.cloud.runpod import URL
+from common.cloud.session import Session
+from common.cloud.start import start_script
+from common.cloud.transport import Ssh, Transport
+
+ABOUT = "Rent a machine, run an experiment on it, bring the results home, end it, and prove that it is gone."
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What tests replace: where the checkout is, the provider's address, how a machine is reached, the waits."""
+
+    root: Path = ROOT
+    url: str | None = None
+    connect: Callable[[Session], Connect] | None = None
+    clock: Clock = field(default_factory=Clock)
+    pauses: Pauses = field(default_factory=Pauses)
+
+
+def main(provider: str, profiles: Path, arguments: list[str] | None = None, setting: Setting | None = None) -> int:
+    """Run one verb; the exit code (0 clean, 2 bad input, 3 over cap, 4 no capacity, 5 run failed, 9 still bills)."""
+    setting = setting or Setting()
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        verb, options = parse(words, f"{profiles.parent.name}/run.py", ABOUT)
+        if isinstance(options, Renting):
+            return _rent(provider, profiles, options, setting)
+        if not options.dry_run and not options.yes and verb in ("selftest", "sweep"):
+            _check_someone_answers(options)
+        return _other(provider, profiles, verb, options, setting)
+    except CloudError as error:
+        say(f"error: {error}")
+        return error.code
+    except KeyboardInterrupt:
+        say("interrupted: what was rented is ended by the watchdog; `verify` proves it")
+        return BILLING
+
+
+def say(line: str) -> None:
+    """One line of progress, on stderr."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
+
+
+def progress(clock: Clock) -> Callable[[str], None]:
+    """Lines of a long run, each with the seconds since it began."""
+    began = clock.now()
+    return lambda line: say(f"[{clock.now() - began:5.0f} s] {line}")
+
+
+def confirm(question: str) -> bool:
+    """Ask a person."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> int:
+    purpose = options.exp or "" if isinstance(options, Go) else "up"
+    profile = profile_of(options, profiles, provider)
+    request = request_of(options, profile, setting.root, purpose)
+    if options.dry_run:
+        return _dry(provider, request, options)
+    _check_someone_answers(options)
+    check_tools()
+    key, public = ssh_key(options.ssh_key)
+    world = _world(provider, options, setting, key)
+    request = replace(request, public_key=public, hf_token=account.hf_token())
+    try:
+        if isinstance(options, Up):
+            return upkeep.up(request, world, key)
+        return go(request, world)
+    except NotMadeError as error:
+        _offer_smaller(profile, profiles, world, error)
+        raise
+
+
+def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> World:
+    spec = spec_of(provider, options.region, setting.url, getattr(options, "all_regions", False))
+    connect = setting.connect or (lambda session: _ssh(session, provider, key))
+    agreed: Callable[[str], bool] = (lambda _: True) if options.yes else confirm
+    return World(
+        provider_from(spec, setting.clock),
+        spec,
+        connect,
+        progress(setting.clock),
+        agreed,
+        setting.clock,
+        setting.pauses,
+        api=setting.url or URL,
+    )
+
+
+def _ssh(session: Session, provider: str, key: Path | None) -> Connect:
+    def connect(machine: Machine) -> Transport:
+        private = key or ssh_key(None)[0]
+        known = session.ledger.folder / "known_hosts"
+        return Ssh(machine.host or "", machine.port, private, known, upkeep.USERS[provider])
+
+    return connect
+
+
+def _check_someone_answers(options: Verb) -> None:
+    if not options.yes and not sys.stdin.isatty():
+        raise Refused("nobody can be asked here: look at --dry-run, then say --yes")
+
+
+def _dry(provider: str, request: Request, options: Renting) -> int:
+    """Print the requests and the worst cost; a note for everything that a real run would refuse for."""
+    profile, caps = request.profile, request.caps
+    usd = profile.dated_usd_per_hour
+    say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
+    if usd is None:
+        say("no dated price is known: a real run quotes live")
+    else:
+        seconds = caps.seconds(usd)
+        say(f"${usd:.2f} per hour by the table of {profile.listed.read_on or 'no date'} ({profile.listed.source})")
+        say(describe_deadline(int(Clock().now() + seconds), usd * seconds / 3600))
+    if request.estimate is not None:
+        say(request.estimate.in_words(usd))
+    deadline = int(Clock().now() + (caps.seconds(usd) if usd else caps.max_hours * 3600))
+    marks = Marks(request.purpose, "000000", deadline)
+    start = start_script(provider, DeadMan(deadline, 1), URL, "<your public key>")
+    quote = Quote(usd or 0.0, profile.tier, True, "not asked")
+    order = Order(marks, profile, "<your public key>", start, quote)
+    for line in account.requests(provider, order):
+        sys.stdout.write(f"{line}\n")
+    wants = [lambda: spec_of(provider, options.region), lambda: ssh_key(options.ssh_key), check_tools]
+    for line in missing(*wants):
+        say(f"missing for a real run: {line}")
+    say("nothing was asked of any network")
+    return CLEAN
+
+
+def _offer_smaller(profile: Profile, profiles: Path, world: World, error: CloudError) -> None:
+    """Where there is no capacity: the next smaller profile that has some, with its price."""
+    known = read_profiles(profiles, profile.provider)
+    name = profile.smaller
+    while name is not None:
+        other = replace(known[name], region=profile.region)
+        try:
+            quote = world.provider.quote(other)
+        except CloudError:
+            quote = None
+        if quote is not None and quote.available:
+            say(f"{error}. --profile {name} has some: ${quote.usd_per_hour:.2f} per hour, {other.links}")
+            return
+        name = other.smaller
+
+
+def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Setting) -> int:
+    """Everything that rents no machine of the person's choice."""
+    if isinstance(options, Price):
+        return account.price(provider, profiles, options, setting.url, say)
+    if options.dry_run:
+        for line in account.dry_lines(provider, verb, profiles):
+            sys.stdout.write(f"{line}\n")
+        say("nothing was asked of any network")
+        return CLEAN
+    if verb == "doctor":
+        return account.doctor(provider, options, setting.url, say)
+    world = _world(provider, options, setting, getattr(options, "ssh_key", None))
+    handlers: Mapping[str, Callable[[Any, World, Path], int]] = upkeep.HANDLERS
+    if isinstance(options, Selftest):
+        return upkeep.selftest(options, world, read_profiles(profiles, provider)["selftest"])
+    return handlers[verb](options, world, setting.root)

@@ -1,0 +1,228 @@
+"""Verbs on machines that are, or may be, up: up, run, sync, down, verify, sweep, cost, selftest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.cloud import account, cost, teardown
+from common.cloud.caps import Caps, clock_time
+from common.cloud.checks import env
+from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineError, ProviderError, Refused
+from common.cloud.estimate import model_of, script_of, split
+from common.cloud.flow import Request, World, arguments, begin, bring_up, quoted, settle
+from common.cloud.launch import create, dead_man
+from common.cloud.ledger import Ledger, ledgers
+from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verb, Verify
+from common.cloud.profiles import Profile
+from common.cloud.provider import Machine, Order
+from common.cloud.session import Session
+from common.cloud.start import start_script
+from common.cloud.survey import deadline_of, end_listed, survey
+from common.cloud.work import Job, Worker
+from common.engines.reference_models import REFERENCE_MODELS
+
+USERS = {"runpod": "root", "aws": "ubuntu"}
+SELFTEST_S = 180
+LATE_S = 240  # a container that was still being fetched at the deadline ends as soon as it starts
+
+
+def up(request: Request, world: World, key: Path) -> int:
+    """Rent a machine and leave it to the watchdog, which ends it at the deadline."""
+    quote = quoted(request, world)
+    session = begin(request, world, quote)
+    if session is None:
+        return CLEAN
+    armed = world.arm(session, world.spec)
+    try:
+        launched = bring_up(session, request, quote, world)
+    except BaseException as error:
+        verdict = teardown.end(session)
+        armed.tell("done") if verdict.verified else armed.close()
+        if not isinstance(error, (CloudError, KeyboardInterrupt)):
+            raise
+        session.say(f"stopped: {error or 'interrupted'}")
+        return settle(session, verdict, CLEAN, error)
+    armed.tell("keep")
+    machine = launched.machine
+    user = USERS[world.provider.kind]
+    session.say(f"up: ssh -i {key} -p {machine.port} {user}@{machine.host}; end it with `down`")
+    return CLEAN
+
+
+def run(options: Run, world: World, root: Path) -> int:
+    """Run an experiment on the machine that is up."""
+    script, words = script_of(root, options.experiment), split(options.exp_args)
+    session, machine = _machine(options, world)
+    intent = session.ledger.last("intent") or {}
+    model = model_of(words, int(intent.get("gpus", 0)))
+    job = Job(script, words, None if model in REFERENCE_MODELS else model, options.keep_venv, env(options.env))
+    rate = machine.usd_per_hour or float(intent["usd_per_hour"])
+    worker = _worker(session, machine, world, options)
+    worker.set_up(root, job, account.hf_token())
+    code = worker.run(replace(job, arguments=arguments(session, job, rate)))
+    complete = worker.last_pull()
+    session.say(f"the machine is still up, until {clock_time(session.marks.deadline)}: `down` ends it")
+    return CLEAN if code == 0 and complete else RUN_FAILED
+
+
+def sync(options: OnMachine, world: World, _: Path) -> int:
+    """Bring home what is new."""
+    session, machine = _machine(options, world)
+    return CLEAN if _worker(session, machine, world, options).last_pull() else RUN_FAILED
+
+
+def down(options: Down, world: World, _: Path) -> int:
+    """Bring home, terminate, prove. Without the results only where the person says so, or the machine is gone."""
+    for session in _sessions(options, world):
+        machine = _living(session)
+        if machine is not None and not options.discard:
+            home = _worker(session, machine, world, options).last_pull()
+            if not home and not world.confirm("results could not be brought home; terminate all the same?"):
+                raise Refused("the machine goes on until its deadline; --discard ends it without its results")
+        code = settle(session, teardown.end(session), CLEAN, None)
+        if code != CLEAN:
+            return code
+    return CLEAN
+
+
+def verify(options: Verify, world: World, _: Path) -> int:
+    """Look twice for anything that bears the lab's mark, in the whole account; ends nothing."""
+    first = survey(world, options.results_dir)
+    world.clock.sleep(world.pauses.between_s)
+    last = survey(world, options.results_dir)
+    for line in last.others:
+        world.say(f"somebody else's, left alone: {line}")
+    for one in last.ours:
+        rate = "an unknown price" if one.usd_per_hour is None else f"${one.usd_per_hour:.2f} per hour"
+        world.say(f"{one.id} ({one.name}) BILLS at {rate}. End it: {world.provider.by_hand(one.id)}")
+    for reason in (*first.unanswered, *last.unanswered):
+        world.say(f"NOT KNOWN: {reason}. {world.provider.by_hand('<its id>')}")
+    if first.ours or last.ours or first.unanswered or last.unanswered:
+        return BILLING
+    for ledger in _open(options, world):
+        session = _session(ledger, world)
+        if session is not None and teardown.end(session).verified is not True:
+            return BILLING
+    world.say("proven: nothing of the lab is left, looked for twice")
+    return CLEAN
+
+
+def sweep(options: Sweep, world: World, root: Path) -> int:
+    """End what is past its deadline, whoever rented it; what is not is shown and left."""
+    found = survey(world, options.results_dir)
+    now = world.clock.now()
+    alive = {one.lab_id for one in found.ours if isinstance(one, Machine) and deadline_of(one) > now}
+    over = [one for one in found.ours if one.lab_id not in alive]
+    for one in found.ours:
+        until = f"may live until {clock_time(deadline_of(one))}"
+        world.say(f"{one.id} ({one.name}) {'is past its deadline' if one in over else until}")
+    for reason in found.unanswered:
+        world.say(f"NOT KNOWN: {reason}")
+    if not over:
+        world.say("nothing is past its deadline" if not found.unanswered else "not everything could be checked")
+        return BILLING if found.unanswered else CLEAN
+    if not world.confirm(f"end {len(over)}?"):
+        return BILLING
+    return end_listed(world, options.results_dir, over, alive)
+
+
+def show_cost(options: Cost, world: World, _: Path) -> int:
+    """Estimated here beside billed there, for every renting of this provider."""
+    for ledger in ledgers(options.results_dir):
+        if (ledger.last("intent") or {}).get("provider") != world.provider.kind:
+            continue
+        usd = cost.spent(ledger.events(), world.clock.now())
+        billed, note = 0.0, ""
+        for machine_id in ledger.machine_ids():
+            try:
+                amount = world.provider.bill(machine_id)
+            except ProviderError as error:
+                amount, note = None, f" ({error})"
+            if amount is None:
+                note = note or " (not yet billed)"
+            billed += amount or 0.0
+        said = "unknown" if usd is None else f"${usd:.2f}"
+        per = "" if not options.mtok or usd is None else f", ${usd / options.mtok:.2f} per million tokens, all in"
+        known = f"${billed:.2f}" if not note else "-"
+        world.say(f"{ledger.folder.name}: estimated {said}, billed {known}{note}{per}")
+    return CLEAN
+
+
+def selftest(options: Selftest, world: World, profile: Profile) -> int:
+    """A machine with a three-minute deadline that nobody here ends: it must be gone by itself."""
+    root = Path(__file__).resolve().parents[2]
+    caps = Caps(1.0, 1.0)
+    results = options.results_dir.expanduser().absolute()
+    request = Request(profile, caps, "selftest", None, None, root, results, "")
+    quote = quoted(request, world)
+    session = begin(request, world, quote, SELFTEST_S)
+    if session is None:
+        return CLEAN
+    armed = world.arm(session, world.spec)
+    ended_itself = False
+    try:
+        start = start_script(profile.provider, dead_man(session), world.api, "")
+        machine = create(session, Order(session.marks, profile, "", start, quote))
+        while session.left_s > -LATE_S and not ended_itself:
+            world.clock.sleep(world.pauses.poll_s)
+            now = world.provider.get(machine.id)
+            ended_itself = now is None or not now.bills
+    except (CloudError, KeyboardInterrupt) as error:
+        session.say(f"stopped: {error or 'interrupted'}")
+    verdict = teardown.end(session)
+    armed.tell("done") if verdict.verified else armed.close()
+    session.note("selftest", passed=ended_itself)
+    session.say(
+        "the machine ended itself" if ended_itself else "THE MACHINE DID NOT END ITSELF: it was ended from here"
+    )
+    return settle(session, verdict, CLEAN if ended_itself else RUN_FAILED, None)
+
+
+HANDLERS: dict[str, Callable[[Any, World, Path], int]] = {
+    **{"run": run, "sync": sync, "down": down, "verify": verify, "sweep": sweep, "cost": show_cost},
+}
+
+
+def _open(options: Verb, world: World) -> list[Ledger]:
+    mine = [
+        one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == world.provider.kind
+    ]
+    return [one for one in mine if not one.closed]
+
+
+def _session(ledger: Ledger, world: World) -> Session | None:
+    marks = ledger.marks()
+    return None if marks is None else Session(world.provider, ledger, marks, world.say, world.clock, world.pauses)
+
+
+def _sessions(options: OnMachine, world: World) -> list[Session]:
+    found = [session for ledger in _open(options, world) if (session := _session(ledger, world)) is not None]
+    chosen = [session for session in found if options.id in (None, session.marks.lab_id)]
+    if not chosen:
+        raise Refused("no renting is open here" + (f" with id {options.id}" if options.id else "") + "; `verify` looks")
+    return chosen
+
+
+def _machine(options: OnMachine, world: World) -> tuple[Session, Machine]:
+    sessions = _sessions(options, world)
+    if len(sessions) > 1:
+        raise Refused(f"several are open: --id {' or '.join(one.marks.lab_id for one in sessions)}")
+    machine = _living(sessions[0])
+    if machine is None or machine.state != "running":
+        raise MachineError("the machine is gone; `verify` proves it")
+    return sessions[0], machine
+
+
+def _living(session: Session) -> Machine | None:
+    for machine_id in reversed(session.ledger.machine_ids()):
+        machine = session.provider.get(machine_id)
+        if machine is not None and machine.bills:
+            return machine
+    return None
+
+
+def _worker(session: Session, machine: Machine, world: World, options: OnMachine) -> Worker:
+    return Worker(session, machine.id, world.connect(session)(machine), options.results_dir.expanduser().absolute())

@@ -1,0 +1,9 @@
+"""Rent a machine at Runpod, run an experiment on it, bring the results home, end it, prove that it is gone."""
+
+import sys
+from pathlib import Path
+
+from common.cloud.main import main
+
+if __name__ == "__main__":
+    sys.exit(main("runpod", Path(__file__).with_name("profiles.toml")))

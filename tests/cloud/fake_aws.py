@@ -1,0 +1,152 @@
+"""EC2 by moto, with what it lacks filled in (prices, quotas, the image's name) and faults planted in front of it."""
+
+# ruff: noqa: ANN401  # boto3 has no types
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import botocore.client
+from botocore.exceptions import ClientError, ReadTimeoutError
+from moto import mock_aws
+
+from common.cloud.aws import Aws
+from common.cloud.clock import Clock
+
+FAULTS = (
+    *("no_capacity", "no_quota", "vcpu_limit", "create_throttled", "denied"),
+    *("reply_lost", "request_lost", "outlives_shutdown", "disk_stays"),
+    *("terminate_throttled", "terminate_throttled_for_ever", "slow_shutting_down", "shutting_down_for_ever"),
+    *("volume_left", "address_left", "volumes_denied", "instances_500", "instances_500_at_first", "gone_in_mid_run"),
+)
+SECRET = "PLANTEDsecretPLANTEDsecretPLANTED0000000"
+SPEC = {"kind": "aws", "access": "AKIAPLANTED", "secret": SECRET, "token": None, "region": "us-east-1"}
+USD = {"g6e.12xlarge": 10.49264, "g5.12xlarge": 5.672, "g6.12xlarge": 4.6016, "p4d.24xlarge": 21.957642}
+
+
+class FakeAws:
+    """The account; `boto` answers through moto unless a fault or a gap is in the way."""
+
+    def __init__(self, clock: Clock, faults: frozenset[str] = frozenset()) -> None:
+        assert faults <= set(FAULTS), faults
+        self.clock, self.faults = clock, faults
+        self.calls: list[str] = []
+        self.others: set[str] = set()
+        self.gone = False
+        self.image = "ami-03cf127a"  # one that moto knows
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FakeAws]:
+        original = botocore.client.BaseClient._make_api_call
+
+        def call(client: Any, operation: str, arguments: dict[str, Any]) -> Any:
+            return self._call(lambda: original(client, operation, arguments), client, operation, arguments)
+
+        with mock_aws():
+            other = self.ec2().run_instances(ImageId=self.image, InstanceType="m5.large", MinCount=1, MaxCount=1)
+            self.others = {other["Instances"][0]["InstanceId"]}
+            with mock.patch.object(botocore.client.BaseClient, "_make_api_call", call):
+                yield self
+
+    def ec2(self) -> Any:
+        return Aws(SPEC).client("ec2", "us-east-1")
+
+    def ours(self) -> list[str]:
+        """The truth, past all faults: instances, volumes and addresses with the lab's mark that exist."""
+        with mock.patch.object(self, "faults", frozenset()):
+            ec2 = self.ec2()
+            held = [one for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]]
+            found = [one["InstanceId"] for one in held if _marked(one) and one["State"]["Name"] != "terminated"]
+            found += [one["VolumeId"] for one in ec2.describe_volumes()["Volumes"] if _marked(one)]
+            groups = ec2.describe_security_groups()["SecurityGroups"]
+            found += [one["GroupId"] for one in groups if _marked(one)]
+            return found + [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"] if _marked(one)]
+
+    def others_live(self) -> bool:
+        with mock.patch.object(self, "faults", frozenset()):
+            held = self.ec2().describe_instances(InstanceIds=sorted(self.others))["Reservations"]
+        return all(one["State"]["Name"] == "running" for group in held for one in group["Instances"])
+
+    def _call(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        self.calls.append(operation)
+        count = self.calls.count(operation)
+        if operation == "GetServiceQuota":
+            return {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}}
+        if operation == "GetProducts":
+            return _products(arguments)
+        if operation == "GetParameter":
+            return {"Parameter": {"Value": self.image}}
+        self._refuse(operation, count)
+        if operation == "TerminateInstances" and set(arguments["InstanceIds"]) & self.others:
+            raise AssertionError("somebody else's instance")
+        made = answer()
+        if operation == "RunInstances":
+            self._after_launch(client, arguments)
+        if operation == "DescribeInstanceAttribute" and "outlives_shutdown" in self.faults:
+            made["InstanceInitiatedShutdownBehavior"] = {"Value": "stop"}
+        if operation == "DescribeInstances":
+            self._bend(made, count)
+        made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
+        return made
+
+    def _refuse(self, operation: str, count: int) -> None:
+        errors = {
+            "RunInstances": {
+                "no_capacity": "InsufficientInstanceCapacity",
+                "vcpu_limit": "VcpuLimitExceeded",
+                "create_throttled": "RequestLimitExceeded",
+                "denied": "UnauthorizedOperation",
+            },
+            "TerminateInstances": {
+                "terminate_throttled_for_ever": "RequestLimitExceeded",
+                **({"terminate_throttled": "RequestLimitExceeded"} if count < 4 else {}),
+            },
+            "DescribeVolumes": {"volumes_denied": "UnauthorizedOperation"},
+            "DescribeInstances": {
+                "instances_500": "InternalError",
+                **({"instances_500_at_first": "InternalError"} if count < 5 else {}),
+            },
+        }
+        for fault, code in errors.get(operation, {}).items():
+            if fault in self.faults:
+                raise ClientError({"Error": {"Code": code, "Message": "planted"}}, operation)
+        if operation == "RunInstances" and "request_lost" in self.faults:
+            raise ReadTimeoutError(endpoint_url="https://ec2")
+
+    def _after_launch(self, client: Any, arguments: dict[str, Any]) -> None:
+        tags = arguments["TagSpecifications"][0]["Tags"]
+        if "volume_left" in self.faults:
+            kept = [{"ResourceType": "volume", "Tags": tags}]
+            client.create_volume(AvailabilityZone="us-east-1a", Size=8, TagSpecifications=kept)
+        if "address_left" in self.faults:
+            client.allocate_address(Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": tags}])
+        if "reply_lost" in self.faults:
+            raise ReadTimeoutError(endpoint_url="https://ec2")
+
+    def _bend(self, made: Any, count: int) -> None:
+        """moto jumps from state to state; here instances take their time, or keep what they should not."""
+        for one in (one for group in made["Reservations"] for one in group["Instances"] if _marked(one)):
+            state = one["State"]["Name"]
+            if "disk_stays" in self.faults:
+                for disk in one.get("BlockDeviceMappings", []):
+                    disk["Ebs"]["DeleteOnTermination"] = False
+            if self.gone:
+                one["State"]["Name"] = "terminated"
+            slow = "slow_shutting_down" in self.faults and count < 14
+            if state == "terminated" and (slow or "shutting_down_for_ever" in self.faults):
+                one["State"]["Name"] = "shutting-down"
+
+
+def _marked(one: dict[str, Any]) -> bool:
+    return any(tag["Key"] == "lab-id" for tag in one.get("Tags", []))
+
+
+def _products(arguments: dict[str, Any]) -> dict[str, Any]:
+    wanted = {one["Field"]: one["Value"] for one in arguments["Filters"]}
+    assert wanted["operatingSystem"] == "Linux"
+    price = {"unit": "Hrs", "pricePerUnit": {"USD": str(USD.get(wanted["instanceType"], 0.096))}}
+    return {"PriceList": [json.dumps({"terms": {"OnDemand": {"a": {"priceDimensions": {"b": price}}}}})]}

@@ -1,0 +1,196 @@
+"""Bad input: each refused in one line with the remedy, before any network call; dry runs need nothing."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.cloud import estimate
+from common.cloud.estimate import ABOUT_THE_WEEK
+from common.cloud.main import Setting, main
+from tests.cloud.evening import Place
+from tests.cloud.fake_runpod import FAULTS
+from tests.cloud.world import PROFILES, ROOT
+
+NO_DOLLARS = ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")
+NO_HOURS = ("0", "-1", "25", "1h", "nan")
+GO = ("go", "--exp", "benchmark_scaling", "--exp-args", "--model qwen2-9m")
+CAPS = ("--max-usd", "15", "--max-hours", "1.5")
+A100 = ("--profile", "4xa100")
+PLANNED = estimate.Estimate(8, 2, 600.0, 0.0, "as planned")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network at all, no keys, and a home without an ssh key."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a network was touched")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for name in ("RUNPOD_API_KEY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: PLANNED)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*GO, *A100), "--max-usd 15 --max-hours 1.5"),
+        ((*GO, *A100, "--max-usd", "15"), "both caps"),
+        *(((*GO, *A100, "--max-usd", bad, "--max-hours", "1"), "--max-usd") for bad in NO_DOLLARS),
+        *(((*GO, *A100, "--max-usd", "5", "--max-hours", bad), "--max-hours") for bad in NO_HOURS),
+        ((*GO, *A100, "--max-usd", "1", "--max-hours", "1"), "raise the cap"),
+        ((*GO, *A100, "--max-usd", "15", "--max-hours", "0.15"), "under 10"),
+        ((*GO, "--profile", "4xa101", *CAPS), "did you mean"),
+        ((*GO, "--profile", "4xa10g", *CAPS), "4xl4"),
+        ((*GO, *CAPS), "name a machine"),
+        ((*GO, "--gpu", "A100", "--count", "4", *CAPS), "'NVIDIA A100-SXM4-80GB' (A100 SXM 80GB, NVLink)"),
+        ((*GO, "--gpu", "A1000", "--count", "4", *CAPS), "the nearest are"),
+        ((*GO, "--gpu", "p3.8xlarge", *CAPS), "retired"),
+        *(((*GO, "--gpu", "NVIDIA L4", "--count", bad, *CAPS), "--count") for bad in ("0", "-1", "2.5", "9", "four")),
+        ((*GO, *A100, "--count", "2", *CAPS), "--count goes with --gpu"),
+        ((*GO, *A100, "--disk-gb", "20", *CAPS), "disk of 20 GB"),
+        ((*GO, *A100, "--disk-gb", "much", *CAPS), "whole number"),
+        ((*GO, *A100, "--image", "runpod/pytorch", *CAPS), "no tag"),
+        ((*GO, *A100, "--tier", "SPOT", *CAPS), "SECURE or COMMUNITY"),
+        ((*GO, *A100, "--region", "us-east-1", *CAPS), "of AWS"),
+        ((*GO, *A100, "--env", "TOKEN=x", *CAPS), "looks like a secret"),
+        ((*GO, *A100, "--env", "X=hf_abcdefghij", *CAPS), "looks like a secret"),
+        ((*GO, *A100, "--env", "novalue", *CAPS), "NAME=VALUE"),
+        (("go", *A100, *CAPS), "--exp run_distributed_benchmark"),
+        (("go", *A100, "--exp", "decide", *CAPS), "one of benchmark_scaling"),
+        (("go", *A100, "--exp", "../../etc/passwd", *CAPS), "unknown experiment"),
+        (("go", *A100, "--exp", "benchmark_scaling", "--exp-args", "--results-dir /x", *CAPS), "set here"),
+        (("go", *A100, "--exp", "benchmark_scaling", "--exp-args", "--model 'open", *CAPS), "quotation"),
+        ((*GO[:-1], "--model meta-llama/Llama-3.1-405B", *A100, "--disk-gb", "4000", *CAPS), "does not fit"),
+        ((*GO[:-1], "--model meta-llama/Llama-3.3-70B-Instruct", *A100, *CAPS), "--disk-gb 2"),
+        ((*GO, *A100, *CAPS, "--profle", "x"), "unknown option --profle"),
+        ((*GO, *A100, *CAPS, "--max-users", "x"), "unknown option"),
+        (("gone",), "did you mean"),
+        ((*GO, *A100, *CAPS), "--yes"),
+        ((*GO, *A100, *CAPS, "--yes"), "ssh-keygen"),
+        (("verify", "--yes"), "RUNPOD_API_KEY is not set"),
+        (("sweep",), "--yes"),
+    ],
+)  # fmt: skip
+def test_refused_before_any_network(
+    offline: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    words = words if words[0] == "gone" else (*words, "--results-dir", str(offline / "results"))
+    assert main("runpod", PROFILES, list(words), Setting()) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert said in err
+    assert not (offline / "results").exists(), "nothing is written down either"
+
+
+def test_an_estimate_over_the_cap_is_3(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = estimate.Estimate(80, 20, 9000.0, 0.0, "as planned")
+    monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: long)
+    assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 3
+
+
+@pytest.mark.parametrize("key", ["short", "with space in the middle", "line\nend-of-the-key"])
+def test_a_broken_key_is_never_repeated(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], key: str
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", key)
+    assert main("runpod", PROFILES, ["verify", "--yes"]) == 2
+    assert key not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spoiled", ["open to others", "no public half"])
+def test_ssh_keys(offline: Path, capfd: pytest.CaptureFixture[str], spoiled: str) -> None:
+    key = offline / "key"
+    key.write_text("private")
+    key.chmod(0o644 if spoiled == "open to others" else 0o600)
+    assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--yes", "--ssh-key", str(key)]) == 2
+    assert ("chmod 600" if spoiled == "open to others" else "ssh-keygen -y") in capfd.readouterr().err
+
+
+def test_profiles_of_a_person(offline: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for text, said in {
+        "[a]\ngpu = 'NVIDIA L4'\ngpus = 4\ndisk = 100\n": "did you mean disk_gb",
+        "[a]\ngpu = 'NVIDIA L4'\ngpus = 'four'\ndisk_gb = 100\n": "gpus",
+        "[a\n": "cannot be read",
+        "[a]\ngpu = 'NVIDIA L4'\ngpus = 4\ndisk_gb = 100\nimage = 'runpod/pytorch'\n": "no tag",
+    }.items():
+        profiles = offline / "profiles.toml"
+        profiles.write_text(text)
+        assert main("runpod", profiles, [*GO, "--profile", "a", *CAPS, "--dry-run"]) == 2
+        assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["doctor", "price", "selftest", "run", "sync", "down", "verify", "sweep", "cost"])
+def test_dry_run_of_each_verb(offline: Path, capfd: pytest.CaptureFixture[str], verb: str) -> None:
+    assert main("runpod", PROFILES, [verb, "--dry-run"]) == 0
+    assert sum(map(len, capfd.readouterr())) > 30
+
+
+def test_dry_run_of_go_notes_what_is_missing(offline: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 0
+    out, err = capfd.readouterr()
+    assert '"gpu": {"id": "NVIDIA A100-SXM4-80GB", "count": 4, "minCudaVersion": "13.0"}' in out
+    assert "at most $10.5" in err
+    assert re.search(r"at \d\d:\d\d:\d\d on \d{4}-\d\d-\d\d the machine ends itself", err)
+    assert "missing for a real run: RUNPOD_API_KEY" in err
+    assert "missing for a real run: no ssh key" in err
+
+
+def test_the_script_itself_asks_the_experiment(tmp_path: Path) -> None:
+    """runpod/run.py as a person runs it, with the real dry run of a real experiment for four GPUs."""
+    words = [str(ROOT / "runpod" / "run.py"), *GO, *A100, *CAPS, "--dry-run", "--results-dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "12 cases, 3 engine starts" in done.stderr, "tp 1, 2 and 4, which this machine may not have"
+
+
+def test_clocks_that_differ_are_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.fake.clock = type("Ahead", (), {"now": lambda _: 2e9})()
+    assert place.go() == 2
+    assert place.fake.ours() == []
+
+
+@pytest.mark.parametrize(("fault", "code", "said"), [("no_balance", 4, "add credit"), ("create_422", 4, "--check-api")])
+def test_refusals_of_the_provider(
+    place: Place, capfd: pytest.CaptureFixture[str], fault: str, code: int, said: str
+) -> None:
+    assert fault in FAULTS
+    place.fake.faults = frozenset({fault})
+    assert place.go() == code
+    assert said in capfd.readouterr().err
+
+
+def test_no_capacity_offers_the_next_smaller_machine(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    place.fake.faults = frozenset({"no_capacity"})
+    wanted = ["--profile", "8xa100", "--exp", "benchmark_scaling", "--max-usd", "30", "--max-hours", "1.5", "--yes"]
+    assert place("go", *wanted, "--ssh-key", str(place.folder / "id_ed25519")) == 4
+    err = capfd.readouterr().err
+    assert "--profile 4xa100 has some: $7.1" in err
+    assert "NVLink" in err
+
+
+def test_a_wrong_key(place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_another_key_than_the_right_one")
+    assert place("verify", "--yes") == 9, "what cannot be asked is not known to be gone"
+    assert place("doctor") == 2
+    assert "The key is wrong" in capfd.readouterr().err
+
+
+def test_experiments_that_can_be_rented_for() -> None:
+    measuring = {
+        path.stem for path in (ROOT / "week5").glob("*.py") if "common.experiment.run import run" in path.read_text()
+    }
+    known = {path.stem for path in (ROOT / "week5").glob("*.py")} - set(ABOUT_THE_WEEK)
+    assert known == measuring

@@ -1,0 +1,147 @@
+"""`go` from end to end with real processes, and where its secrets are afterwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from common.analysis.learning.checklist import Here, _terminated
+from common.cloud.errors import BILLING, CLEAN, RUN_FAILED
+from common.cloud.http import Call
+from common.cloud.ledger import ledgers
+from common.store import files
+from tests.cloud.evening import Place
+from tests.cloud.fake_runpod import KEY
+from tests.cloud.world import ROOT
+
+RESULT = "benchmark_scaling/20260101T000000Z-m-x.json"
+
+
+def test_the_whole_evening(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    assert place.go() == CLEAN
+    said = capfd.readouterr().err
+    assert place.fake.ours() == []
+    assert place.pods.alive() == []
+    (ledger,) = ledgers(place.results)
+    assert ledger.closed
+    assert _terminated(Here(place.results, 2)).state == "done", "the week's checklist takes the receipt"
+    result = files.load(place.results / RESULT)
+    assert 7.1 < result.cost["usd_per_hour"] < 7.2, "the live price"
+    split = [result.cost[name] for name in ("boot_s", "download_s", "load_s", "run_s", "idle_s")]
+    assert min(split) >= 0
+    assert result.cost["usd_all_in"] >= result.cost["usd_run"] > 0
+    assert result.environment["rented"]["tier"] == "SECURE"
+    assert result.environment["rented"]["links"] == "NVLink"
+    assert (place.results / "benchmark_scaling" / "x y.parquet").read_bytes() == bytes(range(256)) * 400
+    assert not list(place.results.rglob(".half*"))
+    for shown in ("at most $", "proven gone", "4xa100: $7.1", "interconnect: NVLink", "estimate: 1 cases"):
+        assert shown in said
+    sent = place.pods.folder / "pod-1" / "lab"
+    assert (sent / "week5" / "benchmark_scaling.py").is_file()
+    assert not (sent / ".env").exists(), "what looks like a key stays here"
+
+
+def test_no_secret_anywhere(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    assert place.go("--env", "NCCL_DEBUG=WARN") == CLEAN
+    said = "".join(capfd.readouterr())
+    pod = place.pods.folder / "pod-1"
+    kept = {path: path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
+    for secret in (KEY, "hf_PLANTEDTOKEN"):
+        where = [path for path, text in kept.items() if secret.encode() in text]
+        assert where == ([] if secret == KEY else [pod / ".hf-token"]), "the token lies in one file of the machine"
+        assert secret not in said
+        assert secret not in json.dumps([made.body for made in place.fake.pods.values()])
+    assert (pod / ".hf-token").stat().st_mode & 0o777 == 0o600
+    log = next(ledgers(place.results)[0].folder.glob("experiment-*.log")).read_text()
+    assert "HF_TOKEN" in log, "the experiment has it"
+    assert "RUNPOD_API_KEY" not in log
+
+
+def test_a_failing_experiment_is_brought_home_and_ended(place: Place) -> None:
+    assert place.go("--env", "TINY_CODE=1") == RUN_FAILED
+    assert files.load(place.results / RESULT).status == "complete"
+    assert place.fake.ours() == []
+
+
+def test_results_come_home_while_it_runs_and_survive_the_machine(place: Place) -> None:
+    """The pod is pulled in mid-run: the run has failed, the account is clean, and the first half is at home."""
+
+    def pull_the_plug() -> None:
+        while not (place.results / "benchmark_scaling" / "x y.parquet").exists():
+            time.sleep(0.05)
+        place.fake.exchange(Call("DELETE", f"{place.url}/v2/pods/pod-1", {"Authorization": f"Bearer {KEY}"}))
+
+    somebody = threading.Thread(target=pull_the_plug)
+    somebody.start()
+    assert place.go("--env", "TINY_SLEEPS=30") == RUN_FAILED
+    somebody.join()
+    assert place.fake.ours() == []
+    assert ledgers(place.results)[0].closed
+
+
+def test_what_was_not_brought_from_there_is_never_overwritten(place: Place) -> None:
+    own = place.results / RESULT
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    assert place.go() == CLEAN
+    assert own.read_text() == "mine"
+    beside = ledgers(place.results)[0].folder / "beside" / RESULT
+    assert files.load(beside).status == "complete"
+
+
+def test_up_run_sync_down_verify(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    key = ("--ssh-key", str(place.folder / "id_ed25519"))
+    caps = ("--profile", "4xa100", "--max-usd", "5", "--max-hours", "0.5", "--yes")
+    assert place("up", *caps, *key) == CLEAN
+    assert place.pods.alive() == ["pod-1"]
+    assert place("verify", "--yes") == BILLING, "a machine that is up bills"
+    assert "BILLS at $7.1" in capfd.readouterr().err
+
+    assert place("run", "benchmark_scaling", "--keep-venv", sys.prefix, *key, "--exp-args", "--model qwen2-9m") == CLEAN
+    assert (place.results / RESULT).is_file()
+    assert place("sync", *key) == CLEAN
+    assert place("down", *key) == CLEAN
+    assert place.pods.alive() == []
+    assert place("verify", "--yes") == CLEAN
+    assert place("cost") == CLEAN
+    assert "billed $0.51" in capfd.readouterr().err
+    assert place("down", *key) == 2, "nothing is open any more"
+
+
+def test_sweep_ends_only_what_is_over(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    gpu = {"id": "NVIDIA L4", "count": 1}
+    place.fake.started = place.fake.ended = lambda _: None
+    for name in (f"llmlab-a-aaaaaa-dl{int(time.time()) - 60}", f"llmlab-b-bbbbbb-dl{int(time.time()) + 600}"):
+        place.fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": gpu})
+    assert place("sweep", "--yes") == CLEAN
+    assert [place.fake.pods[one].body["name"][:8] for one in place.fake.ours()] == ["llmlab-b"]
+    assert "may live until" in capfd.readouterr().err
+    assert place("verify", "--yes") == BILLING
+
+
+def test_selftest_watches_a_machine_end_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.cloud.upkeep.SELFTEST_S", 3)
+    assert place("selftest", "--yes") == CLEAN
+    assert place.pods.alive() == []
+    assert ledgers(place.results)[0].last("selftest") is not None
+    assert Path(ledgers(place.results)[0].folder / "teardown.json").is_file()
+
+
+@pytest.mark.vllm
+def test_the_smallest_scaling_benchmark_on_real_vllm(place: Place) -> None:
+    """The lab's own checkout, sent, run on CPU slices with the 9M model, brought home, and the "machine" gone."""
+    place.root = ROOT
+    arguments = "--model qwen2-9m --tp 1 --curves fixed --concurrency 1 2 --input-tokens 16 --output-tokens 16"
+    assert place.go(exp_args=arguments) == CLEAN
+    assert place.fake.ours() == []
+    assert place.pods.alive() == []
+    (path,) = (place.results / "benchmark_scaling").glob("*.json")
+    result = files.load(path)
+    assert {case.status for case in result.cases} == {"ok"}
+    assert result.cost["load_s"] > 1
+    assert result.cost["usd_per_million_output_tokens_all_in"] > result.cost["usd_per_million_output_tokens_run"] > 0

@@ -1,0 +1,245 @@
+"""A `go` that is killed at any step: the watchdog, who holds nothing but the ledger, ends what it rented."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from common.cloud.clock import Clock, Pauses
+from common.cloud.errors import MachineError
+from common.cloud.flow import go
+from common.cloud.http import Call, Reply
+from common.cloud.ledger import Ledger, ledgers
+from common.cloud.marks import Marks
+from common.cloud.runpod import Runpod
+from common.cloud.session import Session
+from common.cloud.watchdog import PIDFILE, Armed, arm, watch
+from tests.cloud.fake_runpod import KEY, FakeRunpod, serve
+from tests.cloud.world import Evening
+
+QUICK = Pauses(
+    **{"poll_s": 0.05, "found_s": 0.6, "between_s": 0.2, "reachable_s": 20, "pull_s": 0.3, "wind_down_s": 1},
+    **{"silent_s": 1, "stage_poll_s": 0.05, "watch_s": 0.05, "grace_s": 0.5},
+)
+
+
+class Killed(BaseException):
+    """Lets a frozen thread go when its test is over; nothing may come of it."""
+
+
+@dataclass
+class Kill:
+    """Freezes a thread for ever at its n-th step: what it knew is lost, what it wrote down and sent is not."""
+
+    at: int
+    steps: list[str] = field(default_factory=list)
+    frozen: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def step(self, name: str) -> None:
+        self.steps.append(name)
+        if self.over.is_set():
+            raise Killed
+        if len(self.steps) == self.at:
+            self.frozen.set()
+            self.over.wait()
+            raise Killed
+
+
+def run_until_killed(evening: Evening, kill: Kill, monkeypatch: pytest.MonkeyPatch) -> threading.Thread:
+    """`go` in a thread, with a step before and after everything that the world outside can see."""
+    owner = threading.get_ident()
+    write, exchange = Ledger.write, evening.fake.exchange
+
+    def written(self: Ledger, event: str, at: float, **facts: object) -> None:
+        if threading.get_ident() != owner:
+            kill.step(f"before {event}")
+        write(self, event, at, **facts)
+        if threading.get_ident() != owner:
+            kill.step(f"after {event}")
+
+    def exchanged(call: Call) -> Reply:
+        kill.step(f"before {call.method}")
+        reply = exchange(call)
+        kill.step(f"after {call.method}")
+        return reply
+
+    monkeypatch.setattr(Ledger, "write", written)
+    monkeypatch.setattr("common.cloud.work.packed", lambda root: b"code")
+    provider = Runpod(KEY, evening.clock, "http://127.0.0.1:1", exchanged)
+    world = replace(evening.world, provider=provider)
+
+    def body() -> None:
+        try:
+            go(evening.request, world)
+        except Killed:
+            return
+        kill.frozen.set()
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    assert kill.frozen.wait(20), kill.steps
+    return thread
+
+
+def steps_of_a_whole_run(folder: Path) -> int:
+    evening, kill = Evening(folder), Kill(10**9)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_until_killed(evening, kill, monkeypatch).join()
+    assert evening.ledger.closed
+    return len(kill.steps)
+
+
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    total = steps_of_a_whole_run(tmp_path / "whole")
+    assert total > 60
+    rented = 0
+    for at in range(1, total + 1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        evening, kill = Evening(folder), Kill(at)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            thread = run_until_killed(evening, kill, monkeypatch)
+            rented += bool(evening.fake.ours())
+            for ledger in ledgers(folder / "results"):
+                marks = ledger.marks()
+                if marks is not None:
+                    session = Session(evening.provider, ledger, marks, evening.said.append, evening.clock)
+                    assert watch(session, lambda: "dead")
+                    assert ledger.closed, kill.steps[-1]
+            assert evening.fake.ours() == [], kill.steps[-1]
+            kill.over.set()
+            thread.join(5)
+    assert rented > total / 3, "most steps lie within a machine's life"
+
+
+def test_a_create_on_its_way_when_the_owner_dies(tmp_path: Path) -> None:
+    """The machine shows up 20 s after the owner's death; one look after it would have seen nothing."""
+    evening = Evening(tmp_path, frozenset({"late"}))
+    marks = Marks("test", "abcdef", int(evening.clock.now()) + 3600)
+    session = Session(evening.provider, Ledger(tmp_path), marks, evening.said.append, evening.clock)
+    session.note("creating", name=marks.name)
+    evening.fake._make({"name": marks.name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
+    assert evening.provider.get("pod-1") is None
+    assert watch(session, lambda: "dead")
+    assert evening.fake.ours() == []
+    assert evening.fake.touched == {"pod-1"}
+
+
+def test_it_leaves_alone_what_is_done_and_ends_what_is_kept_too_long(tmp_path: Path) -> None:
+    evening = Evening(tmp_path)
+    ledger = Ledger(tmp_path)
+    marks = Marks("up", "abcdef", int(evening.clock.now()) + 100)
+    session = Session(evening.provider, ledger, marks, evening.said.append, evening.clock)
+    body = {"name": marks.name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}}
+    evening.fake._make(body)
+    assert not watch(session, lambda: "done")
+    assert evening.fake.ours() == ["pod-1"]
+    assert watch(session, lambda: "keep")
+    assert evening.clock.now() > marks.deadline
+    assert evening.fake.ours() == []
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[tuple[FakeRunpod, str]]:
+    fake = FakeRunpod(Clock(), boot_s=0.0)
+    with serve(fake) as url:
+        yield fake, url
+
+
+def renting(folder: Path, url: str, deadline: float) -> tuple[Session, Mapping[str, Any]]:
+    folder.mkdir()
+    marks = Marks("test", "abc123", int(deadline))
+    session = Session(Runpod(KEY, None, url), Ledger(folder), marks, lambda _: None, pauses=QUICK)
+    about = {"purpose": "test", "lab_id": "abc123", "deadline": int(deadline), "usd_per_hour": 1.0}
+    session.note("intent", **about)
+    return session, {"kind": "runpod", "key": KEY, "url": url}
+
+
+def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert what()
+
+
+def make(fake: FakeRunpod, session: Session) -> None:
+    body = {"name": session.marks.name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}}
+    session.note("creating", name=session.marks.name)
+    fake._make(body)
+
+
+OWNER = """
+import json, sys, os, time
+from pathlib import Path
+from tests.cloud.test_watchdog import renting, arm
+session, spec = renting(Path(sys.argv[1]), sys.argv[2], time.time() + 3600)
+armed = arm(session, spec)
+session.note("creating", name=session.marks.name)
+print(session.marks.name, flush=True)
+time.sleep(600)
+"""
+
+
+def test_kill_9_of_the_owner(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
+    """Real processes: the owner is killed, its watchdog ends the machine, proves it, and exits; the key is nowhere."""
+    fake, url = account
+    folder = tmp_path / "renting"
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), url], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout as said:
+        name = said.readline().strip()
+    pid = int((folder / PIDFILE).read_text())
+    watchdog = psutil.Process(pid)
+    fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
+    assert os.getsid(pid) == pid, "the terminal's end is not its own"
+    assert KEY not in " ".join(watchdog.cmdline()) + str(watchdog.environ())
+    time.sleep(0.3)
+    assert fake.ours(), "while the owner lives nothing is ended"
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    wait_for(lambda: Ledger(folder).closed)
+    assert fake.ours() == []
+    wait_for(lambda: not psutil.pid_exists(pid) or watchdog.status() == psutil.STATUS_ZOMBIE)
+    assert KEY not in "".join(path.read_text() for path in folder.iterdir())
+
+
+def test_the_owner_lets_go(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
+    fake, url = account
+    session, spec = renting(tmp_path / "done", url, time.time() + 3600)
+    armed = arm(session, spec)
+    make(fake, session)
+    armed.tell("done")
+    wait_for(lambda: not (tmp_path / "done" / PIDFILE).exists())
+    assert fake.ours(), "done means that the owner has proven it"
+    session, spec = renting(tmp_path / "kept", url, time.time() + 1)
+    armed = arm(session, spec)
+    armed.tell("keep")
+    wait_for(lambda: session.ledger.closed)
+    assert fake.ours() == [], "kept until the deadline, and no longer"
+
+
+def test_nothing_is_rented_without_a_watchdog(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
+    _, url = account
+    session, _ = renting(tmp_path / "none", url, time.time() + 3600)
+    with pytest.raises(MachineError, match="does not start"):
+        arm(session, {"kind": "runpod", "key": KEY, "url": "http://example.com"})
+    evening = Evening(tmp_path)
+
+    def broken(session: Session, spec: Mapping[str, Any]) -> Armed:
+        raise MachineError("no")
+
+    assert go(evening.request, replace(evening.world, arm=cast(Any, broken))) == 5
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
