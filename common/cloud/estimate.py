@@ -20,7 +20,7 @@ from common.engines.reference_models import REFERENCE_MODELS
 from common.predict.hardware import UnknownHardwareError
 from common.predict.hardware import find as find_hardware
 from common.predict.memory import fit
-from common.predict.shapes import UnknownModelError, find_shape, weight_bytes
+from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shape
 
 BOOT_S, INSTALL_S, ENDING_S = 240.0, 420.0, 60.0
 DOWNLOAD_BYTES_S = 200e6
@@ -114,7 +114,7 @@ def check_fits(model: str, profile: Profile) -> float:
         hardware = find_hardware(profile.listed.gpu, profile.listed.links)
     except (UnknownModelError, UnknownHardwareError):
         return 0.0  # the machine's own download checks its disk, vLLM its memory
-    bytes_each = weight_bytes(model, "auto")
+    bytes_each = bytes_per_weight(model, "auto")
     weights = shape.parameters * bytes_each
     if SPARE * weights + ROOM_BYTES > profile.disk_gb * 1e9:
         needed = (SPARE * weights + ROOM_BYTES) / 1e9
