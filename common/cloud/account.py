@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.cloud.aws_leftovers import KINDS
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
 from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
 from common.cloud.options import Doctor, Price, Verb
@@ -72,10 +73,10 @@ def dry_lines(provider: str, verb: str, profiles: Path) -> list[str]:
     lists = (
         ["GET /v2/pods?includeClusterPods=true", "GET /v2/network-volumes", "GET /v2/clusters"]
         if provider == "runpod"
-        else [f"ec2 Describe{name}" for name in ("Instances", "Volumes", "NetworkInterfaces", "Addresses", "Snapshots")]
+        else [f"ec2 {operation}" for operation in ("describe_instances", *(kind[0] for kind in KINDS.values()))]
     )
-    ending = "DELETE /v2/pods/{id}" if provider == "runpod" else "ec2 TerminateInstances"
-    one = "GET /v2/pods/{id}" if provider == "runpod" else "ec2 DescribeInstances (one id)"
+    ending = "DELETE /v2/pods/{id}" if provider == "runpod" else "ec2 terminate_instances"
+    one = "GET /v2/pods/{id}" if provider == "runpod" else "ec2 describe_instances (one id)"
     asked = {
         **{"verify": [*lists, one, "all of it again, ten seconds later"], "sweep": [*lists, ending, *lists]},
         **{"down": ["ssh: results", ending, *lists, one], "sync": [one, "ssh: results"], "run": [one, "ssh: work"]},

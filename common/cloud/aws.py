@@ -6,10 +6,13 @@ it. No address is allocated and no key pair is made, so nothing can be left of t
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from common.cloud.aws_errors import GONE, code_of, explained
+from common.cloud.aws_errors import NoSuchInstanceError, explained
 from common.cloud.aws_leftovers import clear, leftovers
 from common.cloud.aws_order import instance_request, security_group
 from common.cloud.aws_price import QUOTAS, check_quota, live_price, quota_line
@@ -57,7 +60,7 @@ class Aws:
         return Quote(usd, "on-demand", True, f"{region}, offered; capacity shows at the launch", skew_s)
 
     def create(self, order: Order) -> Machine:
-        """RunInstances once; then shutdown behaviour and volumes are read back: a wrong one is no machine of ours."""
+        """RunInstances, sent once."""
         region = order.profile.region or self.region
         ec2, once = self.client("ec2", region), self.client("ec2", region, tries=1)
         with explained("preparing the launch"):
@@ -65,30 +68,23 @@ class Aws:
             request = instance_request(ec2, self.client("ssm", region), order, group)
         with explained("run_instances"):
             made = once.run_instances(**request)["Instances"][0]
-        machine_id = str(made["InstanceId"])
-        self._where[machine_id] = region
-        with explained("reading the instance back"):
-            asked = {"InstanceId": machine_id, "Attribute": "instanceInitiatedShutdownBehavior"}
-            behaviour = ec2.describe_instance_attribute(**asked)["InstanceInitiatedShutdownBehavior"]["Value"]
-            disks = [one["Ebs"] for one in _instance(ec2, machine_id).get("BlockDeviceMappings", []) if "Ebs" in one]
-        if behaviour != "terminate" or not all(disk.get("DeleteOnTermination") for disk in disks):
-            self.terminate(machine_id)
-            raise NotMadeError(f"{machine_id} would outlive its shutdown or leave a disk: it was ended at once")
         return self._machine(made, region)
 
     def get(self, machine_id: str) -> Machine | None:
-        """One instance, in the region where it was made, or wherever it is."""
-        from botocore.exceptions import ClientError
-
+        """One instance, in the region where it was made, or wherever it is; whether it dies whole is read back."""
         for region in self._regions_of(machine_id):
+            ec2 = self.client("ec2", region)
             try:
                 with explained("describe_instances"):
-                    return self._machine(_instance(self.client("ec2", region), machine_id), region, priced=True)
-            except Exception as error:
-                cause = error.__cause__
-                if isinstance(cause, ClientError) and code_of(cause) in GONE:
-                    continue
-                raise
+                    instance = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
+                    found = self._machine(instance, region)
+                    if not found.bills:
+                        return found
+                    ends = _dies_whole(ec2, instance)
+                usd = self._price(str(instance["InstanceType"]), region)  # of the type that runs, whatever was ordered
+                return replace(found, usd_per_hour=usd, ends_itself=ends)
+            except NoSuchInstanceError:
+                continue
         return None
 
     def machines(self) -> list[Machine]:
@@ -103,15 +99,9 @@ class Aws:
 
     def terminate(self, machine_id: str) -> None:
         """Ask for the end, wherever the instance is."""
-        from botocore.exceptions import ClientError
-
         for region in self._regions_of(machine_id):
-            try:
-                with explained("terminate_instances"):
-                    self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
-            except Exception as error:
-                if not (isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in GONE):
-                    raise
+            with contextlib.suppress(NoSuchInstanceError), explained("terminate_instances"):
+                self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
 
     def leftovers(self) -> list[Leftover]:
         """Volumes, interfaces, addresses, snapshots, spot requests; groups, which cost nothing, of ours only."""
@@ -168,17 +158,14 @@ class Aws:
             self._prices[key] = live_price(self.client("pricing", "us-east-1"), instance_type, region)
         return self._prices[key]
 
-    def _machine(self, instance: Mapping[str, Any], region: str, priced: bool = False) -> Machine:
+    def _machine(self, instance: Mapping[str, Any], region: str) -> Machine:
+        """As a list has it: the price is the dated one."""
         tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
         machine_id, kind = str(instance["InstanceId"]), str(instance.get("InstanceType"))
         self._where[machine_id] = region
         state = STATES.get(str(instance.get("State", {}).get("Name")), "stopped")
-        usd = _dated(kind)
-        if priced and state != "gone":
-            usd = self._price(kind, region)  # of the type that runs, whatever was ordered
-        about = {"region": region, "type": kind, "lifecycle": instance.get("InstanceLifecycle", "on-demand")}
         host = instance.get("PublicIpAddress")
-        return Machine(machine_id, tags.get("Name", ""), state, usd, host, 22, tags.get(TAG_ID), about)
+        return Machine(machine_id, tags.get("Name", ""), state, _dated(kind), host, 22, tags.get(TAG_ID))
 
 
 def spec_of_environment(region: str | None, all_regions: bool = False) -> dict[str, Any]:
@@ -228,9 +215,12 @@ def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has 
     return boto3.Session(**keys, aws_session_token=spec.get("token"), region_name=spec.get("region") or REGION)
 
 
-def _instance(ec2: Any, machine_id: str) -> dict[str, Any]:  # noqa: ANN401  # boto3 has no types
-    found: dict[str, Any] = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
-    return found
+def _dies_whole(ec2: Any, instance: Mapping[str, Any]) -> bool:  # noqa: ANN401  # boto3 has no types
+    """Whether its shutdown is its end, and its disks' end."""
+    asked = {"InstanceId": instance["InstanceId"], "Attribute": "instanceInitiatedShutdownBehavior"}
+    behaviour = ec2.describe_instance_attribute(**asked)["InstanceInitiatedShutdownBehavior"]["Value"]
+    disks = [one["Ebs"] for one in instance.get("BlockDeviceMappings", []) if "Ebs" in one]
+    return behaviour == "terminate" and all(disk.get("DeleteOnTermination") for disk in disks)
 
 
 def _dated(instance_type: str) -> float | None:
@@ -241,7 +231,5 @@ def _dated(instance_type: str) -> float | None:
 
 
 def _skew_s(answer: Mapping[str, Any], now: float) -> float:
-    import email.utils
-
     text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     return email.utils.parsedate_to_datetime(text).timestamp() - now if text else 0.0

@@ -16,6 +16,10 @@ BROKEN_KEY = ("InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "
 THROTTLED = ("RequestLimitExceeded", "Throttling", "ThrottlingException")
 
 
+class NoSuchInstanceError(UnansweredError):
+    """EC2 does not know this id: long gone, or made a second ago."""
+
+
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turns boto's exceptions into ours.
@@ -23,6 +27,7 @@ def explained(what: str) -> Iterator[None]:
     Raises:
         NotMadeError: no capacity or quota.
         DeniedError: a wrong key or a missing right.
+        NoSuchInstanceError: no instance has this id.
         UnansweredError: anything else: what AWS did is not known.
     """
     from botocore.exceptions import BotoCoreError, ClientError
@@ -32,6 +37,8 @@ def explained(what: str) -> Iterator[None]:
     except ClientError as error:
         code, said = code_of(error), str(error.response.get("Error", {}).get("Message", ""))[:300]
         text = f"AWS, {what}: {code} {said}".strip()
+        if code in GONE:
+            raise NoSuchInstanceError(text) from error
         if code in NO_CAPACITY:
             raise NotMadeError(f"{text}. No capacity here: another region (--region), or a smaller profile") from error
         if code in QUOTA:
@@ -40,7 +47,7 @@ def explained(what: str) -> Iterator[None]:
             raise DeniedError(f"{text}. The rights that are needed are in aws/iam-policy.json") from error
         if code in BROKEN_KEY:
             raise DeniedError(f"{text}. Log in again: aws configure, or aws sso login") from error
-        if code.startswith(("Invalid", "Missing", "Unknown")) and code not in GONE:
+        if code.startswith(("Invalid", "Missing", "Unknown")):
             raise DeniedError(text) from error
         raise UnansweredError(text) from error
     except BotoCoreError as error:

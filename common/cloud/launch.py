@@ -109,8 +109,13 @@ def _take_over(session: Session, quote: Quote, machine: Machine, connect: Connec
     transport: Transport | None = None
     while True:
         now = session.provider.get(machine.id)
+        if now is None and session.clock.now() - began < session.pauses.found_s:
+            session.clock.sleep(session.pauses.poll_s)  # what was made a second ago may not be known yet
+            continue
         if now is None or not now.bills:
             raise MachineError(f"{machine.id} went away while it was starting")
+        if now.ends_itself is False:
+            raise MachineError(f"{machine.id} would outlive its own shutdown, or leave a disk")
         if now.usd_per_hour is not None and now.usd_per_hour > quote.usd_per_hour * DEARER:
             raise OverCapError(
                 f"{machine.id} costs ${now.usd_per_hour:.2f} per hour where ${quote.usd_per_hour:.2f} was quoted"

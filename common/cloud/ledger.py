@@ -102,11 +102,13 @@ def new_ledger(results: Path) -> tuple[Ledger, str]:
     folder = results.expanduser().absolute() / "cloud" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{lab_id}"
     try:
         folder.mkdir(parents=True)
-        descriptor = os.open(folder.parent, os.O_RDONLY)
+        Ledger(folder).path.touch(0o600)
+        for changed in (folder, folder.parent):  # the names, too, must be on the disk
+            descriptor = os.open(changed, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     except OSError as error:
         raise Refused(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
-    os.fsync(descriptor)
-    os.close(descriptor)
     return Ledger(folder), lab_id
 
 

@@ -12,7 +12,7 @@ from common.cloud import account, upkeep
 from common.cloud.checks import check_tools, missing, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
 from common.cloud.deadman import DeadMan
-from common.cloud.errors import BILLING, CLEAN, CloudError, NotMadeError, Refused
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, CloudError, NotMadeError, Refused
 from common.cloud.flow import Request, World, describe_deadline, go
 from common.cloud.launch import Connect
 from common.cloud.marks import Marks
@@ -90,12 +90,13 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
     world = _world(provider, options, setting, key)
     request = replace(request, public_key=public, hf_token=account.hf_token())
     try:
-        if isinstance(options, Up):
-            return upkeep.up(request, world, key)
-        return go(request, world)
-    except NotMadeError as error:
-        _offer_smaller(profile, profiles, world, error)
+        code = upkeep.up(request, world, key) if isinstance(options, Up) else go(request, world)
+    except NotMadeError:
+        _offer_smaller(profile, profiles, world)
         raise
+    if code == NO_CAPACITY:  # found out by the launch itself
+        _offer_smaller(profile, profiles, world)
+    return code
 
 
 def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> World:
@@ -155,7 +156,7 @@ def _dry(provider: str, request: Request, options: Renting) -> int:
     return CLEAN
 
 
-def _offer_smaller(profile: Profile, profiles: Path, world: World, error: CloudError) -> None:
+def _offer_smaller(profile: Profile, profiles: Path, world: World) -> None:
     """Where there is no capacity: the next smaller profile that has some, with its price."""
     known = read_profiles(profiles, profile.provider)
     name = profile.smaller
@@ -166,7 +167,7 @@ def _offer_smaller(profile: Profile, profiles: Path, world: World, error: CloudE
         except CloudError:
             quote = None
         if quote is not None and quote.available:
-            say(f"{error}. --profile {name} has some: ${quote.usd_per_hour:.2f} per hour, {other.links}")
+            say(f"smaller, and to be had now: --profile {name}, ${quote.usd_per_hour:.2f} per hour, {other.links}")
             return
         name = other.smaller
 

@@ -28,7 +28,8 @@ def probe(transport: Transport, wanted: Mapping[str, Any], disk_bytes: float) ->
     answer = transport.run(PROBE, timeout_s=120)
     parts = dict(re.findall(r"@(\w+)\n(.*?)(?=@|\Z)", answer.out.decode(errors="replace"), re.DOTALL))
     gpus = [line.split(", ") for line in parts.get("gpus", "").splitlines() if ", " in line]
-    free = int(parts.get("disk", "").strip() or 0)
+    disk = parts.get("disk", "").strip()
+    free = int(disk) if disk.isdigit() else 0
     cuda = re.search(r"([\d.]+)\s*$", parts.get("cuda", "").strip())
     nvlink = re.search(r"\bNV\d+\b", parts.get("links", "")) is not None
     found: dict[str, Any] = {"gpus": len(gpus), "gpu": gpus[0][0] if gpus else None, "nvlink": nvlink}
@@ -36,8 +37,8 @@ def probe(transport: Transport, wanted: Mapping[str, Any], disk_bytes: float) ->
     count = wanted.get("gpus", 0)
     if len(gpus) != count:
         raise MachineError(f"the machine has {len(gpus)} GPUs and {count} were ordered")
-    driver = int(gpus[0][1].partition(".")[0]) if gpus else NEEDED_DRIVER
-    if driver < NEEDED_DRIVER:
+    driver = gpus[0][1].partition(".")[0] if gpus else str(NEEDED_DRIVER)
+    if not driver.isdigit() or int(driver) < NEEDED_DRIVER:
         raise MachineError(f"the machine's driver is {driver}, and the pinned vLLM needs {NEEDED_DRIVER} (CUDA 13)")
     if count > 1 and wanted.get("links") == "NVLink" and not nvlink:
         raise MachineError("the machine was ordered with NVLink and has none: tensor parallelism would mislead")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from common.cloud.marks import Marks
 from common.cloud.profiles import Profile
@@ -47,7 +46,8 @@ class Machine:
     host: str | None = None
     port: int = 22
     lab_id: str | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    ends_itself: bool | None = None
+    """Whether its shutdown is its end, disks included; None where the provider has no such setting."""
 
     @property
     def bills(self) -> bool:

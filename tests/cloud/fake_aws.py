@@ -5,27 +5,43 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import botocore.client
 from botocore.exceptions import ClientError, ReadTimeoutError
-from moto import mock_aws
 
 from common.cloud.aws import Aws
 from common.cloud.clock import Clock
 
+# moto reads these when it is imported; its own 1177 images, each with a snapshot, take a second per test.
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).with_name("amis.json"))
+os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
+
 FAULTS = (
     *("no_capacity", "no_quota", "vcpu_limit", "create_throttled", "denied"),
-    *("reply_lost", "request_lost", "outlives_shutdown", "disk_stays"),
-    *("terminate_throttled", "terminate_throttled_for_ever", "slow_shutting_down", "shutting_down_for_ever"),
+    *("reply_lost", "request_lost", "outlives_shutdown", "disk_stays", "not_visible_at_first"),
+    *("terminate_throttled", "terminate_throttled_for_ever", "terminate_ignored", "slow_shutting_down", "shutting_down_for_ever"),
     *("volume_left", "address_left", "volumes_denied", "instances_500", "instances_500_at_first", "gone_in_mid_run"),
 )
 SECRET = "PLANTEDsecretPLANTEDsecretPLANTED0000000"
 SPEC = {"kind": "aws", "access": "AKIAPLANTED", "secret": SECRET, "token": None, "region": "us-east-1"}
+REGIONS = ("eu-west-1", "us-east-1", "us-west-2")
 USD = {"g6e.12xlarge": 10.49264, "g5.12xlarge": 5.672, "g6.12xlarge": 4.6016, "p4d.24xlarge": 21.957642}
+
+
+@functools.cache
+def client(service: str, region: str, tries: int) -> Any:
+    """Made as the lab makes it, but once per process: reading the description of EC2's API takes half a second."""
+    return MADE(Aws(SPEC), service, region, tries)
+
+
+MADE = Aws.client
 
 
 class FakeAws:
@@ -36,17 +52,26 @@ class FakeAws:
         self.clock, self.faults = clock, faults
         self.calls: list[str] = []
         self.others: set[str] = set()
-        self.gone = False
-        self.image = "ami-03cf127a"  # one that moto knows
+        self.made_at = 0.0
+        self.step: Callable[[str], None] = lambda _: None
+        self.image = "ami-03cf127a"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeAws]:
+        from moto import mock_aws
+
         original = botocore.client.BaseClient._make_api_call
 
         def call(client: Any, operation: str, arguments: dict[str, Any]) -> Any:
-            return self._call(lambda: original(client, operation, arguments), client, operation, arguments)
+            self.step(f"before {operation}")
+            answer = self._call(lambda: original(client, operation, arguments), client, operation, arguments)
+            self.step(f"after {operation}")
+            return answer
 
-        with mock_aws():
+        def known(_: Aws, service: str, region: str, tries: int = 4) -> Any:
+            return client(service, region, tries)
+
+        with mock_aws(), mock.patch.object(Aws, "client", known):
             other = self.ec2().run_instances(ImageId=self.image, InstanceType="m5.large", MinCount=1, MaxCount=1)
             self.others = {other["Instances"][0]["InstanceId"]}
             with mock.patch.object(botocore.client.BaseClient, "_make_api_call", call):
@@ -66,6 +91,14 @@ class FakeAws:
             found += [one["GroupId"] for one in groups if _marked(one)]
             return found + [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"] if _marked(one)]
 
+    def pull_the_plug(self) -> None:
+        """AWS takes our instances back, as it does with broken hosts."""
+        with mock.patch.object(self, "faults", frozenset()):
+            held = self.ec2().describe_instances()["Reservations"]
+            self.ec2().terminate_instances(
+                InstanceIds=[one["InstanceId"] for group in held for one in group["Instances"] if _marked(one)]
+            )
+
     def others_live(self) -> bool:
         with mock.patch.object(self, "faults", frozenset()):
             held = self.ec2().describe_instances(InstanceIds=sorted(self.others))["Reservations"]
@@ -78,13 +111,20 @@ class FakeAws:
             return {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}}
         if operation == "GetProducts":
             return _products(arguments)
+        if operation == "DescribeRegions":
+            return {"Regions": [{"RegionName": name} for name in REGIONS]}
         if operation == "GetParameter":
             return {"Parameter": {"Value": self.image}}
+        if "InstanceIds" in arguments and "not_visible_at_first" in self.faults and self.clock.now() < self.made_at + 20:
+            raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound", "Message": "planted"}}, operation)
         self._refuse(operation, count)
         if operation == "TerminateInstances" and set(arguments["InstanceIds"]) & self.others:
             raise AssertionError("somebody else's instance")
+        if operation == "TerminateInstances" and "terminate_ignored" in self.faults:
+            return {}
         made = answer()
         if operation == "RunInstances":
+            self.made_at = self.clock.now()
             self._after_launch(client, arguments)
         if operation == "DescribeInstanceAttribute" and "outlives_shutdown" in self.faults:
             made["InstanceInitiatedShutdownBehavior"] = {"Value": "stop"}
@@ -134,8 +174,6 @@ class FakeAws:
             if "disk_stays" in self.faults:
                 for disk in one.get("BlockDeviceMappings", []):
                     disk["Ebs"]["DeleteOnTermination"] = False
-            if self.gone:
-                one["State"]["Name"] = "terminated"
             slow = "slow_shutting_down" in self.faults and count < 14
             if state == "terminated" and (slow or "shutting_down_for_ever" in self.faults):
                 one["State"]["Name"] = "shutting-down"

@@ -24,7 +24,7 @@ from common.cloud.http import Call, NoReplyError, Reply
 KEY = "rpa_PLANTED0KEY1THAT2MUST3NOT4LEAK5"
 PRICES = {"NVIDIA A100-SXM4-80GB": (1.79, 1.39), "NVIDIA L4": (0.49, 0.44), "NVIDIA RTX A5000": (0.27, 0.16)}
 FAULTS = (
-    *("created_but_500", "reply_lost", "request_lost", "late", "made_twice", "refused_but_made"),
+    *("created_but_500", "reply_lost", "request_lost", "late", "made_twice", "refused_but_made", "unknown_at_first"),
     *("no_capacity", "no_balance", "create_429", "create_422", "create_nonsense"),
     *("terminate_ignored", "terminate_slow", "terminate_500", "terminate_reply_lost"),
     *("list_500", "list_500_at_first", "list_truncated", "list_429", "list_without_ours", "get_500", "get_nonsense"),
@@ -174,7 +174,7 @@ class FakeRunpod:
         secure, community = PRICES[body["gpu"]["id"]]
         price = (secure if body["cloud"] == "SECURE" else community) * body["gpu"]["count"]
         cost = None if "no_price" in self.faults else price * (2.18 if "dear" in self.faults else 1.0)
-        pod = Pod(f"pod-{len(self.pods)}", body, now, cost, now + (20 if "late" in self.faults else 0))
+        pod = Pod(f"pod-{len(self.pods)}", body, now, cost, now + (20 if self.faults & {"late", "unknown_at_first"} else 0))
         self.pods[pod.id] = pod
         left = {"id": f"left-{pod.id}", "name": body["name"], "size": 10}
         if "volume_left" in self.faults:

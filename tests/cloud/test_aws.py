@@ -6,33 +6,39 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from common.cloud import launch, teardown
 from common.cloud.aws import Aws
 from common.cloud.aws_start import user_data
 from common.cloud.clock import Pauses
 from common.cloud.deadman import DeadMan
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, CloudError, MachineError
-from common.cloud.flow import go
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
+from common.cloud.flow import Request, World, go
 from common.cloud.launch import Connect
-from common.cloud.main import main
+from common.cloud.main import Setting, main
 from common.cloud.prices import DATA
 from common.cloud.profiles import read_profiles
-from common.cloud.provider import Machine
 from common.cloud.session import Session
 from common.cloud.transport import Done
 from tests.cloud.fake_aws import FAULTS, SECRET, SPEC, FakeAws
-from tests.cloud.world import PROBED, ROOT, Evening
+from tests.cloud.test_faults import blind
+from tests.cloud.test_watchdog import Kill, run_until_killed, take_over
+from tests.cloud.world import PROBED, ROOT, Evening, TestClock
 
 PROFILES = ROOT / "aws" / "profiles.toml"
 CODES = {
     **{"no_capacity": NO_CAPACITY, "no_quota": NO_CAPACITY, "vcpu_limit": NO_CAPACITY, "denied": NO_CAPACITY},
     **{"create_throttled": RUN_FAILED, "request_lost": RUN_FAILED, "gone_in_mid_run": RUN_FAILED},
-    **{"outlives_shutdown": NO_CAPACITY, "disk_stays": NO_CAPACITY},
-    **dict.fromkeys(("terminate_throttled_for_ever", "shutting_down_for_ever"), BILLING),
+    **{"outlives_shutdown": RUN_FAILED, "disk_stays": RUN_FAILED, "instances_500_at_first": RUN_FAILED},
+    **dict.fromkeys(("terminate_ignored", "terminate_throttled_for_ever", "shutting_down_for_ever"), BILLING),
     **dict.fromkeys(("volumes_denied", "instances_500"), BILLING),
 }
 PROBED_L40S = PROBED.replace("A100-SXM4-80GB", "L40S").replace("NV12", "PHB")
@@ -48,65 +54,167 @@ class Rote:
         if script.startswith("\necho"):
             return Done(0, PROBED_L40S.encode(), "")
         self.looks += ".exit" in script
-        self.fake.gone = "gone_in_mid_run" in self.fake.faults and self.looks > 3
-        if self.fake.gone:
+        if "gone_in_mid_run" in self.fake.faults and self.looks > 3:
+            self.fake.pull_the_plug()
             raise MachineError("no answer")
         return Done(0, b"0" if ".exit" in script and self.looks % 8 == 0 else b"", "")
 
 
-def rent(folder: Path, faults: frozenset[str]) -> tuple[int, Evening, FakeAws, list[str]]:
-    """One `go`; its exit code, and what exists afterwards."""
-    evening = Evening(folder)
-    fake = FakeAws(evening.clock, faults)
+@dataclass
+class AwsEvening(Evening):
+    """One `go` at AWS."""
 
-    def connect(session: Session) -> Connect:
-        def to(machine: Machine) -> Rote:
-            return Rote(fake)
+    region: str = "us-east-1"
 
-        return to
+    def __post_init__(self) -> None:
+        self.clock = TestClock(self.interrupt_at)
+        self.aws = FakeAws(self.clock, self.faults)
 
-    with fake.running():
+    @property
+    def request(self) -> Request:
+        profile = read_profiles(PROFILES, "aws")["4xl40s"]
+        return replace(super().request, profile=replace(profile, region=self.region))
+
+    @property
+    def world(self) -> World:
+        def connect(session: Session) -> Connect:
+            return lambda machine: Rote(self.aws)
+
         pauses = Pauses(insist_s=60, poll_s=10)
-        world = replace(evening.world, provider=Aws(SPEC, evening.clock), connect=connect, pauses=pauses)
-        request = replace(evening.request, profile=read_profiles(PROFILES, "aws")["4xl40s"])
-        try:
-            code = go(request, world)
-        except CloudError as error:
-            evening.said.append(str(error))
-            code = error.code
-        left = fake.ours()
-        assert fake.others_live()
-    return code, evening, fake, left
+        arm = cast(Any, lambda session, spec: self.held)
+        provider = Aws(SPEC, self.clock)
+        return World(provider, {}, connect, self.said.append, lambda _: True, self.clock, pauses, arm)
+
+    def rent(self) -> int:
+        """The exit code, with what is left in `left`."""
+        self.left: list[str] = []
+        with self.aws.running():
+            try:
+                return self.go()
+            finally:
+                self.left = self.aws.ours()
+                assert self.aws.others_live()
 
 
 @pytest.fixture(autouse=True)
 def small_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.cloud.work.packed", lambda root: b"code")
-    monkeypatch.setenv("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true")
-    monkeypatch.setenv("MOTO_ENABLE_AMI_VALIDATION", "true")
 
 
 def test_a_renting_without_faults(tmp_path: Path) -> None:
-    code, evening, fake, left = rent(tmp_path, frozenset())
-    assert code == CLEAN, evening.said
-    assert left == []
+    evening = AwsEvening(tmp_path)
+    assert evening.rent() == CLEAN, evening.said
+    assert evening.left == []
     receipt = json.loads((evening.ledger.folder / "teardown.json").read_text())
     assert receipt["verified"] is True
     assert receipt["looks"][0]["calls"][:2] == ["machines", "leftovers"]
-    assert fake.calls.count("RunInstances") == 1
+    assert evening.aws.calls.count("RunInstances") == 1
     assert any("PCIe only" in line for line in evening.said)
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault(fault: str, tmp_path: Path) -> None:
-    code, evening, _, left = rent(tmp_path, frozenset({fault}))
+    evening = AwsEvening(tmp_path, frozenset({fault}))
+    code = evening.rent()
     assert code == CODES.get(fault, CLEAN), evening.said
-    assert code == BILLING or left == [], (fault, left)
+    assert code == BILLING or evening.left == []
     if code == BILLING:
         assert "aws ec2 terminate-instances --region us-east-1" in "\n".join(evening.said)
     if fault == "no_quota":
         assert "aws service-quotas request-service-quota-increase" in "\n".join(evening.said)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(faults=st.frozensets(st.sampled_from(FAULTS), max_size=4), interrupt_at=st.none() | st.integers(1, 40))
+def test_any_faults_together_and_ctrl_c_at_any_pause(faults: frozenset[str], interrupt_at: int | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        evening = AwsEvening(Path(folder), faults, interrupt_at)
+        try:
+            code = evening.rent()
+        except KeyboardInterrupt:  # pressed while ending: the process dies and the watchdog, which was not told, acts
+            assert evening.held.told == []
+            return
+        assert code == BILLING or evening.left == [], (sorted(faults), code, evening.said)
+        if "RunInstances" in evening.aws.calls:
+            assert evening.ledger.closed == (code != BILLING), "the receipt says what the exit code says"
+            assert evening.held.told == (["closed"] if code == BILLING else ["done"])
+
+
+@pytest.mark.parametrize("fault", ["terminate_ignored", "terminate_throttled_for_ever", "volume_left", "address_left"])
+def test_without_the_proof_the_property_is_violated(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teardown, "end", blind)
+    monkeypatch.setattr(launch, "end", blind)
+    evening = AwsEvening(tmp_path, frozenset({fault}))
+    assert evening.rent() != BILLING
+    assert [one for one in evening.left if not one.startswith("sg-")]
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_that_changes_something(tmp_path: Path) -> None:
+    def killed(at: int) -> tuple[Kill, AwsEvening]:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        evening, kill = AwsEvening(folder), Kill(at)
+        evening.aws.step = kill.step
+        with evening.aws.running(), run_until_killed(kill, lambda: go(evening.request, evening.world)):
+            take_over(evening, Aws(SPEC, evening.clock), kill.steps[-1])
+            assert evening.aws.ours() == [], kill.steps[-1]
+            assert evening.aws.others_live()
+        return kill, evening
+
+    whole, _ = killed(10**9)
+    reading = ("Describe", "Get")
+    steps = [at for at, name in enumerate(whole.steps, 1) if not name.split()[1].startswith(reading)]
+    assert {"after RunInstances", "before TerminateInstances"} <= {whole.steps[at - 1] for at in steps}
+    for at in steps:
+        killed(at)
+
+
+def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clock = TestClock()
+    fake = FakeAws(clock)
+    name = f"llmlab-x-abcdef-dl{int(clock.now()) - 60}"
+    tags = [{"Key": "lab-id", "Value": "abcdef"}, {"Key": "Name", "Value": name}]
+    both = [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")]
+
+    def verb(*words: str) -> int:
+        setting = Setting(clock=clock, pauses=Pauses(insist_s=60))
+        return main("aws", PROFILES, [*words, "--yes", "--results-dir", str(tmp_path)], setting)
+
+    with fake.running():
+        far = Aws(SPEC).client("ec2", "eu-west-1")
+        far.run_instances(
+            ImageId=fake.image, InstanceType="g6e.12xlarge", MinCount=1, MaxCount=1, TagSpecifications=both
+        )
+        assert verb("verify") == CLEAN
+        assert verb("verify", "--all-regions") == BILLING
+        said = capfd.readouterr().err
+        assert f"({name}) BILLS at $10.49 per hour" in said
+        assert "aws ec2 terminate-instances --region eu-west-1" in said
+        assert verb("sweep", "--all-regions") == CLEAN
+        assert verb("verify", "--all-regions") == CLEAN
+        assert fake.others_live()
+
+
+def test_a_region_without_the_type(tmp_path: Path) -> None:
+    evening = AwsEvening(tmp_path, region="eu-west-3")
+    assert evening.rent() == NO_CAPACITY
+    assert "eu-west-3 has no g6e.12xlarge: another --region" in evening.said[-1]
+    assert not (tmp_path / "results").exists()
+
+
+def test_doctor_tells_the_quota_and_how_to_ask_for_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fake = FakeAws(TestClock(), frozenset({"no_quota"}))
+    with fake.running():
+        assert main("aws", PROFILES, ["doctor"], Setting(clock=fake.clock)) == 2
+    said = capfd.readouterr().err
+    assert "MISSING quota of G and VT instances in us-east-1: 0 vCPUs; 48 are needed" in said
+    assert "--quota-code L-417A185B --desired-value 96" in said
+    assert "ok      the account lists its machines: 1" in said
 
 
 def test_what_an_instance_is_born_with() -> None:
@@ -146,31 +254,21 @@ def test_the_timer_is_absolute_and_armed_at_every_boot(tmp_path: Path) -> None:
         (("--profile", "4xl40s", "--tier", "SECURE"), "at Runpod"),
     ],
 )
-def test_bad_input(words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_refused_before_any_network(
+    words: tuple[str, ...], said: str, offline: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     caps = ("--max-usd", "15", "--max-hours", "1")
     assert main("aws", PROFILES, ["go", "--exp", "benchmark_scaling", *words, *caps]) == 2
     assert said in capfd.readouterr().err
 
 
-def test_dry_run_needs_no_boto3(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_needs_no_boto3(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: Evening(Path("/tmp")).request.estimate)
     words = ["go", "--profile", "4xl40s", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1"]
     assert main("aws", PROFILES, [*words, "--dry-run"]) == 0
     out, err = capfd.readouterr()
     assert "shutdown behaviour terminate" in out
     assert "pip install -e .[cloud]" in err
     assert main("aws", PROFILES, ["verify", "--yes"]) == 2, "refused, and no traceback"
-
-
-def test_all_regions(tmp_path: Path) -> None:
-    fake = FakeAws(Evening(tmp_path).clock)
-    with fake.running():
-        far = Aws(SPEC | {"region": "eu-west-1"}).client("ec2", "eu-west-1")
-        tags = [{"ResourceType": "volume", "Tags": [{"Key": "lab-id", "Value": "abcdef"}]}]
-        far.create_volume(AvailabilityZone="eu-west-1a", Size=8, TagSpecifications=tags)
-        here = [one for one in Aws(SPEC).leftovers() if one.lab_id]
-        everywhere = [one for one in Aws(SPEC | {"all_regions": True}).leftovers() if one.lab_id]
-    assert here == []
-    assert [one.lab_id for one in everywhere] == ["abcdef"]
-    assert everywhere[0].id.startswith("eu-west-1/vol-")

@@ -13,6 +13,7 @@ import pytest
 from common.cloud import estimate
 from common.cloud.estimate import ABOUT_THE_WEEK
 from common.cloud.main import Setting, main
+from common.cloud.options import VERBS
 from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import FAULTS
 from tests.cloud.world import PROFILES, ROOT
@@ -22,23 +23,6 @@ NO_HOURS = ("0", "-1", "25", "1h", "nan")
 GO = ("go", "--exp", "benchmark_scaling", "--exp-args", "--model qwen2-9m")
 CAPS = ("--max-usd", "15", "--max-hours", "1.5")
 A100 = ("--profile", "4xa100")
-PLANNED = estimate.Estimate(8, 2, 600.0, 0.0, "as planned")
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No network at all, no keys, and a home without an ssh key."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a network was touched")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    for name in ("RUNPOD_API_KEY", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: PLANNED)
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -132,10 +116,21 @@ def test_profiles_of_a_person(offline: Path, capfd: pytest.CaptureFixture[str]) 
         assert said in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["doctor", "price", "selftest", "run", "sync", "down", "verify", "sweep", "cost"])
-def test_dry_run_of_each_verb(offline: Path, capfd: pytest.CaptureFixture[str], verb: str) -> None:
-    assert main("runpod", PROFILES, [verb, "--dry-run"]) == 0
-    assert sum(map(len, capfd.readouterr())) > 30
+@pytest.mark.parametrize("provider", ["runpod", "aws"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_dry_run_of_each_verb(
+    offline: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str, provider: str
+) -> None:
+    """Without keys, boto3, ssh or --yes."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setenv("PATH", "")
+    own = {"go": (*GO[1:], "--profile", "4xl4", *CAPS), "up": ("--profile", "4xl4", *CAPS)}.get(verb, ())
+    assert main(provider, ROOT / provider / "profiles.toml", [verb, "--dry-run", *own]) == 0
+    out, err = capfd.readouterr()
+    assert len(out + err) > 30
+    if own:
+        assert "at most $" in err
+        assert "missing for a real run: ssh is not installed" in err
 
 
 def test_dry_run_of_go_notes_what_is_missing(offline: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +172,7 @@ def test_no_capacity_offers_the_next_smaller_machine(place: Place, capfd: pytest
     wanted = ["--profile", "8xa100", "--exp", "benchmark_scaling", "--max-usd", "30", "--max-hours", "1.5", "--yes"]
     assert place("go", *wanted, "--ssh-key", str(place.folder / "id_ed25519")) == 4
     err = capfd.readouterr().err
-    assert "--profile 4xa100 has some: $7.1" in err
+    assert "--profile 4xa100, $7.1" in err
     assert "NVLink" in err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import psutil
 import pytest
@@ -22,6 +24,7 @@ from common.cloud.flow import go
 from common.cloud.http import Call, Reply
 from common.cloud.ledger import Ledger, ledgers
 from common.cloud.marks import Marks
+from common.cloud.provider import Provider
 from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.watchdog import PIDFILE, Armed, arm, watch
@@ -46,8 +49,12 @@ class Kill:
     steps: list[str] = field(default_factory=list)
     frozen: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
+    owner: int = field(default_factory=threading.get_ident)
+    """The test's own thread, which is never frozen."""
 
     def step(self, name: str) -> None:
+        if threading.get_ident() == self.owner:
+            return
         self.steps.append(name)
         if self.over.is_set():
             raise Killed
@@ -57,71 +64,69 @@ class Kill:
             raise Killed
 
 
-def run_until_killed(evening: Evening, kill: Kill, monkeypatch: pytest.MonkeyPatch) -> threading.Thread:
-    """`go` in a thread, with a step before and after everything that the world outside can see."""
-    owner = threading.get_ident()
-    write, exchange = Ledger.write, evening.fake.exchange
+@contextlib.contextmanager
+def run_until_killed(kill: Kill, body: Callable[[], object]) -> Iterator[None]:
+    """`body` in a thread, with a step before and after every line of its ledger."""
+    write = Ledger.write
 
     def written(self: Ledger, event: str, at: float, **facts: object) -> None:
-        if threading.get_ident() != owner:
-            kill.step(f"before {event}")
+        kill.step(f"before {event}")
         write(self, event, at, **facts)
-        if threading.get_ident() != owner:
-            kill.step(f"after {event}")
+        kill.step(f"after {event}")
+
+    def run() -> None:
+        with contextlib.suppress(Killed):
+            body()
+            kill.frozen.set()
+
+    with mock.patch.object(Ledger, "write", written), mock.patch("common.cloud.work.packed", lambda root: b"code"):
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            assert kill.frozen.wait(60), kill.steps
+            yield
+        finally:
+            kill.over.set()
+            thread.join(5)
+
+
+def going(evening: Evening, kill: Kill) -> Callable[[], object]:
+    """`go`, with a step before and after every request."""
 
     def exchanged(call: Call) -> Reply:
         kill.step(f"before {call.method}")
-        reply = exchange(call)
+        reply = evening.fake.exchange(call)
         kill.step(f"after {call.method}")
         return reply
 
-    monkeypatch.setattr(Ledger, "write", written)
-    monkeypatch.setattr("common.cloud.work.packed", lambda root: b"code")
     provider = Runpod(KEY, evening.clock, "http://127.0.0.1:1", exchanged)
-    world = replace(evening.world, provider=provider)
-
-    def body() -> None:
-        try:
-            go(evening.request, world)
-        except Killed:
-            return
-        kill.frozen.set()
-
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    assert kill.frozen.wait(20), kill.steps
-    return thread
+    return lambda: go(evening.request, replace(evening.world, provider=provider))
 
 
-def steps_of_a_whole_run(folder: Path) -> int:
-    evening, kill = Evening(folder), Kill(10**9)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        run_until_killed(evening, kill, monkeypatch).join()
-    assert evening.ledger.closed
-    return len(kill.steps)
+def take_over(evening: Evening, provider: Provider, last_step: str) -> None:
+    """What the watchdog does when its owner has died, with nothing but the ledger."""
+    for ledger in ledgers(evening.folder / "results"):
+        marks = ledger.marks()
+        if marks is not None:
+            assert watch(Session(provider, ledger, marks, evening.said.append, evening.clock), lambda: "dead")
+            assert ledger.closed, last_step
 
 
 def test_killed_at_every_step(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    total = steps_of_a_whole_run(tmp_path / "whole")
+    evening, kill = Evening(tmp_path / "whole"), Kill(10**9)
+    with run_until_killed(kill, going(evening, kill)):
+        assert evening.ledger.closed
+    total, rented = len(kill.steps), 0
     assert total > 60
-    rented = 0
     for at in range(1, total + 1):
         folder = tmp_path / str(at)
         folder.mkdir()
         evening, kill = Evening(folder), Kill(at)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            thread = run_until_killed(evening, kill, monkeypatch)
+        with run_until_killed(kill, going(evening, kill)):
             rented += bool(evening.fake.ours())
-            for ledger in ledgers(folder / "results"):
-                marks = ledger.marks()
-                if marks is not None:
-                    session = Session(evening.provider, ledger, marks, evening.said.append, evening.clock)
-                    assert watch(session, lambda: "dead")
-                    assert ledger.closed, kill.steps[-1]
+            take_over(evening, evening.provider, kill.steps[-1])
             assert evening.fake.ours() == [], kill.steps[-1]
-            kill.over.set()
-            thread.join(5)
     assert rented > total / 3, "most steps lie within a machine's life"
 
 
