@@ -20,27 +20,27 @@ from common.cloud.clock import Clock
 from common.cloud.errors import NotMadeError, Refused
 from common.cloud.marks import TAG_ID
 from common.cloud.prices import disk_usd_per_hour, find
-from common.cloud.profiles import Profile
+from common.cloud.profiles import AWS_REGION, Profile
 from common.cloud.provider import Leftover, Machine, Order, Quote, State
 
-REGION = "us-east-1"
 STATES: dict[str, State] = {
     **{"pending": "starting", "running": "running", "shutting-down": "stopped", "stopping": "stopped"},
     **{"stopped": "stopped", "terminated": "gone"},
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
-INSTALL = "boto3 is not installed: pip install -e .[cloud]"
+INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
 
 class Aws:
-    """One account; its launch region, or all of them."""
+    """One account, in the regions that are looked at: the launch region, those of open rentings, or all of them."""
 
     kind = "aws"
 
     def __init__(self, spec: Mapping[str, Any], clock: Clock | None = None) -> None:
         self._boto = _boto_session(spec)
         self._clock = clock or Clock()
-        self.region = str(spec.get("region") or REGION)
+        self.region = str(spec["region"])
+        self._known_regions = sorted({self.region, *spec.get("regions", ())})
         self._all_regions = bool(spec.get("all_regions"))
         self._clients: dict[tuple[str, str, int], Any] = {}
         self._where: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Aws:
         return None
 
     def machines(self) -> list[Machine]:
-        """All instances of the region, or of all regions."""
+        """All instances of the regions."""
         found = []
         for region in self._regions():
             with explained(f"describe_instances in {region}"):
@@ -145,7 +145,7 @@ class Aws:
 
     def _regions(self) -> list[str]:
         if not self._all_regions:
-            return [self.region]
+            return self._known_regions
         with explained("describe_regions"):
             return sorted(one["RegionName"] for one in self.client("ec2", self.region).describe_regions()["Regions"])
 
@@ -168,7 +168,7 @@ class Aws:
         return Machine(machine_id, tags.get("Name", ""), state, _dated(kind), host, 22, tags.get(TAG_ID))
 
 
-def spec_of_environment(region: str | None, all_regions: bool = False) -> dict[str, Any]:
+def spec_of_environment(region: str | None) -> dict[str, Any]:
     """The account of this environment, with its secrets, as `Aws` takes it.
 
     Raises:
@@ -189,13 +189,13 @@ def spec_of_environment(region: str | None, all_regions: bool = False) -> dict[s
     if frozen is None or not frozen.access_key:
         raise Refused("no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json")
     keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
-    return {"kind": "aws", "region": region or REGION, "all_regions": all_regions, **keys}
+    return {"kind": "aws", "region": region or AWS_REGION, **keys}
 
 
 def requests_of(order: Order) -> list[str]:
     """What a launch asks, in order, without a network."""
     profile = order.profile
-    region = profile.region or REGION
+    region = profile.region or AWS_REGION
     listed = find("aws", profile.gpu)
     return [
         f"service-quotas GetServiceQuota ec2 {listed.quota_code} in {region}: at least {listed.vcpus} vCPUs",
@@ -212,7 +212,7 @@ def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has 
     except ImportError as error:
         raise Refused(INSTALL) from error
     keys = {"aws_access_key_id": spec["access"], "aws_secret_access_key": spec["secret"]}
-    return boto3.Session(**keys, aws_session_token=spec.get("token"), region_name=spec.get("region") or REGION)
+    return boto3.Session(**keys, aws_session_token=spec.get("token"), region_name=spec["region"])
 
 
 def _dies_whole(ec2: Any, instance: Mapping[str, Any]) -> bool:  # noqa: ANN401  # boto3 has no types

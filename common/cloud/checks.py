@@ -33,7 +33,6 @@ def profile_of(options: OfMachine, path: Path, provider: str) -> Profile:
     Raises:
         Refused: none, or none that can be made.
     """
-    check_region(provider, options.region)
     if options.count is not None and options.gpu is None:
         raise Refused("--count goes with --gpu; a profile has its own count")
     profile = choose(read_profiles(path, provider), options.profile, options.gpu, options.count)

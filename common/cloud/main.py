@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud import account, upkeep
-from common.cloud.checks import check_tools, missing, profile_of, request_of, ssh_key
+from common.cloud.checks import check_region, check_tools, missing, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
 from common.cloud.deadman import DeadMan
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, CloudError, NotMadeError, Refused
@@ -46,6 +46,7 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
     words = sys.argv[1:] if arguments is None else arguments
     try:
         verb, options = parse(words, f"{profiles.parent.name}/run.py", ABOUT)
+        check_region(provider, options.region)
         if isinstance(options, Renting):
             return _rent(provider, profiles, options, setting)
         if not options.dry_run and not options.yes and verb in ("selftest", "sweep"):
@@ -87,7 +88,7 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
     _check_someone_answers(options)
     check_tools()
     key, public = ssh_key(options.ssh_key)
-    world = _world(provider, options, setting, key)
+    world = _world(provider, replace(options, region=profile.region), setting, key)
     request = replace(request, public_key=public, hf_token=account.hf_token())
     try:
         code = upkeep.up(request, world, key) if isinstance(options, Up) else go(request, world)
@@ -100,7 +101,10 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
 
 
 def _world(provider: str, options: Verb, setting: Setting, key: Path | None) -> World:
-    spec = spec_of(provider, options.region, setting.url, getattr(options, "all_regions", False))
+    spec = spec_of(provider, options.region, setting.url)
+    if provider == "aws":
+        spec["all_regions"] = getattr(options, "all_regions", False)
+        spec["regions"] = upkeep.open_regions(options.results_dir)
     connect = setting.connect or (lambda session: _ssh(session, provider, key))
     agreed: Callable[[str], bool] = (lambda _: True) if options.yes else confirm
     return World(
@@ -186,5 +190,6 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
     world = _world(provider, options, setting, getattr(options, "ssh_key", None))
     handlers: Mapping[str, Callable[[Any, World, Path], int]] = upkeep.HANDLERS
     if isinstance(options, Selftest):
-        return upkeep.selftest(options, world, read_profiles(profiles, provider)["selftest"])
+        profile = read_profiles(profiles, provider)["selftest"]
+        return upkeep.selftest(options, world, replace(profile, region=options.region or profile.region))
     return handlers[verb](options, world, setting.root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from common.cloud.prices import Listed, disk_usd_per_hour, find
 MOST_GPUS = 8
 LEAST_DISK_GB, MOST_DISK_GB = 60, 4000
 IMAGE = re.compile(r"[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
+AWS_REGION = "us-east-1"  # where a profile names none
 LINKS_SAY = {
     "NVLink": "NVLink between all GPUs",
     "PCIe": "PCIe only, no NVLink: tensor parallelism teaches something else here than on an SXM machine",
@@ -43,6 +44,7 @@ class Profile:
     instead: str | None = None
     """This profile cannot be had here; the reason and what to take."""
     region: str | None = None
+    """Of AWS, where it always has one."""
 
     @cached_property
     def listed(self) -> Listed:
@@ -99,8 +101,7 @@ def choose(profiles: dict[str, Profile], name: str | None, gpu: str | None, coun
     listed = find(template.provider, gpu or "", template.tier)
     gpus = _count(count, listed)
     size = f"{gpus}x{listed.gpu.split()[0].lower()}"
-    made = Profile(template.provider, size, listed.id, gpus, template.disk_gb, template.image, template.tier)
-    return checked(made)
+    return checked(replace(template, name=size, gpu=listed.id, gpus=gpus, smaller=None, instead=None))
 
 
 def checked(profile: Profile) -> Profile:
@@ -129,13 +130,14 @@ def _count(text: str | None, listed: Listed) -> int:
 
 def _profile(path: Path, provider: str, name: str, table: object) -> Profile:
     fields = dict(table) if isinstance(table, dict) else {}
+    born = {"provider": provider, "name": name, "region": AWS_REGION if provider == "aws" else None}
     known = [field for field in Profile.__dataclass_fields__ if field not in ("provider", "name")]
     for key in fields:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0)
             raise Refused(f"{path}: [{name}] has an unknown key '{key}'; did you mean {near[0]}?")
     try:
-        return TypeAdapter(Profile).validate_python({"provider": provider, "name": name, **fields})
+        return TypeAdapter(Profile).validate_python(born | fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise Refused(f"{path}: [{name}] {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

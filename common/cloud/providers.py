@@ -35,7 +35,7 @@ def provider_from(spec: Mapping[str, Any], clock: Clock | None = None) -> Provid
     return Runpod(str(spec["key"]), clock, url)
 
 
-def spec_of(kind: str, region: str | None = None, url: str | None = None, all_regions: bool = False) -> dict[str, Any]:
+def spec_of(kind: str, region: str | None = None, url: str | None = None) -> dict[str, Any]:
     """What names the account of this environment, secrets included.
 
     Raises:
@@ -44,7 +44,7 @@ def spec_of(kind: str, region: str | None = None, url: str | None = None, all_re
     if kind == "aws":
         from common.cloud.aws import spec_of_environment
 
-        return spec_of_environment(region, all_regions)
+        return spec_of_environment(region)
     key = os.environ.get("RUNPOD_API_KEY", "")
     if not key:
         raise Refused(f"RUNPOD_API_KEY is not set: {WHERE}")

@@ -186,6 +186,12 @@ HANDLERS: dict[str, Callable[[Any, World, Path], int]] = {
 }
 
 
+def open_regions(results: Path) -> list[str]:
+    """AWS regions of all rentings whose end is not proven: a machine is looked for where it was made."""
+    open_here = [ledger.last("intent") or {} for ledger in ledgers(results) if not ledger.closed]
+    return sorted({str(one["region"]) for one in open_here if one.get("region")})
+
+
 def _open(options: Verb, world: World) -> list[Ledger]:
     mine = [
         one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == world.provider.kind

@@ -78,7 +78,7 @@ class FakeAws:
                 yield self
 
     def ec2(self) -> Any:
-        return Aws(SPEC).client("ec2", "us-east-1")
+        return client("ec2", "us-east-1", 4)
 
     def ours(self) -> list[str]:
         """The truth, past all faults: instances, volumes and addresses with the lab's mark that exist."""

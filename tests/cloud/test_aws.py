@@ -23,7 +23,9 @@ from common.cloud.deadman import DeadMan
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
 from common.cloud.flow import Request, World, go
 from common.cloud.launch import Connect
+from common.cloud.ledger import Ledger
 from common.cloud.main import Setting, main
+from common.cloud.marks import Marks
 from common.cloud.prices import DATA
 from common.cloud.profiles import read_profiles
 from common.cloud.session import Session
@@ -207,6 +209,32 @@ def test_a_region_without_the_type(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_down_looks_where_the_machine_was_made(tmp_path: Path) -> None:
+    """A look at another region would find nothing there and call that proof."""
+    clock = TestClock()
+    fake = FakeAws(clock)
+    marks = Marks("up", "abcdef", int(clock.now()) + 3600)
+    tags = [{"Key": "lab-id", "Value": "abcdef"}, {"Key": "Name", "Value": marks.name}]
+    folder = tmp_path / "cloud" / "renting"
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder)
+    about = {"purpose": "up", "lab_id": "abcdef", "deadline": marks.deadline, "provider": "aws", "usd_per_hour": 10.5}
+    ledger.write("intent", clock.now(), **about, region="us-west-2")
+    with fake.running():
+        far = Aws(SPEC).client("ec2", "us-west-2")
+        both = [{"ResourceType": "instance", "Tags": tags}]
+        order = {"ImageId": fake.image, "InstanceType": "g6e.12xlarge", "MinCount": 1, "MaxCount": 1}
+        made = far.run_instances(**order, TagSpecifications=both)["Instances"][0]["InstanceId"]
+        ledger.write("created", clock.now(), id=made)
+        setting = Setting(clock=clock, pauses=Pauses(insist_s=60))
+        words = ["--yes", "--results-dir", str(tmp_path), "--region", "us-east-1"]
+        assert main("aws", PROFILES, ["verify", *words], setting) == BILLING
+        assert main("aws", PROFILES, ["down", "--discard", *words], setting) == CLEAN
+        (gone,) = far.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
+        assert gone["State"]["Name"] == "terminated"
+    assert ledger.closed
+
+
 def test_doctor_tells_the_quota_and_how_to_ask_for_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fake = FakeAws(TestClock(), frozenset({"no_quota"}))
     with fake.running():
@@ -270,5 +298,5 @@ def test_dry_run_needs_no_boto3(
     assert main("aws", PROFILES, [*words, "--dry-run"]) == 0
     out, err = capfd.readouterr()
     assert "shutdown behaviour terminate" in out
-    assert "pip install -e .[cloud]" in err
+    assert "pip install -e '.[cloud]'" in err
     assert main("aws", PROFILES, ["verify", "--yes"]) == 2, "refused, and no traceback"
