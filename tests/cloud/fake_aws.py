@@ -26,7 +26,8 @@ os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = os.environ["MOTO_ENABLE
 FAULTS = (
     *("no_capacity", "no_quota", "vcpu_limit", "create_throttled", "denied"),
     *("reply_lost", "request_lost", "outlives_shutdown", "disk_stays", "not_visible_at_first"),
-    *("terminate_throttled", "terminate_throttled_for_ever", "terminate_ignored", "slow_shutting_down", "shutting_down_for_ever"),
+    *("terminate_throttled", "terminate_throttled_for_ever", "terminate_ignored"),
+    *("slow_shutting_down", "shutting_down_for_ever"),
     *("volume_left", "address_left", "volumes_denied", "instances_500", "instances_500_at_first", "gone_in_mid_run"),
 )
 SECRET = "PLANTEDsecretPLANTEDsecretPLANTED0000000"
@@ -107,17 +108,15 @@ class FakeAws:
     def _call(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(operation)
         count = self.calls.count(operation)
-        if operation == "GetServiceQuota":
-            return {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}}
-        if operation == "GetProducts":
-            return _products(arguments)
-        if operation == "DescribeRegions":
-            return {"Regions": [{"RegionName": name} for name in REGIONS]}
-        if operation == "GetParameter":
-            return {"Parameter": {"Value": self.image}}
-        if "InstanceIds" in arguments and "not_visible_at_first" in self.faults and self.clock.now() < self.made_at + 20:
-            raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound", "Message": "planted"}}, operation)
-        self._refuse(operation, count)
+        gaps: dict[str, Callable[[], Any]] = {
+            "GetServiceQuota": lambda: {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}},
+            "GetProducts": lambda: _products(arguments),
+            "DescribeRegions": lambda: {"Regions": [{"RegionName": name} for name in REGIONS]},
+            "GetParameter": lambda: {"Parameter": {"Value": self.image}},
+        }
+        if operation in gaps:
+            return gaps[operation]()
+        self._refuse(operation, count, "InstanceIds" in arguments)
         if operation == "TerminateInstances" and set(arguments["InstanceIds"]) & self.others:
             raise AssertionError("somebody else's instance")
         if operation == "TerminateInstances" and "terminate_ignored" in self.faults:
@@ -133,7 +132,9 @@ class FakeAws:
         made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
         return made
 
-    def _refuse(self, operation: str, count: int) -> None:
+    def _refuse(self, operation: str, count: int, by_id: bool) -> None:
+        if by_id and "not_visible_at_first" in self.faults and self.clock.now() < self.made_at + 20:
+            raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound", "Message": "planted"}}, operation)
         errors = {
             "RunInstances": {
                 "no_capacity": "InsufficientInstanceCapacity",

@@ -174,7 +174,8 @@ class FakeRunpod:
         secure, community = PRICES[body["gpu"]["id"]]
         price = (secure if body["cloud"] == "SECURE" else community) * body["gpu"]["count"]
         cost = None if "no_price" in self.faults else price * (2.18 if "dear" in self.faults else 1.0)
-        pod = Pod(f"pod-{len(self.pods)}", body, now, cost, now + (20 if self.faults & {"late", "unknown_at_first"} else 0))
+        known_at = now + (20 if self.faults & {"late", "unknown_at_first"} else 0)
+        pod = Pod(f"pod-{len(self.pods)}", body, now, cost, known_at)
         self.pods[pod.id] = pod
         left = {"id": f"left-{pod.id}", "name": body["name"], "size": 10}
         if "volume_left" in self.faults:

@@ -168,6 +168,7 @@ def test_a_slow_reader_gets_every_token_and_holds_nobody_up(flooding: BareProces
     assert (truth.requests, truth.tokens, truth.abandoned) == (1, tokens, 0)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_catches_up_with_its_times() -> None:
     """And the wait for it is not taken for the server's own lateness."""
     tokens, paused_s = 30_000, 1.5
@@ -284,6 +285,7 @@ def test_it_ends_with_its_input_and_tells_what_it_has_not_told() -> None:
         socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_it_ends_when_its_owner_is_killed() -> None:
     code = (

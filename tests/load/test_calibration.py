@@ -228,6 +228,7 @@ def verdict_on(server: BareProcess, streams: int, tokens: int, pause_s: float = 
     return judge(evidence, ClientCeiling(512, 48_000.0, 0.001))
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_is_invalid() -> None:
     with BareProcess(0.050, 0.010) as server:
         verdict = verdict_on(server, streams=8, tokens=40, pause_s=0.300)
@@ -235,6 +236,7 @@ def test_a_blocked_event_loop_is_invalid() -> None:
     assert any("event loop" in reason and "of the mean TTFT" in reason for reason in verdict.reasons)
 
 
+@pytest.mark.slow
 def test_an_undisturbed_run_is_valid() -> None:
     """Long times, so that a neighbour's load on the machine does not count; five tries, for the worst of neighbours."""
     verdicts = []
