@@ -188,7 +188,7 @@ def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.
         return main("aws", PROFILES, [*words, "--yes", "--results-dir", str(tmp_path)], setting)
 
     with fake.running():
-        far = Aws(SPEC).client("ec2", "eu-west-1")
+        far = Aws(SPEC).client("ec2", "us-west-2")
         far.run_instances(
             ImageId=fake.image, InstanceType="g6e.12xlarge", MinCount=1, MaxCount=1, TagSpecifications=both
         )
@@ -196,7 +196,7 @@ def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.
         assert verb("verify", "--all-regions") == BILLING
         said = capfd.readouterr().err
         assert f"({name}) BILLS at $10.49 per hour" in said
-        assert "aws ec2 terminate-instances --region eu-west-1" in said
+        assert "aws ec2 terminate-instances --region us-west-2" in said
         assert verb("sweep", "--all-regions") == CLEAN
         assert verb("verify", "--all-regions") == CLEAN
         assert fake.others_live()
