@@ -99,14 +99,9 @@ def go(request: Request, world: World) -> int:
         armed = world.arm(session, world.spec)
         launched = bring_up(session, request, quote, world)
         code = work(session, request, launched)
-    except (CloudError, KeyboardInterrupt) as error:
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the machine is ended first
         failure = error
-        session.say(f"stopped: {error or 'interrupted'}")
-    finally:
-        verdict = teardown.end(session)
-        if armed is not None:
-            armed.tell("done") if verdict.verified else armed.close()
-    return settle(session, verdict, code, failure)
+    return close(session, armed, code, failure)
 
 
 def begin(request: Request, world: World, quote: Quote, seconds: float | None = None) -> Session | None:
@@ -166,6 +161,23 @@ def arguments(session: Session, job: Job, usd_per_hour: float) -> tuple[str, ...
         left_s = session.left_s - session.pauses.wind_down_s - 600
         added += ["--max-minutes", f"{max(5.0, left_s / 60):.0f}"]
     return (*job.arguments, *added)
+
+
+def close(session: Session, armed: Armed | None, code: int, failure: BaseException | None) -> int:
+    """End, prove, tell the watchdog and the person; the exit code.
+
+    Raises:
+        BaseException: `failure`, where nobody expected it; but that something bills outranks it.
+    """
+    if failure is not None:
+        session.say(f"stopped: {str(failure) or type(failure).__name__}")
+    verdict = teardown.end(session)
+    if armed is not None:
+        armed.tell("done") if verdict.verified else armed.close()
+    ended = settle(session, verdict, code, failure)
+    if failure is not None and not isinstance(failure, (CloudError, KeyboardInterrupt)) and ended != BILLING:
+        raise failure
+    return ended
 
 
 def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:

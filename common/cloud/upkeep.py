@@ -12,7 +12,7 @@ from common.cloud.caps import Caps, clock_time
 from common.cloud.checks import env
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineError, ProviderError, Refused
 from common.cloud.estimate import model_of, script_of, split
-from common.cloud.flow import Request, World, arguments, begin, bring_up, quoted, settle
+from common.cloud.flow import Request, World, arguments, begin, bring_up, close, quoted, settle
 from common.cloud.launch import create, dead_man
 from common.cloud.ledger import Ledger, ledgers
 from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verb, Verify
@@ -21,6 +21,7 @@ from common.cloud.provider import Machine, Order
 from common.cloud.session import Session
 from common.cloud.start import start_script
 from common.cloud.survey import deadline_of, end_listed, survey
+from common.cloud.watchdog import Armed
 from common.cloud.work import Job, Worker
 from common.engines.reference_models import REFERENCE_MODELS
 
@@ -35,16 +36,12 @@ def up(request: Request, world: World, key: Path) -> int:
     session = begin(request, world, quote)
     if session is None:
         return CLEAN
-    armed = world.arm(session, world.spec)
+    armed: Armed | None = None
     try:
+        armed = world.arm(session, world.spec)
         launched = bring_up(session, request, quote, world)
-    except BaseException as error:
-        verdict = teardown.end(session)
-        armed.tell("done") if verdict.verified else armed.close()
-        if not isinstance(error, (CloudError, KeyboardInterrupt)):
-            raise
-        session.say(f"stopped: {error or 'interrupted'}")
-        return settle(session, verdict, CLEAN, error)
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the machine is ended first
+        return close(session, armed, CLEAN, error)
     armed.tell("keep")
     machine = launched.machine
     user = USERS[world.provider.kind]
@@ -171,7 +168,7 @@ def selftest(options: Selftest, world: World, profile: Profile) -> int:
             now = world.provider.get(machine.id)
             ended_itself = now is None or not now.bills
     except (CloudError, KeyboardInterrupt) as error:
-        session.say(f"stopped: {error or 'interrupted'}")
+        session.say(f"stopped: {str(error) or 'interrupted'}")
     verdict = teardown.end(session)
     armed.tell("done") if verdict.verified else armed.close()
     session.note("selftest", passed=ended_itself)

@@ -142,6 +142,7 @@ def test_dry_run_of_go_notes_what_is_missing(offline: Path, capfd: pytest.Captur
     assert "missing for a real run: no ssh key" in err
 
 
+@pytest.mark.slow
 def test_the_script_itself_asks_the_experiment(tmp_path: Path) -> None:
     """runpod/run.py as a person runs it, with the real dry run of a real experiment for four GPUs."""
     words = [str(ROOT / "runpod" / "run.py"), *GO, *A100, *CAPS, "--dry-run", "--results-dir", str(tmp_path)]

@@ -61,6 +61,7 @@ def test_at_its_deadline_and_again_for_ever(tmp_path: Path) -> None:
         assert len(ended.read_text().split()) >= 2, "the provider may have refused: it goes on"
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_hours_behind(tmp_path: Path) -> None:
     with armed(tmp_path, dead_man(tmp_path, 7200, seconds=2)) as ended:
         assert ended_within(ended, 8) is not None
@@ -71,6 +72,7 @@ def test_idle(tmp_path: Path) -> None:
         assert ended_within(ended, 10) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["gpu", "stage"])
 def test_busy_is_not_idle(tmp_path: Path, busy: str) -> None:
     (tmp_path / "stage.pid").write_text(str(os.getpid() if busy == "stage" else ""))
@@ -79,6 +81,7 @@ def test_busy_is_not_idle(tmp_path: Path, busy: str) -> None:
         assert ended_within(ended, 2.5) is None
 
 
+@pytest.mark.slow
 def test_a_pod_ends_itself_with_its_own_key(tmp_path: Path) -> None:
     """The whole start command of a pod, three seconds before its deadline: through the API, with the pod's key."""
     fake, pods = FakeRunpod(Clock(), boot_s=0.0), Pods(tmp_path)

@@ -105,6 +105,26 @@ def test_an_experiment_that_never_ends_is_stopped_before_the_deadline(tmp_path: 
     assert any("so far" in line for line in evening.said)
 
 
+@pytest.mark.parametrize("faults", [frozenset[str](), frozenset({"terminate_ignored"})])
+def test_an_error_that_nobody_expected_ends_the_machine_first(faults: frozenset[str], tmp_path: Path) -> None:
+    evening = Evening(tmp_path, faults)
+
+    def breaks(self: RoteTransport, script: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        raise ZeroDivisionError
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(RoteTransport, "run", breaks)
+        if faults:
+            assert evening.go() == BILLING, "that something bills outranks it"
+            assert "curl -X DELETE" in "\n".join(evening.said)
+        else:
+            with pytest.raises(ZeroDivisionError):
+                evening.go()
+            assert evening.fake.ours() == []
+    assert evening.held.told == (["closed"] if faults else ["done"])
+    assert any("stopped: ZeroDivisionError" in line for line in evening.said)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
     evening = Evening(tmp_path, frozenset({fault}))

@@ -62,12 +62,14 @@ def test_no_secret_anywhere(place: Place, capfd: pytest.CaptureFixture[str]) -> 
     assert "RUNPOD_API_KEY" not in log
 
 
+@pytest.mark.slow
 def test_a_failing_experiment_is_brought_home_and_ended(place: Place) -> None:
     assert place.go("--env", "TINY_CODE=1") == RUN_FAILED
     assert files.load(place.results / RESULT).status == "complete"
     assert place.fake.ours() == []
 
 
+@pytest.mark.slow
 def test_results_come_home_while_it_runs_and_survive_the_machine(place: Place) -> None:
     """The pod is pulled in mid-run: the run has failed, the account is clean, and the first half is at home."""
 
@@ -84,6 +86,7 @@ def test_results_come_home_while_it_runs_and_survive_the_machine(place: Place) -
     assert ledgers(place.results)[0].closed
 
 
+@pytest.mark.slow
 def test_what_was_not_brought_from_there_is_never_overwritten(place: Place) -> None:
     own = place.results / RESULT
     own.parent.mkdir(parents=True)
@@ -94,6 +97,7 @@ def test_what_was_not_brought_from_there_is_never_overwritten(place: Place) -> N
     assert files.load(beside).status == "complete"
 
 
+@pytest.mark.slow
 def test_up_run_sync_down_verify(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     key = ("--ssh-key", str(place.folder / "id_ed25519"))
     caps = ("--profile", "4xa100", "--max-usd", "5", "--max-hours", "0.5", "--yes")
@@ -124,6 +128,7 @@ def test_sweep_ends_only_what_is_over(place: Place, capfd: pytest.CaptureFixture
     assert place("verify", "--yes") == BILLING
 
 
+@pytest.mark.slow
 def test_selftest_watches_a_machine_end_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.cloud.upkeep.SELFTEST_S", 3)
     assert place("selftest", "--yes") == CLEAN
