@@ -9,7 +9,8 @@ from common.cloud.errors import NotMadeError
 from common.cloud.marks import TAG_DEADLINE, TAG_ID
 from common.cloud.provider import Order
 
-IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-{}/latest/ami-id"
+UBUNTUS = ("24.04", "22.04")
 
 
 def tags(order: Order) -> list[dict[str, str]]:
@@ -44,10 +45,10 @@ def instance_request(ec2: Any, ssm: Any, order: Order, group: str) -> dict[str, 
     """The arguments of `run_instances`; each attempt tries another availability zone.
 
     Raises:
-        NotMadeError: the image's own disk is larger than the one that was ordered, or there is no default network.
+        NotMadeError: no image, one whose own disk is larger than the one that was ordered, or no default network.
     """
     profile = order.profile
-    image_id = ssm.get_parameter(Name=IMAGE)["Parameter"]["Value"]
+    image_id = _image_id(ssm)
     image = ec2.describe_images(ImageIds=[image_id])["Images"][0]
     root = image["RootDeviceName"]
     mappings = [one for one in image.get("BlockDeviceMappings", []) if one.get("DeviceName") == root]
@@ -68,6 +69,19 @@ def instance_request(ec2: Any, ssm: Any, order: Order, group: str) -> dict[str, 
         "TagSpecifications": marked,
         "UserData": order.start,
     }
+
+
+def _image_id(ssm: Any) -> str:  # noqa: ANN401  # boto3 has no types
+    """AWS's own image with NVIDIA's driver, the newest there is."""
+    from botocore.exceptions import ClientError
+
+    for ubuntu in UBUNTUS:
+        try:
+            return str(ssm.get_parameter(Name=IMAGE.format(ubuntu))["Parameter"]["Value"])
+        except ClientError as error:
+            if code_of(error) != "ParameterNotFound":
+                raise
+    raise NotMadeError("this region names no deep-learning image with NVIDIA's driver: another --region")
 
 
 def _subnet(ec2: Any, instance_type: str, attempt: int) -> str:  # noqa: ANN401  # boto3 has no types

@@ -24,7 +24,7 @@ os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).with_name("amis.json"))
 os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
 
 FAULTS = (
-    *("no_capacity", "no_quota", "vcpu_limit", "create_throttled", "denied"),
+    *("no_capacity", "no_quota", "vcpu_limit", "create_throttled", "denied", "no_image", "no_newer_image"),
     *("reply_lost", "request_lost", "outlives_shutdown", "disk_stays", "not_visible_at_first"),
     *("terminate_throttled", "terminate_throttled_for_ever", "terminate_ignored"),
     *("slow_shutting_down", "shutting_down_for_ever"),
@@ -113,7 +113,7 @@ class FakeAws:
             "GetServiceQuota": lambda: {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}},
             "GetProducts": lambda: _products(arguments),
             "DescribeRegions": lambda: {"Regions": [{"RegionName": name} for name in REGIONS]},
-            "GetParameter": lambda: {"Parameter": {"Value": self.image}},
+            "GetParameter": lambda: self._parameter(arguments["Name"]),
         }
         if operation in gaps:
             return gaps[operation]()
@@ -135,6 +135,12 @@ class FakeAws:
             self._bend(made, count)
         made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
         return made
+
+    def _parameter(self, name: str) -> Any:
+        assert "base-oss-nvidia-driver-gpu-ubuntu" in name
+        if "no_image" in self.faults or ("no_newer_image" in self.faults and "24.04" in name):
+            raise ClientError({"Error": {"Code": "ParameterNotFound", "Message": "planted"}}, "GetParameter")
+        return {"Parameter": {"Value": self.image}}
 
     def _refuse(self, operation: str, count: int, by_id: bool) -> None:
         if by_id and "not_visible_at_first" in self.faults and self.clock.now() < self.made_at + 20:

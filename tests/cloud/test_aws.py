@@ -38,6 +38,7 @@ from tests.cloud.world import PROBED, ROOT, Evening, TestClock
 PROFILES = ROOT / "aws" / "profiles.toml"
 CODES = {
     **{"no_capacity": NO_CAPACITY, "no_quota": NO_CAPACITY, "vcpu_limit": NO_CAPACITY, "denied": NO_CAPACITY},
+    "no_image": NO_CAPACITY,
     **{"create_throttled": RUN_FAILED, "request_lost": RUN_FAILED, "gone_in_mid_run": RUN_FAILED},
     **{"outlives_shutdown": RUN_FAILED, "disk_stays": RUN_FAILED, "instances_500_at_first": RUN_FAILED},
     **dict.fromkeys(("terminate_ignored", "terminate_throttled_for_ever", "shutting_down_for_ever"), BILLING),
