@@ -149,7 +149,7 @@ def test_exit_code_of_a_fault(fault: str, tmp_path: Path) -> None:
         assert "https://console.runpod.io" in said
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(faults=st.frozensets(st.sampled_from(FAULTS), max_size=4), interrupt_at=st.none() | st.integers(1, 60))
 @example(faults=frozenset({"late", "terminate_slow"}), interrupt_at=None)
 @example(faults=frozenset({"refused_but_made", "list_500_at_first"}), interrupt_at=3)
