@@ -32,10 +32,12 @@ from common.analysis.evening.plans import evening_summary, print_evening
 from common.analysis.report import write_report
 from common.core.plan import ParallelPlan
 from common.engines.models import Model
+from common.engines.settings import parse_engine_args
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.options import InputError, Options, parse
+from common.experiment.preflight import context_tokens
 from common.experiment.run import run
 from common.experiment.slo import parse_slo
 from common.experiment.spec import Spec
@@ -123,15 +125,17 @@ def verification(options: EveningOptions, model: Model, machine: Machine) -> Lis
 
 
 def latency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
-    """One request at a time: prompts four times as long and again, answers four times as long."""
+    """One request at a time: prompts four times as long and again (to the context's end), answers four times as long."""
     lengths = default_lengths(model, machine, None, None)
+    most = context_tokens(model.shape, machine, parse_engine_args(options.engine_args))
     grown = [(4, 1), (16, 1), (1, 4)]
+    wanted = [(longer_in * lengths.input_tokens, longer_out * lengths.output_tokens) for longer_in, longer_out in grown]
+    fitting = dict.fromkeys((min(prompt, most - answer), answer) for prompt, answer in wanted)
     turns, repeats = (2, 3) if options.preset == "smoke" else (5, 2)
 
     def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
         found = []
-        for longer_in, longer_out in grown:
-            sizes = (longer_in * lengths.input_tokens, longer_out * lengths.output_tokens)
+        for sizes in fitting:
             one = replace(lengths, input_tokens=sizes[0], output_tokens=sizes[1])
             curve = f"latency-{sizes[0]}-{sizes[1]}"
             found.append(LoadSpec(plan, curve, 1, one, turns, repeats, flags_of(plan, options, machine)))

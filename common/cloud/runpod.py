@@ -39,9 +39,7 @@ class Runpod:
 
     def quote(self, profile: Profile) -> Quote:
         """Price of this tier, never of the cheapest one, and whether so many GPUs are there."""
-        asked = {"include": "AVAILABILITY", "product": "POD", "count": profile.gpus, "cloud": profile.tier}
-        asked["minCudaVersion"] = CUDA
-        path = f"/v2/catalog/gpus/{urllib.parse.quote(profile.gpu)}?{urllib.parse.urlencode(asked)}"
+        path = _catalog_path(profile)
         reply = self._read(path)
         found = self._object(reply, path)
         price = _price((found.get("price") or {}).get(profile.tier.lower()))
@@ -122,8 +120,7 @@ class Runpod:
 
     def requests(self, order: Order) -> list[str]:
         """The quote and the create."""
-        profile = order.profile
-        quote = f"GET {self._url}/v2/catalog/gpus/{profile.gpu}?product=POD&count={profile.gpus}&cloud={profile.tier}"
+        quote = f"GET {self._url}{_catalog_path(order.profile)}"
         return [quote, f"POST {self._url}/v2/pods {json.dumps(pod_body(order))}"]
 
     def changed_fields(self) -> list[str]:
@@ -212,6 +209,13 @@ def pod_body(order: Order) -> dict[str, Any]:
         },
         "args": f"bash -c 'echo {script} | base64 -d | bash'",
     }
+
+
+def _catalog_path(profile: Profile) -> str:
+    """The question for price and stock of so many cards."""
+    asked = {"include": "AVAILABILITY", "product": "POD", "count": profile.gpus, "cloud": profile.tier}
+    card = urllib.parse.quote(profile.gpu)
+    return f"/v2/catalog/gpus/{card}?{urllib.parse.urlencode(asked | {'minCudaVersion': CUDA})}"
 
 
 def _machine(pod: dict[str, Any]) -> Machine:

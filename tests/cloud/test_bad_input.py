@@ -136,6 +136,7 @@ def test_dry_run_of_go_notes_what_is_missing(offline: Path, capfd: pytest.Captur
     assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 0
     out, err = capfd.readouterr()
     assert '"gpu": {"id": "NVIDIA A100-SXM4-80GB", "count": 4, "minCudaVersion": "13.0"}' in out
+    assert "GET https://api.runpod.io/v2/catalog/gpus/NVIDIA%20A100-SXM4-80GB?include=AVAILABILITY&product=POD" in out
     assert "at most $10.5" in err
     assert re.search(r"at \d\d:\d\d:\d\d on \d{4}-\d\d-\d\d the machine ends itself", err)
     assert "missing for a real run: RUNPOD_API_KEY" in err
@@ -149,6 +150,17 @@ def test_the_script_itself_asks_the_experiment(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "12 cases, 3 engine starts" in done.stderr, "tp 1, 2 and 4, which this machine may not have"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["run_distributed_benchmark", "test_mixed_workload", "compare_parallel_plans"])
+def test_experiments_plan_themselves_for_the_machine_that_is_rented(experiment: str) -> None:
+    """Four GPUs and the model that they get by default, asked on a machine that has none of it."""
+    words = ("--max-minutes", "70") if experiment == "run_distributed_benchmark" else ()
+    planned = estimate.estimate(ROOT, f"week5/{experiment}.py", words, 4, 0.0)
+    assert planned.cases >= 3
+    assert planned.engine_starts >= 1
+    assert 60 < planned.run_s < 80 * 60
 
 
 def test_clocks_that_differ_are_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
