@@ -55,4 +55,3 @@ def test_two_replicas_that_claim_to_be_tp2_fail(tp1: Engine, engines: SharedEngi
     finding = verdict_of(case)
     assert finding.word == "FAIL"
     assert "100% of the weights on one device, not 50%: the whole model stands on every device" in finding.reason
-    engines.end("tp1x2")
