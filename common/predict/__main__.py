@@ -19,6 +19,7 @@ from common.predict.evaluate import evaluate as evaluate_cases
 from common.predict.learn import learn as learn_priors
 
 BAD_INPUT = 2
+SHOWN = 10  # skipped rows
 
 
 def evaluate(
@@ -33,19 +34,24 @@ def evaluate(
         calibrate_devices: Device counts whose rows calibrate; all others are predicted.
         json_out: Where rows, skipped rows and summary are written as JSON.
     """
+    if json_out is not None and json_out.resolve() == cases.resolve():
+        raise CaseFileError(f"--json {json_out}: that is the file of cases; name another")
     measured, unread = _read(cases, calibrate_devices)
     rows, outside = evaluate_cases(measured, calibrate_devices, stored_priors())
     skipped = refused(unread, measured, calibrate_devices)
     if json_out is not None:
         _write(json_out, json.dumps(document(rows, skipped)))
-    _show(rows)
+    if rows:
+        _show(rows)
     unsure = sum(row.confidence != "normal" for row in rows)
     Console().print(
         f"{len(rows)} rows predicted, {unsure} of them with low confidence; {len(skipped)} refused;"
         f" {len(outside)} in groups without a calibrating row."
     )
-    for one in skipped[:10]:
-        Console(stderr=True).print(f"skipped {one.id}: {one.reason}", markup=False, soft_wrap=True)
+    more = f"and {len(skipped) - SHOWN} more" + ("" if json_out is None else f": {json_out}")
+    said = [f"skipped {one.id}: {one.reason}" for one in skipped[:SHOWN]] + [more] * (len(skipped) > SHOWN)
+    for line in said:
+        Console(stderr=True).print(line, markup=False, soft_wrap=True)
     if not rows:
         counts = " ".join(map(str, calibrate_devices))
         raise CaseFileError(
