@@ -71,6 +71,13 @@ def nearest_legal(plan: ParallelPlan, shape: ModelShape, devices: int, most: int
     return [other for other in ordered if _distance(plan, other) <= _distance(plan, ordered[0]) + 1e-9][:most]
 
 
+def why_not_divided(plan: ParallelPlan, shape: ModelShape) -> str | None:
+    """The same as `why_illegal`, with the nearest plans on as many devices that do divide the model."""
+    reason = why_illegal(plan, shape)
+    near = ", ".join(map(str, nearest_legal(plan, shape, plan.devices))) if reason else ""
+    return f"{reason}; the nearest that do: {near}" if reason else None
+
+
 def _experts(plan: ParallelPlan, shape: ModelShape) -> str | None:
     ranks = plan.tp * (plan.dp if shape.num_experts else 1)
     if plan.ep and shape.num_experts % ranks:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.core.legality import nearest_legal, why_illegal
+from common.core.legality import why_not_divided
 from common.core.plan import ParallelPlan
 from common.core.traffic import bytes_per_token
 from common.predict.calibrate import Priors, Sample, predict
@@ -201,10 +201,9 @@ def _foretold(sample: Sample, at: int, priors: Priors) -> float:
 
 
 def _obstacle(ask: Ask, plan: ParallelPlan) -> tuple[str, MemoryFit | None]:
-    reason = why_illegal(plan, ask.shape)
+    reason = why_not_divided(plan, ask.shape)
     if reason is not None:
-        near = ", ".join(map(str, nearest_legal(plan, ask.shape, plan.devices)))
-        return f"{reason}; the nearest that do: {near}", None
+        return reason, None
     memory = fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight)
     if not memory.fits:
         return f"{memory.missing_bytes / 1e9:.1f} GB short on each device", None

@@ -84,9 +84,7 @@ def read_cases(path: Path) -> tuple[list[Measured], list[Skipped]]:
             skipped.append(Skipped(name, str(error), str(group) if group else None))
     if not measured:
         first = skipped[0]
-        raise CaseFileError(
-            f"{path}: no case can be read ({first.id}: {first.reason}); {FORM}"
-        )
+        raise CaseFileError(f"{path}: no case can be read ({first.id}: {first.reason}); {FORM}")
     return measured, skipped
 
 
