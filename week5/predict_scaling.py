@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import tyro
 
+from common.core.legality import nearest_legal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
@@ -78,16 +80,40 @@ def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
     options = tyro.cli(Options, description="\n".join(f" {line}" for line in (__doc__ or "").splitlines()))
     try:
-        if len(options.measured) == 1 and Path(options.measured[0]).suffix in (".json", ".zip"):
-            return after_a_run(Path(options.measured[0]))
-        return before_a_run(options)
+        result = result_file(options.measured)
+        return before_a_run(options) if result is None else after_a_run(result, options)
     except (ValueError, OSError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
-def after_a_run(path: Path) -> int:
+def result_file(measured: Sequence[str]) -> Path | None:
+    """The result among what was measured; None where values were typed in.
+
+    Raises:
+        ValueError: a folder, several files, or a file beside values.
+    """
+    paths = [Path(one) for one in measured if one and (Path(one).suffix in (".json", ".zip") or Path(one).exists())]
+    if not paths:
+        return None
+    if len(measured) > 1:
+        raise ValueError(
+            f"--measured {' '.join(measured)[:200]}: one result file by itself, or PLAN=TOKENS_PER_SECOND for each plan;"
+            " two results are compared with: python -m common.analysis compare A.json B.json"
+        )
+    if paths[0].is_dir():
+        inside = sorted(path.name for path in paths[0].glob("*.json"))
+        named = f", as in {paths[0] / inside[-1]}" if inside else "; it holds none, results/<experiment>/ does"
+        raise ValueError(f"--measured {paths[0]}: that is a folder; name one result file in it{named}")
+    return paths[0]
+
+
+def after_a_run(path: Path, options: Options) -> int:
     """Predicted beside measured, for every plan of a result."""
+    usual = Options()
+    unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
+    if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
+        print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
     found = predict_result(load_result(path), stored_priors())
     print("\n".join(beside_lines(found)))
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
@@ -101,6 +127,9 @@ def before_a_run(options: Options) -> int:
     if not card.fits:
         raise ValueError(nothing_fits(ask, plans))
     devices, usd = max(options.counts), options.usd_per_hour
+    for plan in measured:
+        if plan in card.unfit:
+            print(f"--measured {plan}={measured[plan]:g} counts for nothing: {plan} is left out, as below")
     print("\n".join(card_lines(card, ask, None if usd is None else usd / devices)))
     if usd is not None:
         print(
@@ -129,7 +158,7 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     shape = read_shape(options.model)
     per_weight = bytes_per_weight(options.model, options.dtype)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
-    measured = dict(read_measured(text) for text in options.measured)
+    measured = all_measured(options.measured, max(options.counts), shape)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
     plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
@@ -157,6 +186,27 @@ def read_shape(model: str) -> ModelShape:
     if guessed:
         print(f"{model}: shape guessed from the size in the name; a config.json would be surer")
     return shape
+
+
+def all_measured(written: Sequence[str], most: int, shape: ModelShape) -> dict[ParallelPlan, float]:
+    """What was measured by plan.
+
+    Raises:
+        ValueError: one that cannot be read, a plan twice, or one that needs more than the most devices.
+    """
+    measured: dict[ParallelPlan, float] = {}
+    for text in written:
+        plan, rate = read_measured(text)
+        if plan in measured:
+            raise ValueError(f"--measured {text}: {plan} is given twice; give it once, as the mean of what you measured")
+        if plan.devices > most:
+            near = ", ".join(map(str, nearest_legal(plan, shape, most)))
+            raise ValueError(
+                f"--measured {text}: {plan} needs {plan.devices} devices, and the largest of --counts is {most}: add"
+                f" {plan.devices} to --counts, or measure what is nearest on {most}: {near}"
+            )
+        measured[plan] = rate
+    return measured
 
 
 def read_measured(text: str) -> tuple[ParallelPlan, float]:

@@ -98,7 +98,7 @@ def make_card(
             unfit[plan] = reason
         else:
             fitting[plan] = memory
-    calibrated = any(plan.ep for plan in measured)
+    calibrated = any(plan.ep for plan in fitting if plan in measured)
     chosen = [plan for plan in fitting if calibrated or not plan.ep]
     lines: dict[ParallelPlan, Line] = {}
     doubts: tuple[str, ...] = ()
