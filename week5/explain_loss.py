@@ -27,6 +27,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.engines.models import Model
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
@@ -77,7 +78,11 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
     sizes = plans(options, model)
     possible = [plan for plan in sizes if plan.devices <= len(machine.devices) or options.oversubscribe]
     if len(possible) < 2:
-        raise InputError(f"a loss needs two plans, and this machine can run {', '.join(map(str, possible)) or 'none'}")
+        can = f"{plural(len(machine.devices), 'device')} can run {possible[0] if possible else 'none'}"
+        raise InputError(
+            f"a loss needs two plans, and of {', '.join(map(str, sizes))} this machine's {can}: give two sizes, as in"
+            " --tp 1 2, on two devices or more; fewer CPU cores run them with --oversubscribe"
+        )
     base, split = possible[0], sizes[-1] if options.tp else possible[-1]
     lengths = default_lengths(model, machine, options.input_tokens, options.output_tokens)
     gpus = machine.kind == "gpu"

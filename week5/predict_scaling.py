@@ -98,8 +98,8 @@ def result_file(measured: Sequence[str]) -> Path | None:
         return None
     if len(measured) > 1:
         raise ValueError(
-            f"--measured {' '.join(measured)[:200]}: one result file by itself, or PLAN=TOKENS_PER_SECOND for each plan;"
-            " two results are compared with: python -m common.analysis compare A.json B.json"
+            f"--measured {' '.join(measured)[:200]}: one result file by itself, or PLAN=TOKENS_PER_SECOND for each"
+            " plan; two results are compared with: python -m common.analysis compare A.json B.json"
         )
     if paths[0].is_dir():
         inside = sorted(path.name for path in paths[0].glob("*.json"))
@@ -198,7 +198,9 @@ def all_measured(written: Sequence[str], most: int, shape: ModelShape) -> dict[P
     for text in written:
         plan, rate = read_measured(text)
         if plan in measured:
-            raise ValueError(f"--measured {text}: {plan} is given twice; give it once, as the mean of what you measured")
+            raise ValueError(
+                f"--measured {text}: {plan} is given twice; give it once, as the mean of what you measured"
+            )
         if plan.devices > most:
             near = ", ".join(map(str, nearest_legal(plan, shape, most)))
             raise ValueError(

@@ -63,7 +63,9 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
         if one.bars is not None:
             parts = (one.bars.ideal, -one.bars.memory_and_batch, -one.bars.communication, -one.bars.other)
             bars = " {:>9.0f} {:>+13.0f} {:>+10.0f} {:>+8.0f} {:>+12.0f}".format(*parts, -one.bars.unexplained)
-        lines.append(f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}")
+        lines.append(
+            f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}"
+        )
     held = [one for one in found if not one.calibrates]
     calibrating = ", ".join(_calibrating(found))
     if not held:

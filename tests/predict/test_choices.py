@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from common.core.plan import ParallelPlan
 from common.predict.choices import nothing_fits, plans_of
 from common.predict.hardware import find
@@ -44,7 +46,7 @@ def test_plans_that_do_not_divide_say_nothing_of_what_is_missing() -> None:
     plans = [ParallelPlan(tp=4), ParallelPlan(tp=48)]
     said = nothing_fits(Ask(DENSE, find("H100"), 2.0, 1_000_000, 128, 32), plans)
     assert "tp4 has room for" in said
-    assert " -" not in said
+    assert not re.search(r" -\d", said)
     alone = nothing_fits(Ask(DENSE, find("H100"), 2.0, 512, 128, 32), plans[1:])
     assert alone.startswith("no plan divides the model: tp48 does not divide this model (64 attention heads")
     assert "the nearest that do: tp32" in alone

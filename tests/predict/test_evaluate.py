@@ -174,7 +174,7 @@ def test_an_interval_widens_where_confidence_is_low(tmp_path: Path) -> None:
         ({"rows": []}, "has no 'rows'"),
         ({"input_len": 0}, "'input_len' is 0: lengths are 1 token or more"),
         ({"output_len": -5}, "'output_len' is -5"),
-        ({"rows": [{"output_tok_s": 5}]}, "row 0: 'gpus' is None"),
+        ({"rows": [{"output_tok_s": 5}]}, "row 0: 'gpus' is null"),
         ({"rows": [{"gpus": 2, "output_tok_s": -5}]}, "row 0: has no positive 'output_tok_s'"),
         ({"rows": [{"gpus": 2.5, "output_tok_s": 5}]}, "row 0: 'gpus' is 2.5"),
         ({"rows": [{"gpus": 2, "output_tok_s": float("nan")}]}, "row 0: has no positive"),

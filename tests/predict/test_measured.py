@@ -104,6 +104,12 @@ def test_a_reference_result_is_predicted_with_its_all_reduces() -> None:
     found = predict_result(load_file(path), stored_priors())
     assert {str(one.plan) for one in found} == {"tp1", "tp2", "tp1x2"}
     assert all(np.isfinite([one.predicted, one.low, one.high]).all() for one in found)
+    ladder = next(one for one in found if one.case == "tp1x2/ladder/c32")
+    assert ladder.error > 0.5
+    assert any(doubt.startswith("no case of several engines calibrates") for doubt in ladder.doubts)
+    held = [one for one in found if not one.calibrates]
+    assert sum(one.inside for one in held) >= len(held) / 2
+    assert all(one.high / one.low > 2 for one in held), "what misses by more than half is not known to a tenth"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_a_load_and_engines_that_nothing_calibrates_are_of_low_confidence() -> N
         case.flags = ["host_shares_devices"]
     found = {one.case: one.doubts for one in predict_result(result, stored_priors())}
     cpu, load = "the priors were learnt over GPUs, and this is a CPU", "no calibrating case has this load"
-    engines = "no case of several engines calibrates, and their front ends take part of the devices"
+    engines = "no case of several engines calibrates, and what serves them takes part of the devices"
     assert found["tp1/fixed/c1"] == ()
     assert found["tp4/fixed/c16"] == (cpu,)
     assert found["tp4/fixed/c64"] == (cpu, load)
