@@ -33,7 +33,7 @@ from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.loss import loss_summary, print_loss, write_loss_figure
-from common.experiment.options import InputError, Options, Preset, parse
+from common.experiment.options import InputError, Options, Preset, check_load, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
@@ -67,10 +67,7 @@ class LossOptions(Options):
         super().check()
         if not 0 < self.delay_us <= MOST_US:
             raise InputError(f"--delay-us {self.delay_us:g}: above 0 and at most {MOST_US:g}, as in --delay-us 500")
-        counts = {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
-        for flag, count in (counts | {"--concurrency": min(self.concurrency, default=0)}).items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_load(self.concurrency, {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens})
 
 
 def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:

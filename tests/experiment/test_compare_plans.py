@@ -113,6 +113,7 @@ def test_layers_as_vllm_chooses_them_are_not_another_plan(script: Script) -> Non
         (["--model", MOE, "--moe-model", MOE], "--moe-model: no plan here needs another model"),
         (["--plans", "tp4"], "no plan can run here: tp4 needs 4 devices, this machine has 2"),
         (["--tp", "2"], "--tp names sizes of tensor parallelism alone"),
+        (["--concurrency", "1000000"], "--concurrency 1000000: at most 16384 streams"),
         (["--concurrency", "0"], "--concurrency 0: at least 1"),
         (["--output-tokens", "-1"], "--output-tokens -1: at least 1"),
         (["--goal", "glory"], "invalid choice"),
