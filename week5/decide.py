@@ -48,6 +48,7 @@ from week5 import predict_scaling
 from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
 from week5.simulate_concurrent_requests import loads as listed_loads
 
+MOST_RATE, MOST = 1e7, 1e9
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -95,8 +96,10 @@ class DecisionOptions:
         parse_slo(self.slo)
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 < value < 1e9:
-                raise InputError(f"--{field.name.replace('_', '-')} {value:g}: a number above 0 is needed")
+            most, unit = (MOST_RATE, " (requests per second)") if field.name == "rate" else (MOST, "")
+            if isinstance(value, int | float) and not 0 < value < most:
+                flag = field.name.replace("_", "-")
+                raise InputError(f"--{flag} {value:g}: a number above 0 and below {most:.0e} is needed{unit}")
         if not self.counts or not all(0 < count <= 1024 for count in self.counts):
             raise InputError("--counts: device counts are 1 to 1024, as in --counts 1 2 4 8")
         if (self.buy_usd is None) != (self.months is None):
