@@ -42,7 +42,7 @@ from common.predict.choices import nothing_fits, plans_of
 from common.predict.hardware import find_exactly
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
-from common.predict.shapes import bytes_per_weight, check_dtype, find_shape
+from common.predict.shapes import bytes_of_config, bytes_per_weight, check_dtype, find_shape
 from common.predict.wanted import Ask
 from common.store.archive import load_result
 from common.store.files import StoreError
@@ -67,8 +67,9 @@ class Options:
     """Generated tokens per request."""
     concurrency: int = 32
     """Requests in flight, in all."""
-    dtype: str = "bfloat16"
-    """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too."""
+    dtype: str = "auto"
+    """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too. `auto` is
+    that of its checkpoint, as the quantization_config of its config.json says."""
     usd_per_hour: float | None = None
     """Price of the whole machine, the one with the largest of --counts devices; adds dollars per million output
     tokens, of which a plan on fewer devices pays its share."""
@@ -155,8 +156,8 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
         raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the whole machine's price, as in 21.52")
     check_dtype(options.dtype)
     hardware = find_exactly(options.gpu)
-    shape = read_shape(options.model)
-    per_weight = bytes_per_weight(options.model, options.dtype)
+    shape, own = read_model(options.model, options.dtype)
+    per_weight = bytes_per_weight(options.model, options.dtype, own)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
     measured = all_measured(options.measured, max(options.counts), shape)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
@@ -164,28 +165,32 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
 
 
-def read_shape(model: str) -> ModelShape:
-    """What the model looks like: of a reference model, a config.json, or a name.
+def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | None]:
+    """What the model looks like: of a reference model, a config.json, or a name; and the checkpoint's bytes per weight.
+
+    These are None where only the name can say.
 
     Raises:
         ValueError: a file that is no config.json, or a name that says nothing.
     """
     if model in REFERENCE_MODELS:
-        return ModelShape.from_config(REFERENCE_MODELS[model].config())
+        return ModelShape.from_config(REFERENCE_MODELS[model].config()), None
     path = Path(model)
-    config = path / "config.json" if path.is_dir() else path
+    config = path / "config.json" if model and path.is_dir() else path
     if config.is_file():
         try:
-            return ModelShape.from_config(json.loads(config.read_text(encoding="utf-8")))
+            content = json.loads(config.read_text(encoding="utf-8"))
+            shape = ModelShape.from_config(content)
+            return shape, bytes_of_config(content) if dtype == "auto" else None
         except (ValueError, RecursionError) as error:
             reason = str(error) if str(error).startswith("config.json") else "not JSON"
             raise ValueError(f"--model {model}: {config} is no model's config.json ({reason})") from error
-    if path.is_dir():
+    if model and path.is_dir():
         raise ValueError(f"--model {model}: the folder has no config.json")
     shape, guessed = find_shape(model)
     if guessed:
         print(f"{model}: shape guessed from the size in the name; a config.json would be surer")
-    return shape
+    return shape, None
 
 
 def all_measured(written: Sequence[str], most: int, shape: ModelShape) -> dict[ParallelPlan, float]:

@@ -21,7 +21,8 @@ NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[str]:
     """The table, what does not fit, and below it what to doubt and what to measure next."""
     lines = [
-        f"{ask.hardware.name} (figures: {ask.hardware.confidence}): {ask.input_tokens} tokens in,"
+        f"{ask.hardware.name} (figures: {ask.hardware.confidence}), {ask.bytes_per_weight:g} bytes per weight:"
+        f" {ask.input_tokens} tokens in,"
         f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
         " TTFT is a lone request's, without a queue",
         f"{'plan':<10} {'GB/dev':>7} {'KV tokens':>10} {'most req.':>10} {'KB/token':>9} {'output tok/s':>24}"

@@ -87,6 +87,12 @@ def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
     assert done.code == 0, done.err
+    assert ", 2 bytes per weight: " in done.out.splitlines()[0]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    small = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1")
+    assert ", 1 bytes per weight: " in small.out.splitlines()[0]
+    wide = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "--dtype", "bfloat16")
+    assert ", 2 bytes per weight: " in wide.out.splitlines()[0]
     assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.out
     assert "Low confidence" in done.out
 
@@ -127,6 +133,7 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(r
         (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "1000000"], "from 1 to 1024"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp2=1e9"], "below 1e+09"),
         (["--model", "/etc/passwd", "--gpu", "H100"], "--model /etc/passwd: /etc/passwd is no model's config.json"),
+        (["--model", "", "--gpu", "H100"], "give a config.json"),
         (["--model", "/etc", "--gpu", "H100"], "--model /etc: the folder has no config.json"),
         (
             ["--model", "Llama-3-8B", "--gpu", "H100", "--input-tokens", "10000000"],
