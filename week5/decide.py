@@ -149,7 +149,8 @@ def make_page(options: DecisionOptions) -> Page:
         source = f"Measured: {about(behind[0][1])}"
         source += "; the price is the newest result's" if site.usd_per_hour != options.usd_per_hour else ""
     files, left_out = [path.name for path, _ in behind], [*left_out, *prediction.left_out]
-    caveats = [*prediction.doubts, *([CARRIES_OVER] if site.device_kind == "cpu" else [])]
+    also = predict_scaling.taken_as(options.gpu)
+    caveats = [*([f"{also}."] if also else []), *prediction.doubts, *([CARRIES_OVER] if site.device_kind == "cpu" else [])]
     return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
 
 

@@ -39,7 +39,7 @@ from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
 from common.predict.choices import nothing_fits, plans_of
-from common.predict.hardware import find_exactly
+from common.predict.hardware import find_exactly, others_of_the_name
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
 from common.predict.shapes import bytes_of_config, bytes_per_weight, check_dtype, find_shape
@@ -131,6 +131,8 @@ def before_a_run(options: Options) -> int:
     for plan in measured:
         if plan in card.unfit:
             print(f"--measured {plan}={measured[plan]:g} counts for nothing: {plan} is left out, as below")
+    if (also := taken_as(options.gpu)) is not None:
+        print(also)
     print("\n".join(card_lines(card, ask, None if usd is None else usd / devices)))
     if usd is not None:
         print(
@@ -163,6 +165,14 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
     plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
+
+
+def taken_as(gpu: str | None) -> str | None:
+    """Which card a name was taken for, where it fits others too; None where it does not."""
+    others = [] if gpu is None else others_of_the_name(gpu)
+    if gpu is None or not others:
+        return None
+    return f"--gpu {gpu}: taken as {find_exactly(gpu).name}; its name also fits {', '.join(others)}"
 
 
 def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | None]:

@@ -83,7 +83,7 @@ def bytes_of_config(config: Mapping[str, Any]) -> float:
     words = json.dumps(given).lower()
     bits = [int(number) for number in re.findall(r'"(?:num_bits|bits|w_bit)": ?(\d+)', words)]
     if bits and min(bits) > 0:
-        return FOUR_BITS if min(bits) == 4 else min(bits) / 8  # noqa: PLR2004  # four bits come with scales
+        return FOUR_BITS if min(bits) == 4 else min(bits) / 8
     if re.search(r'"load_in_8bit": ?true|fp8|e4m3|e5m2|int8', words) and "fp4" not in words:
         return 1.0
     if re.search(r'"load_in_4bit": ?true|fp4|int4|awq|gptq', words):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly
+from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly, others_of_the_name
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
 from common.predict.shapes import UnknownModelError, bytes_of_config, bytes_per_weight, find_shape
 
@@ -159,6 +159,25 @@ def test_a_quantization_of_unknown_form_asks_for_the_precision() -> None:
 )
 def test_a_card_by_the_names_that_it_goes_by(name: str, card: str) -> None:
     assert find_exactly(name).name == card
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("A100", ["A100-80GB-PCIe", "A100-40GB-SXM4"]),
+        ("a100 80gb", ["A100-80GB-PCIe"]),
+        ("A100 SXM", ["A100-40GB-SXM4"]),
+        ("A100 PCIe", []),
+        ("NVIDIA A100-SXM4-40GB", []),
+        ("A100-80GB-SXM4", []),
+        ("H100", ["H100-80GB-PCIe"]),
+        ("H100 SXM", []),
+        ("L40S", []),
+        ("RTX A6000", []),
+    ],
+)
+def test_a_name_that_fits_several_cards_names_the_others(name: str, others: list[str]) -> None:
+    assert others_of_the_name(name) == others
 
 
 @pytest.mark.parametrize(
