@@ -16,6 +16,7 @@ from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
 from common.predict.evaluate import Predicted, document, refused, summary
 from common.predict.evaluate import evaluate as evaluate_cases
+from common.predict.held_out import evaluate_held_out
 from common.predict.learn import learn as learn_priors
 
 BAD_INPUT = 2
@@ -26,6 +27,7 @@ def evaluate(
     cases: Annotated[Path, tyro.conf.Positional],
     calibrate_devices: tuple[int, ...] = (1, 2),
     json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    held_out: Annotated[int | None, tyro.conf.arg(metavar="FOLDS")] = None,
 ) -> None:
     """Predict the larger plans of measured cases from the smaller ones, and print the errors.
 
@@ -33,11 +35,20 @@ def evaluate(
         cases: A file of measured cases (scaling-cases/1).
         calibrate_devices: Device counts whose rows calibrate; all others are predicted.
         json_out: Where rows, skipped rows and summary are written as JSON.
+        held_out: In so many folds, each fold's groups predicted by priors that are learnt from the others; by default
+            with the priors that are kept, whatever they were learnt from.
     """
     if json_out is not None and json_out.resolve() == cases.resolve():
         raise CaseFileError(f"--json {json_out}: that is the file of cases; name another")
     measured, unread = _read(cases, calibrate_devices)
-    rows, outside = evaluate_cases(measured, calibrate_devices, stored_priors())
+    try:
+        rows, outside = (
+            evaluate_cases(measured, calibrate_devices, stored_priors())
+            if held_out is None
+            else evaluate_held_out(measured, calibrate_devices, held_out)
+        )
+    except ValueError as error:
+        raise CaseFileError(f"--held-out {held_out}: {error}") from error
     skipped = refused(unread, measured, calibrate_devices)
     if json_out is not None:
         _write(json_out, json.dumps(document(rows, skipped)))

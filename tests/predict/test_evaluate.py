@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.predict import held_out
 from common.predict.__main__ import main
 from common.predict.calibrate import Priors, stored_priors
 from common.predict.cases import CaseFileError, Measured, columns, read_cases
@@ -390,6 +392,8 @@ def test_where_nothing_is_predicted_the_command_says_what_is_needed() -> None:
         [str(PUBLIC), "--calibrate-devices", "0"],
         [str(PUBLIC), "--json", str(PUBLIC.parent / "." / PUBLIC.name)],
         [str(DATA / "models.json")],
+        [str(PUBLIC), "--held-out", "1"],
+        [str(PUBLIC), "--held-out", "1000"],
     ],
 )
 def test_the_command_refuses_in_one_line(
@@ -403,3 +407,31 @@ def test_the_command_refuses_in_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert PUBLIC.read_text() == before
+
+
+def test_a_held_out_group_is_predicted_by_priors_that_never_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, _ = read_cases(written(tmp_path, *(case(id=name, group=name) for name in "abcde")))
+    learnt_from: list[set[str]] = []
+
+    def learn(rows: list[Measured], _devices: tuple[int, ...], _rounds: int) -> Priors:
+        learnt_from.append({row.group for row in rows})
+        return stored_priors()
+
+    monkeypatch.setattr(held_out, "learn", learn)
+    predicted, outside = held_out.evaluate_held_out(measured, (1, 2), 2)
+    assert learnt_from == [{"b", "d"}, {"a", "c", "e"}]
+    assert sorted((row.group, row.devices) for row in predicted) == [(name, n) for name in "abcde" for n in (4, 8)]
+    assert not outside
+
+
+def test_the_example_in_the_guide_is_read_and_predicted(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (example,) = [block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "scaling-cases/1" in block]
+    path = tmp_path / "cases.json"
+    path.write_text(example)
+    measured, skipped = read_cases(path)
+    assert not skipped
+    (row,), _ = evaluate(measured, (1, 2), stored_priors())
+    assert (row.plan, row.devices, row.confidence) == ("tp2pp2", 4, "normal")
