@@ -43,6 +43,7 @@ from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
 from common.experiment.report import print_last_line
 from common.experiment.slo import parse_slo
+from common.predict.hardware import taken_as
 from common.store.files import StoreError
 from week5 import predict_scaling
 from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
@@ -149,8 +150,12 @@ def make_page(options: DecisionOptions) -> Page:
         source = f"Measured: {about(behind[0][1])}"
         source += "; the price is the newest result's" if site.usd_per_hour != options.usd_per_hour else ""
     files, left_out = [path.name for path, _ in behind], [*left_out, *prediction.left_out]
-    also = predict_scaling.taken_as(options.gpu)
-    caveats = [*([f"{also}."] if also else []), *prediction.doubts, *([CARRIES_OVER] if site.device_kind == "cpu" else [])]
+    also = taken_as(options.gpu)
+    caveats = [
+        *([f"{also}."] if also else []),
+        *prediction.doubts,
+        *([CARRIES_OVER] if site.device_kind == "cpu" else []),
+    ]
     return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
 
 

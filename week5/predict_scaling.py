@@ -24,13 +24,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import tyro
 
-from common.core.legality import nearest_legal
+from common.core.legality import MOST_DEVICES
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
@@ -39,7 +38,8 @@ from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
 from common.predict.choices import nothing_fits, plans_of
-from common.predict.hardware import find_exactly, others_of_the_name
+from common.predict.given import all_measured, result_file
+from common.predict.hardware import find_exactly, taken_as
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
 from common.predict.shapes import bytes_of_config, bytes_per_weight, check_dtype, find_shape
@@ -48,7 +48,6 @@ from common.store.archive import load_result
 from common.store.files import StoreError
 
 BAD_INPUT = 2
-MOST_DEVICES, MOST_TOKENS_S = 1024, 1e9
 
 
 @dataclass(frozen=True)
@@ -88,34 +87,13 @@ def main() -> int:
         return BAD_INPUT
 
 
-def result_file(measured: Sequence[str]) -> Path | None:
-    """The result among what was measured; None where values were typed in.
-
-    Raises:
-        ValueError: a folder, several files, or a file beside values.
-    """
-    paths = [Path(one) for one in measured if one and (Path(one).suffix in (".json", ".zip") or Path(one).exists())]
-    if not paths:
-        return None
-    if len(measured) > 1:
-        raise ValueError(
-            f"--measured {' '.join(measured)[:200]}: one result file by itself, or PLAN=TOKENS_PER_SECOND for each"
-            " plan; two results are compared with: python -m common.analysis compare A.json B.json"
-        )
-    if paths[0].is_dir():
-        inside = sorted(path.name for path in paths[0].glob("*.json"))
-        named = f", as in {paths[0] / inside[-1]}" if inside else "; it holds none, results/<experiment>/ does"
-        raise ValueError(f"--measured {paths[0]}: that is a folder; name one result file in it{named}")
-    return paths[0]
-
-
 def after_a_run(path: Path, options: Options) -> int:
     """Predicted beside measured, for every plan of a result."""
+    found = predict_result(load_result(path), stored_priors())
     usual = Options()
     unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
     if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
         print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
-    found = predict_result(load_result(path), stored_priors())
     print("\n".join(beside_lines(found)))
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
     return 0
@@ -167,14 +145,6 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
 
 
-def taken_as(gpu: str | None) -> str | None:
-    """Which card a name was taken for, where it fits others too; None where it does not."""
-    others = [] if gpu is None else others_of_the_name(gpu)
-    if gpu is None or not others:
-        return None
-    return f"--gpu {gpu}: taken as {find_exactly(gpu).name}; its name also fits {', '.join(others)}"
-
-
 def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | None]:
     """What the model looks like: of a reference model, a config.json, or a name; and the checkpoint's bytes per weight.
 
@@ -201,48 +171,6 @@ def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | Non
     if guessed:
         print(f"{model}: shape guessed from the size in the name; a config.json would be surer")
     return shape, None
-
-
-def all_measured(written: Sequence[str], most: int, shape: ModelShape) -> dict[ParallelPlan, float]:
-    """What was measured by plan.
-
-    Raises:
-        ValueError: one that cannot be read, a plan twice, or one that needs more than the most devices.
-    """
-    measured: dict[ParallelPlan, float] = {}
-    for text in written:
-        plan, rate = read_measured(text)
-        if plan in measured:
-            raise ValueError(
-                f"--measured {text}: {plan} is given twice; give it once, as the mean of what you measured"
-            )
-        if plan.devices > most:
-            near = ", ".join(map(str, nearest_legal(plan, shape, most)))
-            raise ValueError(
-                f"--measured {text}: {plan} needs {plan.devices} devices, and the largest of --counts is {most}: add"
-                f" {plan.devices} to --counts, or measure what is nearest on {most}: {near}"
-            )
-        measured[plan] = rate
-    return measured
-
-
-def read_measured(text: str) -> tuple[ParallelPlan, float]:
-    """One PLAN=TOKENS_PER_SECOND.
-
-    Raises:
-        ValueError: it is none.
-    """
-    name, _, value = text.partition("=")
-    try:
-        rate = float(value)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < MOST_TOKENS_S:
-        limits = f"above 0 and below {MOST_TOKENS_S:.0e}"
-        raise ValueError(
-            f"--measured {text}: write PLAN=TOKENS_PER_SECOND, {limits}, as in tp2=1390, or one result file"
-        )
-    return ParallelPlan.parse(name), rate
 
 
 def flat(card: Card) -> dict[str, object]:

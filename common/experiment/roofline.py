@@ -12,7 +12,7 @@ RATES = {"cpu": (14e9, 150e9, 0.010), "gpu": (1.0e12, 100e12, 0.008)}
 STARTS = {"cpu": (15.0, 0.1, 0.5), "gpu": (90.0, 0.2, 0.2)}
 """Seconds of an engine's start and end, and the shares of it that each more rank, and each more replica, adds.
 
-CPU: measured on two cores, 126M parameters: tp1 12 s, tp2 13, tp1dp2 12, tp4 15, tp1x2 20, and 3 to end and prove it."""
+CPU: measured on two cores, 126M parameters: tp1 12 s, tp2 13, tp1dp2 12, tp4 15, tp1x2 20, and 3 to end it."""
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ def recommend(card: Card) -> tuple[ParallelPlan, str]:
     best = max(per_device(*one) for one in card.claimed)
     close = [one for one in card.claimed if per_device(*one) >= ALIKE * best]
     fit, line = max(close, key=lambda one: one[1].output_tokens_s.value)
-    reason = f"{per_device(fit, line):.0f} tok/s per device, "
+    rate = per_device(fit, line)
+    reason = f"{rate:.0f} tok/s per device, " if rate >= 1 else f"{rate:.2g} tok/s per device, "
     reason += "the most of all plans" if len(close) == 1 else f"and the fastest of {len(close)} that are as efficient"
     faster, other = max(card.claimed, key=lambda one: one[1].output_tokens_s.value)
     if other.output_tokens_s.value > line.output_tokens_s.value:

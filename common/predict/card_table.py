@@ -15,6 +15,7 @@ MORE = (
     "Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp 1 2 4 --replicas, or python"
     " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
 )
+FEW = 10  # below that a whole number says too little
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 
 
@@ -109,4 +110,5 @@ def _line(fit: Fit, usd_per_device_hour: float | None) -> str:
 
 
 def _range(found: Range, digits: int) -> str:
+    digits += 2 * (found.value < FEW and digits == 0)
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

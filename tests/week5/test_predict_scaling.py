@@ -81,6 +81,13 @@ def test_a_measurement_of_a_plan_that_is_left_out_counts_for_nothing_and_that_is
     assert done.out.count("no throughput claim") == plain.out.count("no throughput claim") == 2
 
 
+def test_small_rates_are_not_shown_as_none(run: Script) -> None:
+    done = run("--model", "Llama-3-8B", "--gpu", "H100 SXM", "--counts", "8", "--input-tokens", "4000000")
+    assert done.code == 0, done.err
+    assert " 0 [0, 0]" not in done.out
+    assert "Recommended: tp8: 0 tok/s" not in done.out and "Recommended: pp8: 0 tok/s" not in done.out
+
+
 def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     config = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
     config |= {"num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768}
