@@ -41,14 +41,7 @@ def evaluate(
     if json_out is not None and json_out.resolve() == cases.resolve():
         raise CaseFileError(f"--json {json_out}: that is the file of cases; name another")
     measured, unread = _read(cases, calibrate_devices)
-    try:
-        rows, outside = (
-            evaluate_cases(measured, calibrate_devices, stored_priors())
-            if held_out is None
-            else evaluate_held_out(measured, calibrate_devices, held_out)
-        )
-    except ValueError as error:
-        raise CaseFileError(f"--held-out {held_out}: {error}") from error
+    rows, outside = _predict(measured, calibrate_devices, held_out)
     skipped = refused(unread, measured, calibrate_devices)
     if json_out is not None:
         _write(json_out, json.dumps(document(rows, skipped)))
@@ -94,6 +87,17 @@ def _read(cases: Path, calibrate_devices: Sequence[int]) -> tuple[list[Measured]
     if not calibrate_devices or min(calibrate_devices) < 1:
         raise CaseFileError("--calibrate-devices needs counts from 1, as in --calibrate-devices 1 2")
     return read_cases(cases)
+
+
+def _predict(
+    measured: Sequence[Measured], calibrate_devices: Sequence[int], held_out: int | None
+) -> tuple[list[Predicted], list[Skipped]]:
+    if held_out is None:
+        return evaluate_cases(measured, calibrate_devices, stored_priors())
+    try:
+        return evaluate_held_out(measured, calibrate_devices, held_out)
+    except ValueError as error:
+        raise CaseFileError(f"--held-out {held_out}: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

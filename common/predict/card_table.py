@@ -22,7 +22,7 @@ NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[str]:
     """The table, what does not fit, and below it what to doubt and what to measure next."""
     lines = [
-        f"{ask.hardware.name} (figures: {ask.hardware.confidence}), {ask.bytes_per_weight:g} bytes per weight:"
+        f"{ask.hardware.name} (figures: {ask.hardware.confidence}), weights of {ask.bytes_per_weight:g} bytes:"
         f" {ask.input_tokens} tokens in,"
         f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
         " TTFT is a lone request's, without a queue",
@@ -71,7 +71,10 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
     held = [one for one in found if not one.calibrates]
     calibrating = ", ".join(_calibrating(found))
     if not held:
-        return [*lines, f"Nothing is left to predict: only {calibrating} measured, and predictions start there. {MORE}"]
+        return [
+            *lines,
+            f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}",
+        ]
     inside = sum(one.inside for one in held)
     errors = sorted(abs(one.error) for one in held)
     lines.append(

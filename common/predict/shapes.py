@@ -77,7 +77,8 @@ def bytes_of_config(config: Mapping[str, Any]) -> float:
         ValueError: it is of a form that is not known.
     """
     nested = config.get("text_config")
-    given = config.get("quantization_config") or (nested.get("quantization_config") if nested else None)
+    language = nested if isinstance(nested, Mapping) else {}
+    given = config.get("quantization_config") or language.get("quantization_config")
     if not given:
         return 2.0
     words = json.dumps(given).lower()

@@ -225,7 +225,7 @@ def test_odd_plans_and_repeated_rows_are_all_predicted(tmp_path: Path) -> None:
     rows += [{"gpus": 3, "pp": 3, "output_tok_s": 210}, {"gpus": 6, "tp": 2, "pp": 3, "output_tok_s": 300}]
     rows += [
         {"gpus": 4, "tp": 2, "dp": 2, "output_tok_s": 290},
-        {"gpus": 64, "tp": 32, "pp": 2, "output_tok_s": 7e2},
+        {"gpus": 64, "tp": 32, "pp": 2, "output_tok_s": 700},
     ] * 2
     measured, skipped = read_cases(written(tmp_path, case(rows=rows), case(id="b", rows=rows, concurrency=1)))
     predicted, outside = evaluate(measured, (1, 2), stored_priors())
@@ -294,7 +294,7 @@ def test_plans_that_were_measured_are_not_refused(
 
 
 def test_what_a_plan_leaves_open_is_said(tmp_path: Path) -> None:
-    rows = [*case()["rows"][:2], {"tp": 2, "gpus": 8, "output_tok_s": 210}]
+    rows: list[dict[str, Any]] = [*case()["rows"][:2], {"tp": 2, "gpus": 8, "output_tok_s": 210}]
     measured, _ = read_cases(written(tmp_path, case(rows=rows)))
     (row,), _ = evaluate(measured, (1, 2), stored_priors())
     assert row.confidence.startswith(

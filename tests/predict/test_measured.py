@@ -152,7 +152,7 @@ def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
 @pytest.mark.parametrize("plans", [[TP1], [TP1, TP2]])
 def test_where_all_cases_calibrate_the_measurement_that_is_needed_is_named(plans: list[ParallelPlan]) -> None:
     _, said = predicted_beside(planted(plans, cpu_priors(stored_priors())))
-    assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} measured")
+    assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
     assert "python week5/benchmark_scaling.py --tp 1 2 4 --replicas" in said[-1]
 
 

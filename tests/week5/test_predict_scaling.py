@@ -94,12 +94,12 @@ def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
     assert done.code == 0, done.err
-    assert ", 2 bytes per weight: " in done.out.splitlines()[0]
+    assert ", weights of 2 bytes: " in done.out.splitlines()[0]
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
     small = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1")
-    assert ", 1 bytes per weight: " in small.out.splitlines()[0]
+    assert ", weights of 1 bytes: " in small.out.splitlines()[0]
     wide = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "--dtype", "bfloat16")
-    assert ", 2 bytes per weight: " in wide.out.splitlines()[0]
+    assert ", weights of 2 bytes: " in wide.out.splitlines()[0]
     assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.out
     assert "Low confidence" in done.out
 
