@@ -40,7 +40,8 @@ def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], 
     [
         (("--delay-us", "0"), "--delay-us 0: above 0"),
         (("--delay-us", "nan"), "--delay-us nan: above 0"),
-        (("--tp", "1"), "a loss needs two plans"),
+        (("--tp", "1"), "can run tp1: give two sizes, as in --tp 1 2"),
+        (("--concurrency", "100000000"), "--concurrency 100000000: at most"),
         (("--concurrency", "0"), "--concurrency 0: at least 1"),
     ],
 )
