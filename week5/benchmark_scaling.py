@@ -37,7 +37,7 @@ from common.experiment import report
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import Lengths, LoadSpec, Saturate
-from common.experiment.options import InputError, Options, parse
+from common.experiment.options import InputError, Options, check_load, parse
 from common.experiment.recordings import Recorded, read_recorded
 from common.experiment.run import run
 from common.experiment.spec import Spec
@@ -75,12 +75,7 @@ class ScalingOptions(Options):
         """
         super().check()
         counts = {"--turns": self.turns, "--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
-        counts |= {"--concurrency": min(self.concurrency, default=0)}
-        for flag, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
-        if max(self.concurrency) > MOST_STREAMS:
-            raise InputError(f"--concurrency {max(self.concurrency)}: at most {MOST_STREAMS} streams can be driven")
+        check_load(self.concurrency, counts)
         if self.curves == ():
             raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
         if self.workload is None and "replay" in (self.curves or ()):
@@ -111,7 +106,6 @@ AMOUNTS = {
 }
 WEAK_STREAMS_PER_DEVICE = 8
 FEWEST_REQUESTS = 4
-MOST_STREAMS = 16_384
 
 
 def cases(options: ScalingOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:

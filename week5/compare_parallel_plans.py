@@ -39,7 +39,7 @@ from common.experiment import report
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, by_size, default_lengths, flags_of, list_cases, written_plans
 from common.experiment.load_spec import LoadSpec, Saturate
-from common.experiment.options import InputError, Options, parse
+from common.experiment.options import InputError, Options, check_load, parse
 from common.experiment.preflight import check_plan
 from common.experiment.run import run
 from common.experiment.spec import Spec
@@ -84,10 +84,7 @@ class PlanOptions(Options):
             raise InputError("--tp names sizes of tensor parallelism alone: write plans, as in --plans tp1 tp2 pp2")
         if self.plans is not None:
             written_plans(self.plans)
-        counts = {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
-        for flag, count in (counts | {"--concurrency": min(self.concurrency, default=0)}).items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_load(self.concurrency, {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens})
 
 
 def cases(options: PlanOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:

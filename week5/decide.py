@@ -43,11 +43,13 @@ from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
 from common.experiment.report import print_last_line
 from common.experiment.slo import parse_slo
+from common.predict.hardware import taken_as
 from common.store.files import StoreError
 from week5 import predict_scaling
 from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
 from week5.simulate_concurrent_requests import loads as listed_loads
 
+MOST_RATE, MOST = 1e7, 1e9
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -95,8 +97,10 @@ class DecisionOptions:
         parse_slo(self.slo)
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 < value < 1e9:
-                raise InputError(f"--{field.name.replace('_', '-')} {value:g}: a number above 0 is needed")
+            most, unit = (MOST_RATE, " (requests per second)") if field.name == "rate" else (MOST, "")
+            if isinstance(value, int | float) and not 0 < value < most:
+                flag = field.name.replace("_", "-")
+                raise InputError(f"--{flag} {value:g}: a number above 0 and below {most:.0e} is needed{unit}")
         if not self.counts or not all(0 < count <= 1024 for count in self.counts):
             raise InputError("--counts: device counts are 1 to 1024, as in --counts 1 2 4 8")
         if (self.buy_usd is None) != (self.months is None):
@@ -146,7 +150,12 @@ def make_page(options: DecisionOptions) -> Page:
         source = f"Measured: {about(behind[0][1])}"
         source += "; the price is the newest result's" if site.usd_per_hour != options.usd_per_hour else ""
     files, left_out = [path.name for path, _ in behind], [*left_out, *prediction.left_out]
-    caveats = [*prediction.doubts, *([CARRIES_OVER] if site.device_kind == "cpu" else [])]
+    also = taken_as(options.gpu)
+    caveats = [
+        *([f"{also}."] if also else []),
+        *prediction.doubts,
+        *([CARRIES_OVER] if site.device_kind == "cpu" else []),
+    ]
     return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
 
 

@@ -27,12 +27,13 @@ import sys
 from dataclasses import dataclass, replace
 
 from common.core.plan import ParallelPlan
+from common.core.plural import plural
 from common.engines.models import Model
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.loss import loss_summary, print_loss, write_loss_figure
-from common.experiment.options import InputError, Options, Preset, parse
+from common.experiment.options import InputError, Options, Preset, check_load, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
@@ -66,10 +67,7 @@ class LossOptions(Options):
         super().check()
         if not 0 < self.delay_us <= MOST_US:
             raise InputError(f"--delay-us {self.delay_us:g}: above 0 and at most {MOST_US:g}, as in --delay-us 500")
-        counts = {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
-        for flag, count in (counts | {"--concurrency": min(self.concurrency, default=0)}).items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_load(self.concurrency, {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens})
 
 
 def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:
@@ -77,7 +75,11 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
     sizes = plans(options, model)
     possible = [plan for plan in sizes if plan.devices <= len(machine.devices) or options.oversubscribe]
     if len(possible) < 2:
-        raise InputError(f"a loss needs two plans, and this machine can run {', '.join(map(str, possible)) or 'none'}")
+        can = f"{plural(len(machine.devices), 'device')} can run {possible[0] if possible else 'none'}"
+        raise InputError(
+            f"a loss needs two plans, and of {', '.join(map(str, sizes))} this machine's {can}: give two sizes, as in"
+            " --tp 1 2, on two devices or more; fewer CPU cores run them with --oversubscribe"
+        )
     base, split = possible[0], sizes[-1] if options.tp else possible[-1]
     lengths = default_lengths(model, machine, options.input_tokens, options.output_tokens)
     gpus = machine.kind == "gpu"

@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import tyro
 
+from common.core.legality import MOST_DEVICES
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
@@ -37,16 +38,16 @@ from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
 from common.predict.choices import nothing_fits, plans_of
-from common.predict.hardware import find_exactly
+from common.predict.given import all_measured, result_file
+from common.predict.hardware import find_exactly, taken_as
 from common.predict.measured import predict_result
 from common.predict.memory import smallest_that_fits
-from common.predict.shapes import bytes_per_weight, check_dtype, find_shape
+from common.predict.shapes import bytes_of_config, bytes_per_weight, check_dtype, find_shape
 from common.predict.wanted import Ask
 from common.store.archive import load_result
 from common.store.files import StoreError
 
 BAD_INPUT = 2
-MOST_DEVICES, MOST_TOKENS_S = 1024, 1e9
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Options:
     """Generated tokens per request."""
     concurrency: int = 32
     """Requests in flight, in all."""
-    dtype: str = "bfloat16"
-    """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too."""
+    dtype: str = "auto"
+    """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too. `auto` is
+    that of its checkpoint, as the quantization_config of its config.json says."""
     usd_per_hour: float | None = None
     """Price of the whole machine, the one with the largest of --counts devices; adds dollars per million output
     tokens, of which a plan on fewer devices pays its share."""
@@ -78,17 +80,20 @@ def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
     options = tyro.cli(Options, description="\n".join(f" {line}" for line in (__doc__ or "").splitlines()))
     try:
-        if len(options.measured) == 1 and Path(options.measured[0]).suffix in (".json", ".zip"):
-            return after_a_run(Path(options.measured[0]))
-        return before_a_run(options)
+        result = result_file(options.measured)
+        return before_a_run(options) if result is None else after_a_run(result, options)
     except (ValueError, OSError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
-def after_a_run(path: Path) -> int:
+def after_a_run(path: Path, options: Options) -> int:
     """Predicted beside measured, for every plan of a result."""
     found = predict_result(load_result(path), stored_priors())
+    usual = Options()
+    unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
+    if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
+        print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
     print("\n".join(beside_lines(found)))
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
     return 0
@@ -101,6 +106,11 @@ def before_a_run(options: Options) -> int:
     if not card.fits:
         raise ValueError(nothing_fits(ask, plans))
     devices, usd = max(options.counts), options.usd_per_hour
+    for plan in measured:
+        if plan in card.unfit:
+            print(f"--measured {plan}={measured[plan]:g} counts for nothing: {plan} is left out, as below")
+    if (also := taken_as(options.gpu)) is not None:
+        print(also)
     print("\n".join(card_lines(card, ask, None if usd is None else usd / devices)))
     if usd is not None:
         print(
@@ -126,56 +136,41 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
         raise ValueError(f"--usd-per-hour {options.usd_per_hour}: the whole machine's price, as in 21.52")
     check_dtype(options.dtype)
     hardware = find_exactly(options.gpu)
-    shape = read_shape(options.model)
-    per_weight = bytes_per_weight(options.model, options.dtype)
+    shape, own = read_model(options.model, options.dtype)
+    per_weight = bytes_per_weight(options.model, options.dtype, own)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
-    measured = dict(read_measured(text) for text in options.measured)
+    measured = all_measured(options.measured, max(options.counts), shape)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
     plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
 
 
-def read_shape(model: str) -> ModelShape:
-    """What the model looks like: of a reference model, a config.json, or a name.
+def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | None]:
+    """What the model looks like: of a reference model, a config.json, or a name; and the checkpoint's bytes per weight.
+
+    These are None where only the name can say.
 
     Raises:
         ValueError: a file that is no config.json, or a name that says nothing.
     """
     if model in REFERENCE_MODELS:
-        return ModelShape.from_config(REFERENCE_MODELS[model].config())
+        return ModelShape.from_config(REFERENCE_MODELS[model].config()), None
     path = Path(model)
-    config = path / "config.json" if path.is_dir() else path
+    config = path / "config.json" if model and path.is_dir() else path
     if config.is_file():
         try:
-            return ModelShape.from_config(json.loads(config.read_text(encoding="utf-8")))
+            content = json.loads(config.read_text(encoding="utf-8"))
+            shape = ModelShape.from_config(content)
+            return shape, bytes_of_config(content) if dtype == "auto" else None
         except (ValueError, RecursionError) as error:
             reason = str(error) if str(error).startswith("config.json") else "not JSON"
             raise ValueError(f"--model {model}: {config} is no model's config.json ({reason})") from error
-    if path.is_dir():
+    if model and path.is_dir():
         raise ValueError(f"--model {model}: the folder has no config.json")
     shape, guessed = find_shape(model)
     if guessed:
         print(f"{model}: shape guessed from the size in the name; a config.json would be surer")
-    return shape
-
-
-def read_measured(text: str) -> tuple[ParallelPlan, float]:
-    """One PLAN=TOKENS_PER_SECOND.
-
-    Raises:
-        ValueError: it is none.
-    """
-    name, _, value = text.partition("=")
-    try:
-        rate = float(value)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < MOST_TOKENS_S:
-        limits = f"above 0 and below {MOST_TOKENS_S:.0e}"
-        raise ValueError(
-            f"--measured {text}: write PLAN=TOKENS_PER_SECOND, {limits}, as in tp2=1390, or one result file"
-        )
-    return ParallelPlan.parse(name), rate
+    return shape, None
 
 
 def flat(card: Card) -> dict[str, object]:

@@ -42,7 +42,7 @@ from common.experiment.external import Asked, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
-from common.experiment.options import InputError, Options, parse
+from common.experiment.options import MOST_STREAMS, InputError, Options, parse
 from common.experiment.run import run
 from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
@@ -50,7 +50,6 @@ from common.experiment.words import Words
 from common.machine.devices import Machine
 
 METHOD_VERSION = 1
-MOST_STREAMS = 16_384
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 

@@ -27,6 +27,8 @@ class Beside:
     """What an output token takes by the model."""
     slowed: bool
     """Whether its communication was knocked out."""
+    doubts: tuple[str, ...] = ()
+    """Why the prediction is of low confidence, its interval wider; empty where nothing speaks against it."""
 
     @property
     def error(self) -> float:

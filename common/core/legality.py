@@ -20,12 +20,15 @@ def why_illegal(plan: ParallelPlan, shape: ModelShape) -> str | None:
         return f"{plan} splits experts, and this model has none"
     if plan.ep and plan.tp * plan.dp == 1:
         return f"{plan} has one device for all experts: expert parallelism needs two"
-    if not _heads_divide(plan, shape):
-        return (
-            f"tp{plan.tp} does not divide this model ({shape.num_attention_heads} attention heads,"
-            f" {shape.num_key_value_heads} KV heads)"
-        )
-    return _experts(plan, shape) or _stages(plan, shape)
+    return why_heads_do_not_divide(plan.tp, shape) or _experts(plan, shape) or _stages(plan, shape)
+
+
+def why_heads_do_not_divide(tp: int, shape: ModelShape) -> str | None:
+    """What forbids so many tensor-parallel ranks, or None: KV heads are dealt out, or each is copied equally often."""
+    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+    if heads % tp == 0 and (kv_heads % tp == 0 or tp % kv_heads == 0):
+        return None
+    return f"tp{tp} does not divide this model ({heads} attention heads, {kv_heads} KV heads)"
 
 
 def legal_tp_sizes(shape: ModelShape, up_to: int = 64) -> list[int]:
@@ -68,9 +71,11 @@ def nearest_legal(plan: ParallelPlan, shape: ModelShape, devices: int, most: int
     return [other for other in ordered if _distance(plan, other) <= _distance(plan, ordered[0]) + 1e-9][:most]
 
 
-def _heads_divide(plan: ParallelPlan, shape: ModelShape) -> bool:
-    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-    return heads % plan.tp == 0 and (kv_heads % plan.tp == 0 or plan.tp % kv_heads == 0)
+def why_not_divided(plan: ParallelPlan, shape: ModelShape) -> str | None:
+    """The same as `why_illegal`, with the nearest plans on as many devices that do divide the model."""
+    reason = why_illegal(plan, shape)
+    near = ", ".join(map(str, nearest_legal(plan, shape, plan.devices))) if reason else ""
+    return f"{reason}; the nearest that do: {near}" if reason else None
 
 
 def _experts(plan: ParallelPlan, shape: ModelShape) -> str | None:

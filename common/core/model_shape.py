@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LARGEST = 10**9  # of any dimension
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 
 
@@ -35,29 +36,33 @@ class ModelShape:
         """
         if not isinstance(config, Mapping):
             raise ValueError("config.json is not a JSON object")
-        config = {**config, **config.get("text_config", {})}  # vision-language models nest the language part
+        nested = config.get("text_config")  # vision-language models nest the language part
+        config = {**config, **nested} if isinstance(nested, Mapping) else config
 
         def need(*names: str) -> int:
             for name in names:
-                if isinstance(config.get(name), int):
-                    return int(config[name])
+                if config.get(name) is not None:
+                    return _whole(config, name)
             raise ValueError(f"config.json has no '{names[0]}'")
 
+        def given(default: int, *names: str) -> int:
+            return need(*names) if any(config.get(name) for name in names) else default
+
         hidden, heads = need("hidden_size", "n_embd"), need("num_attention_heads", "n_head")
-        experts = int(config.get("num_experts") or config.get("num_local_experts") or 0)
+        experts = given(0, "num_experts", "num_local_experts", "n_routed_experts")
         mlp = need("moe_intermediate_size", "intermediate_size") if experts else need("intermediate_size", "n_inner")
         return cls(
             hidden_size=hidden,
             intermediate_size=mlp,
             num_hidden_layers=need("num_hidden_layers", "n_layer"),
             num_attention_heads=heads,
-            num_key_value_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
+            num_key_value_heads=given(heads, "num_key_value_heads"),
+            head_dim=given(max(hidden // heads, 1), "head_dim"),
             vocab_size=need("vocab_size"),
             max_position_embeddings=need("max_position_embeddings", "n_positions"),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             num_experts=experts,
-            num_experts_per_tok=int(config.get("num_experts_per_tok") or 0),
+            num_experts_per_tok=given(0, "num_experts_per_tok"),
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
         )
 
@@ -88,3 +93,10 @@ class ModelShape:
     def all_reduce_bytes(self, tokens: int) -> int:
         """Bytes of one all-reduce in a step that works on `tokens` tokens."""
         return tokens * self.hidden_size * self.dtype_bytes
+
+
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < LARGEST:
+        raise ValueError(f"config.json's '{name}' is {str(value)[:40]}: a whole number from 1 is needed")
+    return value

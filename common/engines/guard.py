@@ -1,32 +1,41 @@
-"""The guard: a small process that starts one engine and outlives the script only to end it.
+"""The guard: a small process that starts engines, one after another, and outlives the script only to end them.
 
-It runs in a session of its own, adopts every orphan of the engine (subreaper), and holds a pipe to the script.
+It runs in a session of its own, adopts every orphan of an engine (subreaper), and holds a pipe to the script.
 When the pipe closes, because the script ended or was killed, even by -9, the guard ends the engine's whole tree,
 removes the shared-memory files its processes had mapped, and exits. Standard library only: it must start at once,
 stay small, and never fail on an import.
 
-Input, one line each: a JSON `{"command", "env", "log", "scratch"}`, then optionally `ready` and `stop`.
+Input, one line each: a JSON `{"command", "env", "log", "scratch", "importer"}`, then optionally `ready` and `stop`;
+after `gone`, the next. Where `importer` is not null (`{"command", "env"}`, see importer.py), the engine is forked from
+it, and it stays for the next engine.
 Output, JSON lines: `{"event": "started" | "exited" | "gone", ...}`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SHARED_MEMORY = "/dev/shm/"
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+from common.engines.process_tree import (
+    adopt_orphans,
+    descendants,
+    end_with_parent,
+    send,
+    shared_memory_files,
+    shared_memory_of,
+)
+
 PATIENT_S = (15.0, 2.0)  # from SIGINT to SIGTERM, from SIGTERM to SIGKILL: a stop that was asked for
 HASTY_S = (2.0, 1.0)  # the script is gone: nobody waits for a graceful end
 ORPHANS_S = 1.0  # once the main process has ended, whoever is left has this long to follow it
@@ -37,7 +46,7 @@ STARTING_TICK_S, SERVING_TICK_S = 0.5, 5.0  # how often shared memory is noted; 
 
 
 def main() -> None:
-    """Run one engine to its end."""
+    """Run engines until the script is gone."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     asked = False
@@ -47,47 +56,118 @@ def main() -> None:
         asked = True
 
     signal.signal(signal.SIGTERM, ask)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    with open(0, "rb", buffering=0, closefd=False) as script:  # unbuffered, for select() below
-        spec = json.loads(script.readline())
-    engine = Tree(spec)
-    _tell("started", pid=engine.pid)
+    adopt_orphans()
+    importer: Importer | None = None
+    with open(0, "rb", buffering=0, closefd=False) as script:  # unbuffered, for select()
+        while not asked:
+            if not select.select([script], [], [], STARTING_TICK_S)[0]:
+                continue
+            if not (line := script.readline()):
+                break
+            if line.split() in ([b"ready"], [b"stop"]):  # said to an engine that had ended by then
+                continue
+            spec = json.loads(line)
+            importer = _importer_for(spec, importer)
+            engine = Tree(spec, importer)
+            deadlines = _watch(engine, lambda: asked)
+            if engine.exit_status is not None:
+                _tell("exited", returncode=engine.exit_status)
+            _tell("gone", **engine.end(deadlines))
+    if importer is not None:
+        importer.end()
+
+
+def _importer_for(spec: dict[str, Any], there: Importer | None) -> Importer | None:
+    """The one that is there, if it is what is wanted."""
+    if there is not None and (there.spec != spec["importer"] or not there.alive):
+        there.end()
+        there = None
+    return there or (Importer(spec["importer"], spec["log"]) if spec["importer"] else None)
+
+
+def _watch(engine: Tree, asked: Callable[[], bool]) -> tuple[float, float]:
+    """Return once the engine has ended or is to end, with the time that it then has."""
     tick_s = STARTING_TICK_S
-    deadlines = PATIENT_S
-    while not asked and engine.note_exit() is None:
-        readable, _, _ = select.select([0], [], [], tick_s)
-        words = os.read(0, 4096).split() if readable else [b""]
-        if not words or b"stop" in words:
-            deadlines = PATIENT_S if words else HASTY_S
-            break
-        if b"ready" in words:
-            tick_s = SERVING_TICK_S
+    while not asked() and engine.note_exit() is None:
+        readable, _, _ = select.select([0, *engine.speaks], [], [], tick_s)
+        if any(file in readable for file in engine.speaks):
+            engine.listen()
+        if 0 in readable:
+            words = os.read(0, 4096).split()
+            if not words or b"stop" in words:
+                return PATIENT_S if words else HASTY_S
+            if b"ready" in words:
+                tick_s = SERVING_TICK_S
         engine.note_shared_memory()
-    if engine.exit_status is not None:
-        _tell("exited", returncode=engine.exit_status)
-    _tell("gone", **engine.end(deadlines))
+    return PATIENT_S
+
+
+class Importer:
+    """A process that has imported vLLM, and forks engines, which become this process's children."""
+
+    def __init__(self, spec: dict[str, Any], log: str) -> None:
+        self.spec = spec
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = _start(spec["command"], spec["env"], log, theirs.fileno())
+        self.pid = self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can fork another engine."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG)[0] == self.pid:
+                self.process.returncode = -signal.SIGKILL
+        return self.process.returncode is None
+
+    def end(self) -> None:
+        """End it; it holds nothing, so that there is nothing to be gentle with."""
+        self.socket.close()
+        send(signal.SIGKILL, [self.pid])
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self.process.returncode = -signal.SIGKILL
 
 
 class Tree:
-    """The engine's main process and everything that descends from it."""
+    """An engine's main process and everything that descends from it."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.before = set(_shared_memory_files())
+    def __init__(self, spec: dict[str, Any], importer: Importer | None) -> None:
+        self.before = set(shared_memory_files())
         self.shared_memory: set[str] = set()
         self.scratch = Path(spec["scratch"])
         self.exit_status: int | None = None
-        with Path(spec["log"]).open("ab") as log:
-            # Not subprocess' wait(): as a subreaper this process reaps everything itself.
-            self.process = subprocess.Popen(
-                spec["command"],
-                env=spec["env"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_become_an_engine,
-            )
-        self.pid = self.process.pid
+        self.pid: int | None = None  # not known yet, while its importer imports
+        self.importer = importer
+        self._ended: dict[int, int] = {}
+        if importer is None:
+            self.process = _start(spec["command"], spec["env"], spec["log"], subprocess.DEVNULL)
+            self._began(self.process.pid, None)
+        else:
+            wanted = {name: spec[name] for name in ("command", "env", "log")} | {"guard": os.getpid()}
+            with contextlib.suppress(OSError):  # it has just died: noted as this engine's exit
+                importer.socket.sendall(json.dumps(wanted).encode() + b"\n")
+
+    @property
+    def speaks(self) -> list[int]:
+        """The file in which it will be heard that it has begun."""
+        return [self.importer.socket.fileno()] if self.importer is not None and self.pid is None else []
+
+    def listen(self) -> None:
+        """Hear which process it is; an importer that has ended says nothing, and is noted as an exit."""
+        assert self.importer is not None
+        line = b""
+        with contextlib.suppress(OSError):
+            line = self.importer.socket.recv(4096)
+        if line:
+            told = json.loads(line)
+            self._began(told["pid"], told["imports_s"])
+        else:
+            time.sleep(0.05)
+
+    def _began(self, pid: int, imports_s: float | None) -> None:
+        self.pid = pid
+        _tell("started", pid=pid, imports_s=imports_s, importer=self.importer and self.importer.pid)
 
     def note_exit(self) -> int | None:
         """Reap whatever has ended; return the main process' exit status once it has one."""
@@ -96,23 +176,30 @@ class Tree:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     break
-                if pid == self.pid:
-                    self.exit_status = os.waitstatus_to_exitcode(status)
-                    self.process.returncode = self.exit_status
+                self._ended[pid] = os.waitstatus_to_exitcode(status)
+        if self.importer is not None and self.importer.pid in self._ended:
+            self.importer.process.returncode = self._ended[self.importer.pid]
+        main_pid = self.pid or (self.importer.pid if self.importer is not None else None)
+        if self.exit_status is None and main_pid in self._ended:
+            self.exit_status = self._ended[main_pid]
+            if self.importer is None:
+                self.process.returncode = self.exit_status
         return self.exit_status
 
     def note_shared_memory(self) -> None:
         """Remember the shared-memory files our processes have mapped or open, and that were not there before us."""
-        for pid in _descendants(os.getpid()):
-            self.shared_memory.update(set(_shared_memory_of(pid)) - self.before)
+        for pid in self._processes():
+            self.shared_memory.update(set(shared_memory_of(pid)) - self.before)
 
     def end(self, deadlines_s: tuple[float, float]) -> dict[str, Any]:
         """End every process and remove what they left; returns what had to be done, and what is still there."""
         began = time.monotonic()
         self.note_shared_memory()
         to_terminate_s, to_kill_s = deadlines_s
-        if self.exit_status is None:
-            _signal([self.pid], signal.SIGINT)
+        if self.pid is None and self.importer is not None:  # or it would fork the engine later
+            self.importer.end()
+        elif self.exit_status is None and self.pid is not None:
+            send(signal.SIGINT, [self.pid])
             self._wait(to_terminate_s, lambda: self.note_exit() is not None)
         self._wait_until_empty(ORPHANS_S)
         self._signal_all_until_empty(signal.SIGTERM, to_kill_s)
@@ -124,18 +211,22 @@ class Tree:
             "killed": killed,
             "shared_memory_removed": removed,
             "shared_memory_left": [name for name in self.shared_memory if Path(name).exists()],
-            "processes_left": list(_descendants(os.getpid())),
+            "processes_left": list(self._processes()),
         }
 
+    def _processes(self) -> set[int]:
+        """All that descend from this guard, but for the importer: what it forked became ours."""
+        return set(descendants(os.getpid())) - ({self.importer.pid} if self.importer is not None else set())
+
     def _signal_all_until_empty(self, number: signal.Signals, deadline_s: float) -> int:
-        """Signal every descendant, again each round for those born meanwhile; returns how many were signalled."""
+        """Signal every process, again each round for those born meanwhile; returns how many were signalled."""
         signalled: set[int] = set()
 
         def signal_the_living() -> bool:
             self.note_exit()
-            alive = set(_descendants(os.getpid()))
+            alive = self._processes()
             # One TERM each, so that nobody's clean-up is interrupted; KILL as often as it takes.
-            _signal(alive if number == signal.SIGKILL else alive - signalled, number)
+            send(number, alive if number == signal.SIGKILL else alive - signalled)
             signalled.update(alive)
             return not alive
 
@@ -145,7 +236,7 @@ class Tree:
     def _wait_until_empty(self, deadline_s: float) -> None:
         def empty() -> bool:
             self.note_exit()
-            return not any(_descendants(os.getpid()))
+            return not self._processes()
 
         self._wait(deadline_s, empty)
 
@@ -156,12 +247,26 @@ class Tree:
             time.sleep(0.02)
 
 
+def _start(command: list[str], env: dict[str, str], log: str, stdin: int) -> subprocess.Popen[bytes]:
+    """Not waited for with subprocess' wait(): as a subreaper this process reaps everything itself."""
+    with Path(log).open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdin=stdin,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_become_an_engine,
+        )
+
+
 def _become_an_engine() -> None:
     """Between fork and exec: what the guard ignores an engine must hear, and it must not outlive a killed guard."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.nice(ENGINE_NICENESS)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
 
 
 def _tell(event: str, **facts: object) -> None:
@@ -170,61 +275,12 @@ def _tell(event: str, **facts: object) -> None:
         sys.stdout.flush()
 
 
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
-def _signal(pids: set[int] | list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 def _remove(path: Path) -> bool:
     try:
         path.unlink()
     except OSError:
         return False
     return True
-
-
-def _descendants(root: int) -> Iterator[int]:
-    """Every living descendant; zombies are left out, since only their parent's reaping is still to come."""
-    children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # "pid (name, which may hold spaces and brackets) state ppid ..."
-                state, parent = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:2]
-                if state not in "ZX":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-    waiting = [root]
-    while waiting:
-        born = children.get(waiting.pop(), [])
-        yield from born
-        waiting += born
-
-
-def _shared_memory_files() -> Iterator[str]:
-    with contextlib.suppress(OSError):
-        yield from (entry.path for entry in os.scandir(SHARED_MEMORY))
-
-
-def _shared_memory_of(pid: int) -> Iterator[str]:
-    """Files in /dev/shm that a process has mapped or open, found by inode.
-
-    Not by name: a POSIX semaphore is mapped under a temporary name before it gets its own.
-    """
-    inodes: set[int] = set()
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:  # noqa: PTH123  # read line by line, often
-        inodes.update(int(line.split(maxsplit=5)[4]) for line in maps if SHARED_MEMORY in line)
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                if str(Path(entry.path).readlink()).startswith(SHARED_MEMORY):
-                    inodes.add(entry.stat().st_ino)
-    with contextlib.suppress(OSError):
-        yield from (entry.path for entry in os.scandir(SHARED_MEMORY) if inodes and entry.inode() in inodes)
 
 
 if __name__ == "__main__":

@@ -30,15 +30,12 @@ from typing import Any
 
 from aiohttp import web
 
-from common.engines import import_once
-
 LARGEST_QUESTION_BYTES = 256 << 20
 Job = tuple[Callable[[Any], Any], "Future[Any]"]
 
 
 def main() -> None:
     """Build the engine, then answer until a signal ends it."""
-    import_once.begin()
     arguments, parsed = read_command_line(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from vllm import LLM

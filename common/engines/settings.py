@@ -9,16 +9,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.core.plan import ParallelPlan
-from common.engines.import_once import IMPORT_ONCE
+from common.engines.importer import IMPORT_ONCE
 from common.engines.slow_links import DELAY_US
 from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|$)")
 PP_LAYERS = "VLLM_PP_LAYER_PARTITION"  # vLLM's only way to be told the layers of each stage
+# Read by vLLM when an engine starts, not when it is imported; the rest of an environment is read by then
+CPU_SLICES, CPU_KV_GIB = "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_KVCACHE_SPACE"
+READ_AT_START = ("TMPDIR", "VLLM_RPC_BASE_PATH", CPU_SLICES, CPU_KV_GIB, PP_LAYERS, DELAY_US)
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -71,7 +74,7 @@ class EngineSettings:
 
     def command(self, plan: ParallelPlan, port: int) -> list[str]:
         """The `vllm serve` that runs one replica of `plan` on a port; `offline` differs from it by the module alone."""
-        module = "common.engines.offline_server" if self.offline else "common.engines.serve"
+        module = "common.engines.offline_server" if self.offline else "vllm.entrypoints.cli.main"
         words = [
             *(self.python, "-m", module, "serve", self.model),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.served_name),
@@ -132,13 +135,21 @@ class EngineSettings:
         return {**inherited, **added}
 
 
+def importer_of(python: str, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """The process that an engine of this environment is forked from, for `GuardedProcess`; `None`: it starts alone."""
+    if environment.get(IMPORT_ONCE) != "1":
+        return None
+    shared = {name: value for name, value in environment.items() if name not in READ_AT_START}
+    return {"command": [python, "-m", "common.engines.importer"], "env": shared}
+
+
 def _device_environment(devices: Sequence[Device], cpu_kv_cache_gib: int) -> dict[str, str]:
     if devices[0].kind == "gpu":
         return {"CUDA_VISIBLE_DEVICES": ",".join(device.uuid or str(device.index) for device in devices)}
     slices = [",".join(str(core) for core in device.cores) for device in devices]
     return {
-        "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib),  # per rank; unset, vLLM takes most of the machine's memory
-        "VLLM_CPU_OMP_THREADS_BIND": "|".join(slices),  # `auto` refuses more ranks than NUMA nodes
+        CPU_KV_GIB: str(cpu_kv_cache_gib),  # per rank; unset, vLLM takes most of the machine's memory
+        CPU_SLICES: "|".join(slices),  # `auto` refuses more ranks than NUMA nodes
     }
 
 

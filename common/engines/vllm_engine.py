@@ -25,7 +25,7 @@ from common.engines import startup
 from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure, explain
 from common.engines.guarded import Gone, GuardedProcess, free_port
-from common.engines.settings import EngineSettings
+from common.engines.settings import EngineSettings, importer_of
 from common.load import control
 from common.load.client import Endpoint, run_load
 from common.machine import gpus, memory
@@ -46,9 +46,8 @@ class VllmServer:
         scratch = Path(tempfile.mkdtemp(prefix="lab-"))
         log.write_bytes(b"")
         self.clock = startup.PhaseClock(log)
-        self.process = GuardedProcess(
-            settings.command(plan, port), settings.environment(plan, devices, scratch), log, port
-        )
+        command, environment = settings.command(plan, port), settings.environment(plan, devices, scratch)
+        self.process = GuardedProcess(command, environment, log, port, importer_of(settings.python, environment))
         self.endpoint = Endpoint("127.0.0.1", port, settings.served_name)
         self.base_url = f"http://127.0.0.1:{port}"
         self.startup_s = math.nan
@@ -62,7 +61,7 @@ class VllmServer:
             EngineError: it is not.
         """
         startup.wait_until_serving(self.process, self.clock, self.base_url, limit_s, say)
-        self.startup_s = self.clock.finish()
+        self.startup_s = self.clock.finish(self.process.imported_before_s)
         startup.prove_ours(self.process, self.base_url, self.settings.served_name)
         self.front_end = self.process.listener()
         self.ranks = self.ask_ranks("lab_describe")

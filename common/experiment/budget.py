@@ -55,7 +55,9 @@ class Budget:
 
     def started(self, configuration: Configuration) -> None:
         """Take down that an engine has started."""
-        self._estimated_s += self.roofline.start_s(configuration.plan)
+        self._estimated_s += self.roofline.start_s(configuration.plan) + (
+            0.0 if self._estimated_s else self.roofline.once_s
+        )
 
     def ended(self, todo: Todo, measured: bool) -> None:
         """Take down that a case is not to come any more, because it was measured, or was not."""

@@ -32,4 +32,4 @@ def estimate(specs: Sequence[Spec], starts: int, roofline: Roofline, repeat_base
         seconds[spec.configuration] += spec.seconds(roofline)
     base_again = int(repeat_base_last)
     total = starts * sum(seconds.values()) + base_again * seconds[specs[0].configuration]
-    return Estimate(len(specs), len(seconds) * starts + base_again, OVERHEAD_S + total)
+    return Estimate(len(specs), len(seconds) * starts + base_again, OVERHEAD_S + roofline.once_s + total)

@@ -13,6 +13,7 @@ from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Line, make_card
+from common.predict.choices import nothing_fits
 from common.predict.hardware import UnknownHardwareError, find
 from common.predict.wanted import Ask
 from common.store.schema import Result
@@ -41,11 +42,16 @@ def foretell(
     Mean times stand for those of nine requests of ten: a lone request's time to the first token, and the time per
     token that Little's law leaves at the low end of the rate. Loads that were measured calibrate the predictions at as
     many clients, and none is made at other numbers then.
+
+    Raises:
+        ValueError: nothing was measured, and no plan holds the model: by how much not, and what would.
     """
     engines = [plan for plan in plans if plan.replicas == 1]
     best: dict[ParallelPlan, Foretold] = {}
     ladder = sorted({int(load.level) for load in loads if not load.by_clock}) or LADDER
     cards = [_card(replace(ask, concurrency=clients), engines, loads) for clients in ladder]
+    if not loads and not cards[0].fits:
+        raise ValueError(nothing_fits(ask, engines))
     for clients, card in zip(ladder, cards, strict=True):
         for fit, line in card.claimed:
             found = _foretold(fit.plan, line, clients, ask.output_tokens)

@@ -24,6 +24,7 @@ from common.store.schema import Case
 FEWEST_STAGGERED_TURNS = 5
 RUNG_TURNS = 2  # enough to see whether more load still pays
 CLOCKED_WARM_UP_STREAMS = 16  # what comes by the clock does not know its batch size beforehand
+BETWEEN_REPEATS_S = 1.0  # asking the engine's counters, warming up, and now and then measuring again: 0.3 to 2.1 seen
 CLOCKED_IN_FLIGHT = 16  # an estimate, where requests come faster than they are worked off
 
 
@@ -211,7 +212,8 @@ class LoadSpec:
             case Saturate():
                 return self._saturating_s(self.load, roofline)
             case int():
-                return self._turn_s(roofline, self.load) * self.turns * (self.repeats + 0.3)
+                repeats_s = self._turn_s(roofline, self.load) * self.turns * (self.repeats + 0.3)
+                return repeats_s + BETWEEN_REPEATS_S * self.repeats
             case _:
                 return self._by_the_clock_s(roofline) * (self.repeats + 0.3)
 
@@ -223,11 +225,11 @@ class LoadSpec:
         climb_s, best, best_rate = 0.0, saturate.first, 0.0
         for rung in saturate.rungs():
             rung_s = min(self.turns, RUNG_TURNS) * self._turn_s(roofline, rung)
-            climb_s += 1.3 * rung_s
+            climb_s += 1.3 * rung_s + BETWEEN_REPEATS_S
             if rung / rung_s < best_rate * (1 + saturate.min_gain):
                 break
             best, best_rate = rung, rung / rung_s
-        return climb_s + self.repeats * self.turns * self._turn_s(roofline, best)
+        return climb_s + self.repeats * (self.turns * self._turn_s(roofline, best) + BETWEEN_REPEATS_S)
 
     def _by_the_clock_s(self, roofline: Roofline) -> float:
         """Until the last request comes and is answered, or, where they come too fast, until all are worked off."""

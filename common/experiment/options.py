@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -18,6 +19,7 @@ STARTS: dict[Preset, int] = {"smoke": 1, "lab": 3, "full": 5}
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DEFAULT_TP = (1, 2, 4)
 
+MOST_STREAMS = 16_384  # of one client
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
 
@@ -144,6 +146,19 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
             refuse(_one_line(box.getvalue()))
         raise
     return options
+
+
+def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> None:
+    """Check streams, and counts by their flag, that are 1 or more where they are given.
+
+    Raises:
+        InputError: one is not, or more streams than a client can drive.
+    """
+    for flag, count in {**counts, "--concurrency": min(concurrency, default=0)}.items():
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: at least 1 is needed")
+    if max(concurrency) > MOST_STREAMS:
+        raise InputError(f"--concurrency {max(concurrency)}: at most {MOST_STREAMS} streams can be driven")
 
 
 def refuse(message: str) -> None:

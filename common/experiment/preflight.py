@@ -73,9 +73,9 @@ def check_plan(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> None:
         InputError: it does not; the nearest that do on this machine's devices are named.
     """
     if wrong := why_illegal(plan, shape):
-        raise InputError(
-            f"{wrong}; nearest that do on {len(machine.devices)} devices: {nearest_words(plan, shape, machine)}"
-        )
+        have = len(machine.devices)
+        needs = f" ({plan} needs {plan.devices})" if plan.devices > have else ""
+        raise InputError(f"{wrong}; nearest that do on {have} devices{needs}: {nearest_words(plan, shape, machine)}")
 
 
 def nearest_words(plan: ParallelPlan, shape: ModelShape, machine: Machine) -> str:

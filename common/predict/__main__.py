@@ -16,15 +16,18 @@ from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
 from common.predict.evaluate import Predicted, document, refused, summary
 from common.predict.evaluate import evaluate as evaluate_cases
+from common.predict.held_out import evaluate_held_out
 from common.predict.learn import learn as learn_priors
 
 BAD_INPUT = 2
+SHOWN = 10  # skipped rows
 
 
 def evaluate(
     cases: Annotated[Path, tyro.conf.Positional],
     calibrate_devices: tuple[int, ...] = (1, 2),
     json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    held_out: Annotated[int | None, tyro.conf.arg(metavar="FOLDS")] = None,
 ) -> None:
     """Predict the larger plans of measured cases from the smaller ones, and print the errors.
 
@@ -32,20 +35,27 @@ def evaluate(
         cases: A file of measured cases (scaling-cases/1).
         calibrate_devices: Device counts whose rows calibrate; all others are predicted.
         json_out: Where rows, skipped rows and summary are written as JSON.
+        held_out: In so many folds, each fold's groups predicted by priors that are learnt from the others; by default
+            with the priors that are kept, whatever they were learnt from.
     """
+    if json_out is not None and json_out.resolve() == cases.resolve():
+        raise CaseFileError(f"--json {json_out}: that is the file of cases; name another")
     measured, unread = _read(cases, calibrate_devices)
-    rows, outside = evaluate_cases(measured, calibrate_devices, stored_priors())
+    rows, outside = _predict(measured, calibrate_devices, held_out)
     skipped = refused(unread, measured, calibrate_devices)
     if json_out is not None:
         _write(json_out, json.dumps(document(rows, skipped)))
-    _show(rows)
+    if rows:
+        _show(rows)
     unsure = sum(row.confidence != "normal" for row in rows)
     Console().print(
         f"{len(rows)} rows predicted, {unsure} of them with low confidence; {len(skipped)} refused;"
         f" {len(outside)} in groups without a calibrating row."
     )
-    for one in skipped[:10]:
-        Console(stderr=True).print(f"skipped {one.id}: {one.reason}", markup=False, soft_wrap=True)
+    more = f"and {len(skipped) - SHOWN} more" + ("" if json_out is None else f": {json_out}")
+    said = [f"skipped {one.id}: {one.reason}" for one in skipped[:SHOWN]] + [more] * (len(skipped) > SHOWN)
+    for line in said:
+        Console(stderr=True).print(line, markup=False, soft_wrap=True)
     if not rows:
         counts = " ".join(map(str, calibrate_devices))
         raise CaseFileError(
@@ -77,6 +87,17 @@ def _read(cases: Path, calibrate_devices: Sequence[int]) -> tuple[list[Measured]
     if not calibrate_devices or min(calibrate_devices) < 1:
         raise CaseFileError("--calibrate-devices needs counts from 1, as in --calibrate-devices 1 2")
     return read_cases(cases)
+
+
+def _predict(
+    measured: Sequence[Measured], calibrate_devices: Sequence[int], held_out: int | None
+) -> tuple[list[Predicted], list[Skipped]]:
+    if held_out is None:
+        return evaluate_cases(measured, calibrate_devices, stored_priors())
+    try:
+        return evaluate_held_out(measured, calibrate_devices, held_out)
+    except ValueError as error:
+        raise CaseFileError(f"--held-out {held_out}: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

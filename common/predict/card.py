@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.core.legality import nearest_legal, why_illegal
+from common.core.legality import why_not_divided
 from common.core.plan import ParallelPlan
 from common.core.traffic import bytes_per_token
 from common.predict.calibrate import Priors, Sample, predict
@@ -98,7 +98,7 @@ def make_card(
             unfit[plan] = reason
         else:
             fitting[plan] = memory
-    calibrated = any(plan.ep for plan in measured)
+    calibrated = any(plan.ep for plan in fitting if plan in measured)
     chosen = [plan for plan in fitting if calibrated or not plan.ep]
     lines: dict[ParallelPlan, Line] = {}
     doubts: tuple[str, ...] = ()
@@ -164,7 +164,8 @@ def recommend(card: Card) -> tuple[ParallelPlan, str]:
     best = max(per_device(*one) for one in card.claimed)
     close = [one for one in card.claimed if per_device(*one) >= ALIKE * best]
     fit, line = max(close, key=lambda one: one[1].output_tokens_s.value)
-    reason = f"{per_device(fit, line):.0f} tok/s per device, "
+    rate = per_device(fit, line)
+    reason = f"{rate:.0f} tok/s per device, " if rate >= 1 else f"{rate:.2g} tok/s per device, "
     reason += "the most of all plans" if len(close) == 1 else f"and the fastest of {len(close)} that are as efficient"
     faster, other = max(card.claimed, key=lambda one: one[1].output_tokens_s.value)
     if other.output_tokens_s.value > line.output_tokens_s.value:
@@ -201,10 +202,9 @@ def _foretold(sample: Sample, at: int, priors: Priors) -> float:
 
 
 def _obstacle(ask: Ask, plan: ParallelPlan) -> tuple[str, MemoryFit | None]:
-    reason = why_illegal(plan, ask.shape)
+    reason = why_not_divided(plan, ask.shape)
     if reason is not None:
-        near = ", ".join(map(str, nearest_legal(plan, ask.shape, plan.devices)))
-        return f"{reason}; the nearest that do: {near}", None
+        return reason, None
     memory = fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight)
     if not memory.fits:
         return f"{memory.missing_bytes / 1e9:.1f} GB short on each device", None

@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from common.core.beside import Beside
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Fit, Range, usd_per_million
-from common.predict.hardware import UnknownHardwareError
 from common.predict.measured import NotPredictableError, predict_result
 from common.predict.wanted import Ask
 from common.store.schema import Result
 
+MORE = (
+    "Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp 1 2 4 --replicas, or python"
+    " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
+)
+FEW = 10  # below that a whole number says too little
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 
 
 def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[str]:
     """The table, what does not fit, and below it what to doubt and what to measure next."""
     lines = [
-        f"{ask.hardware.name} (figures: {ask.hardware.confidence}): {ask.input_tokens} tokens in,"
+        f"{ask.hardware.name} (figures: {ask.hardware.confidence}), weights of {ask.bytes_per_weight:g} bytes:"
+        f" {ask.input_tokens} tokens in,"
         f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
         " TTFT is a lone request's, without a queue",
         f"{'plan':<10} {'GB/dev':>7} {'KV tokens':>10} {'most req.':>10} {'KB/token':>9} {'output tok/s':>24}"
@@ -41,7 +46,7 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
     """A result's cases beside what its smallest plans predict, and that as lines; or none, and a line that says why."""
     try:
         found = predict_result(result, stored_priors())
-    except (NotPredictableError, UnknownHardwareError) as error:
+    except NotPredictableError as error:
         return [], [f"Nothing is predicted: {error}."]
     return found, beside_lines(found)
 
@@ -49,7 +54,7 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
 def beside_lines(found: Sequence[Beside]) -> list[str]:
     """Measured cases beside what their smallest plans predict, and each plan's loss in four bars."""
     lines = [
-        f"{'case':<24} {'measured':>8} {'predicted tok/s':>24} {'error':>7}"
+        f"{'case':<24} {'measured':>8} {'predicted tok/s':>24} {'error':>7} {'conf.':>5}"
         f" {'n x base':>9} {'memory+batch':>13} {'communic.':>10} {'other':>8} {'unexplained':>12}"
     ]
     for one in found:
@@ -60,15 +65,26 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
         if one.bars is not None:
             parts = (one.bars.ideal, -one.bars.memory_and_batch, -one.bars.communication, -one.bars.other)
             bars = " {:>9.0f} {:>+13.0f} {:>+10.0f} {:>+8.0f} {:>+12.0f}".format(*parts, -one.bars.unexplained)
-        lines.append(f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7}{bars}")
-    held = [one for one in found if not one.calibrates]
-    if held:
-        inside = sum(one.inside for one in held)
-        errors = sorted(abs(one.error) for one in held)
         lines.append(
-            f"{len(held)} cases predicted from {', '.join(_calibrating(found))}: median error"
-            f" {errors[len(errors) // 2]:.0%}, {inside} inside their interval."
+            f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}"
         )
+    held = [one for one in found if not one.calibrates]
+    calibrating = ", ".join(_calibrating(found))
+    if not held:
+        return [
+            *lines,
+            f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}",
+        ]
+    inside = sum(one.inside for one in held)
+    errors = sorted(abs(one.error) for one in held)
+    lines.append(
+        f"{len(held)} cases predicted from {calibrating}: median error {errors[len(errors) // 2]:.0%}, {inside} inside"
+        " their interval."
+    )
+    for doubt in dict.fromkeys(doubt for one in held for doubt in one.doubts):
+        of = [one.case for one in held if doubt in one.doubts]
+        whose = "all of them" if len(of) == len(held) else ", ".join(of)
+        lines.append(f"Low confidence, wider intervals ({whose}): {doubt}.")
     return lines
 
 
@@ -97,4 +113,5 @@ def _line(fit: Fit, usd_per_device_hour: float | None) -> str:
 
 
 def _range(found: Range, digits: int) -> str:
+    digits += 2 * (found.value < FEW and digits == 0)
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

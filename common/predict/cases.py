@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from common.core.legality import why_heads_do_not_divide
+from common.core.model_shape import ModelShape
+from common.predict.fields import concurrency, count, length, rate, shown, text
 from common.predict.hardware import UnknownHardwareError, all_reduce_sizes, all_reduce_table, find
 from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shape, shape_of_size
 from common.predict.step import CONTINUOUS, PER_TOKEN, STATIC, Rows
@@ -19,12 +21,17 @@ from common.predict.wanted import model_figures
 
 # Where a source says none, or something unknown: the prediction is then marked as of low confidence
 USUAL_LENGTHS = (512.0, 256.0)
-USUAL_CONCURRENCY = 16.0
 USUAL_FILL = 0.4  # weights on the smallest plan, as a share of one device's memory
 LINKED_STAND_IN, STAND_IN = "A100-80GB-SXM4", "L40S"
 LINKED = r"nvlink|nvswitch|sxm|infinity|xgmi|fabric"
 EAGER_ENGINES = r"tgis|text generation inference|\btgi\b|transformers|h2ogpt|deepspeed|ds-mii"
+UNEVEN_ENGINES = r"llama\.?cpp|ollama|exllama|tabby|transformers|deepspeed|ds-mii"
+"""Engines that split tensors over any number of devices (llama.cpp's --tensor-split, ExLlamaV2's tensor parallel)."""
+HELD_BACK = ("hardware", "path", "shape", "uneven")  # what rows are read with, beside the columns
 NEEDED = ("id", "group", "gpu", "model", "rows")
+TEXTS = ("id", "group", "gpu", "model", "dtype", "interconnect", "engine")
+SCHEMA = "scaling-cases/1"
+FORM = f"the form is {SCHEMA}, as in common/predict/data/public_cases.json"
 
 
 class CaseFileError(ValueError):
@@ -64,23 +71,40 @@ def read_cases(path: Path) -> tuple[list[Measured], list[Skipped]]:
     Raises:
         CaseFileError: not JSON, or no list of cases in it.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CaseFileError(f"{path}: not a readable JSON file ({error}); give a file of cases") from error
-    cases = content.get("cases") if isinstance(content, dict) else content
-    if not isinstance(cases, list) or not cases:
-        raise CaseFileError(f"{path}: holds no list 'cases'; give a file in the form scaling-cases/1")
+    cases = _cases(path)
     measured: list[Measured] = []
     skipped: list[Skipped] = []
+    known: set[tuple[str, str]] = set()
     for position, case in enumerate(cases):
         name = str(case.get("id", f"case {position}")) if isinstance(case, dict) else f"case {position}"
         try:
-            _read_case(case, name, measured, skipped)
+            _read_case(case, name, known, measured, skipped)
         except ValueError as error:
             group = case.get("group") if isinstance(case, dict) else None
             skipped.append(Skipped(name, str(error), str(group) if group else None))
+    if not measured:
+        first = skipped[0]
+        raise CaseFileError(f"{path}: no case can be read ({first.id}: {first.reason}); {FORM}")
     return measured, skipped
+
+
+def _cases(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CaseFileError(f"{path}: not a readable JSON file ({error}); give a file of cases: {FORM}") from error
+    if isinstance(content, dict) and "schema_version" in content:
+        remedy = f"python week5/predict_scaling.py --measured {path}"
+        raise CaseFileError(f"{path}: a result of this lab, not a file of cases; its predictions: {remedy}")
+    schema = content.get("schema", SCHEMA) if isinstance(content, dict) else SCHEMA
+    if schema != SCHEMA:
+        raise CaseFileError(f"{path}: its schema is {shown(schema)}, and only {SCHEMA} can be read; {FORM}")
+    cases = content.get("cases") if isinstance(content, dict) else content
+    if not isinstance(cases, list):
+        raise CaseFileError(f"{path}: holds no list 'cases'; {FORM}")
+    if not cases:
+        raise CaseFileError(f"{path}: its list of cases is empty; {FORM}")
+    return cases
 
 
 def columns(measured: Sequence[Measured]) -> Rows:
@@ -90,7 +114,9 @@ def columns(measured: Sequence[Measured]) -> Rows:
     return Rows(all_reduce_bytes=all_reduce_sizes(), **made)
 
 
-def _read_case(case: object, name: str, measured: list[Measured], skipped: list[Skipped]) -> None:
+def _read_case(
+    case: object, name: str, known: set[tuple[str, str]], measured: list[Measured], skipped: list[Skipped]
+) -> None:
     if not isinstance(case, dict):
         raise ValueError("is not a JSON object")
     missing = [field for field in NEEDED if not case.get(field)]
@@ -98,6 +124,10 @@ def _read_case(case: object, name: str, measured: list[Measured], skipped: list[
         raise ValueError(f"has no '{missing[0]}'")
     if not isinstance(case["rows"], list):
         raise ValueError("'rows' is not a list")
+    texts = {field: text(case, field) for field in TEXTS}
+    if (texts["group"], texts["id"]) in known:
+        raise ValueError("another case of its group has the same 'id'")
+    known.add((texts["group"], texts["id"]))
     metric = _metric(case)
     shared, assumed = _shared(case, metric)
     for position, row in enumerate(case["rows"]):
@@ -118,26 +148,6 @@ def _metric(case: Mapping[str, Any]) -> str:
         if any(isinstance(row, dict) and row.get(known) for row in case["rows"]):
             return known if known.endswith("tok_s") else f"1/{known}"
     raise ValueError("has no 'derived_speedup.metric', and no known metric in its rows")
-
-
-def _rate(row: Mapping[str, Any], metric: str) -> float:
-    column = metric.removeprefix("1/")
-    value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"has no positive '{column}'")
-    inverse = metric.startswith("1/") or column in ("latency_s", "latency_ms", "tpot_ms", "itl_ms")
-    return 1 / value if inverse else float(value)
-
-
-def _length(case: Mapping[str, Any], field: str, usual: float, assumed: list[str]) -> float:
-    value = case.get(field)
-    number = re.match(r"-?\d+(\.\d+)?", str(value)) if value is not None else None
-    if number is None:
-        assumed.append(field)
-        return usual
-    if float(number.group()) <= 0:
-        raise ValueError(f"'{field}' is {value}: lengths are 1 token or more")
-    return float(number.group())
 
 
 def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[str]]:
@@ -166,9 +176,11 @@ def _shared(case: Mapping[str, Any], metric: str) -> tuple[dict[str, Any], list[
         "kv_bytes": 1.0 if compiled and per_weight < 2 else 2.0,
         "compiled": float(compiled),
         "hardware": hardware,
+        "shape": None if guessed else shape,
+        "uneven": re.search(UNEVEN_ENGINES, engine) is not None,
         "path": "nccl" if "fastertransformer" in engine else "eager" if re.search(EAGER_ENGINES, engine) else "custom",
-        "input_tokens": _length(case, "input_len", USUAL_LENGTHS[0], assumed),
-        "output_tokens": _length(case, "output_len", USUAL_LENGTHS[1], assumed),
+        "input_tokens": length(case, "input_len", USUAL_LENGTHS[0], assumed),
+        "output_tokens": length(case, "output_len", USUAL_LENGTHS[1], assumed),
         "kind": kind,
     }, assumed
 
@@ -178,22 +190,21 @@ def _read_row(
 ) -> Measured:
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
-    devices = _count(row, "gpus", None)
-    dp, pp = _count(row, "dp", 1), _count(row, "pp", 1)
-    tp = max(devices // (dp * pp), 1)  # experts and tensors share devices: what is neither pp nor dp splits layers
-    more = list(assumed)
-    figures = {key: value for key, value in shared.items() if key not in ("hardware", "path")}
-    ep = _count(row, "ep", 1)
+    devices, more = count(row, "gpus"), list(assumed)
+    pp, dp, ep = (count(row, name, 1) for name in ("pp", "dp", "ep"))
+    tp = _tensor_parallel(row, devices, more)
+    _check_shape(count(row, "tp", tp if ep == 1 else 1), pp, shared)
+    figures = {key: value for key, value in shared.items() if key not in HELD_BACK}
     spread = tp * dp if ep > 1 and shared["experts"] else tp
     figures |= {"tp": float(tp), "pp": float(pp), "dp": float(dp), "expert_devices": float(spread)}
-    figures["concurrency"] = _concurrency(case.get("concurrency"), devices, more)
+    figures["concurrency"] = concurrency(case.get("concurrency"), devices, more)
     figures["unit"] = _unit(metric, figures)
     figures["all_reduce_s"] = all_reduce_table(shared["hardware"], spread, shared["path"])
     kinds = [kind for kind, there in (("PP", pp > 1), ("DP", dp > 1)) if there] or ["TP"]
     kinds += ["MoE"] if shared["experts"] else []
     kinds += ["EP"] if ep > 1 else []
     kinds += ["PCIe"] if shared["hardware"].nvlink is None else []
-    plan = f"tp{_count(row, 'tp', 1)}" + "".join(
+    plan = f"tp{count(row, 'tp', 1)}" + "".join(
         f"{name}{size}" for name, size in (("pp", pp), ("dp", dp), ("ep", ep)) if size > 1
     )
     return Measured(
@@ -202,11 +213,41 @@ def _read_row(
         source=str(case["group"]).partition("/")[0],
         devices=devices,
         plan=plan,
-        rate=_rate(row, metric),
+        rate=rate(row, metric),
         kinds=tuple(kinds),
         assumed=tuple(more),
         figures=figures,
     )
+
+
+def _tensor_parallel(row: Mapping[str, Any], devices: int, assumed: list[str]) -> int:
+    """Devices over which each layer lies: what is neither pp nor dp, because experts and tensors share devices.
+
+    Sources write expert parallelism beside tensor parallelism or in its place, so `ep` devices may stand for `tp` ones.
+    What the plan leaves open is taken as tensor parallel, and that is said in `assumed`.
+    """
+    tp, pp, dp, ep = (count(row, name, 1) for name in ("tp", "pp", "dp", "ep"))
+    written = "".join(f"{name}{size}" for name, size in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)) if size > 1)
+    if devices % (tp * pp * dp) or devices % ep:
+        needed = tp * pp * dp
+        why = f"is a plan of {needed} devices" if needed > devices else f"does not divide {devices} devices"
+        raise ValueError(f"{written} {why}, and 'gpus' is {devices}")
+    by_experts = ep > 1 and devices in (max(tp * dp, ep) * pp, tp * pp * dp * ep)
+    if row.get("tp") is not None and tp * pp * dp < devices and not by_experts:
+        assumed.append(f"plan ({written or 'tp1'} on {devices} devices: the rest taken as tensor parallel)")
+    return devices // (pp * dp)
+
+
+def _check_shape(tp: int, pp: int, shared: Mapping[str, Any]) -> None:
+    """Of a model that is known, not guessed: its heads and layers can be dealt out so. MLPs are kept too roughly."""
+    shape: ModelShape | None = shared["shape"]
+    if shape is None or shared["uneven"]:
+        return
+    wrong = why_heads_do_not_divide(tp, shape)
+    if wrong:
+        raise ValueError(wrong)
+    if pp > shape.num_hidden_layers:
+        raise ValueError(f"pp{pp} has more stages than this model has layers ({shape.num_hidden_layers})")
 
 
 def _unit(metric: str, figures: Mapping[str, Any]) -> float:
@@ -216,28 +257,3 @@ def _unit(metric: str, figures: Mapping[str, Any]) -> float:
     if metric.endswith("tok_s"):
         return float(figures["concurrency"] * per_request if figures["kind"] == STATIC else per_request / answered)
     return 1e-3 if metric.endswith("_ms") else 1.0
-
-
-def _count(row: Mapping[str, Any], field: str, default: int | None) -> int:
-    value = row.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
-        raise ValueError(f"'{field}' is {value}: a whole number from 1 is needed")
-    return int(value)
-
-
-def _concurrency(value: object, devices: int, assumed: list[str]) -> float:
-    """Streams in all: a number, "max_num_seqs=64", "400 (2 GPUs) / 200 (4 GPUs)", or "max": infinite."""
-    text = str(value)
-    by_devices = re.findall(r"(\d+) \((\d+) GPUs?\)", text)
-    for streams, count in by_devices:
-        if int(count) == devices:
-            return float(streams)
-    number = re.fullmatch(r"(?:max_num_seqs=)?(\d+(?:\.\d+)?)", text)
-    if number and float(number.group(1)) > 0:
-        return float(number.group(1))
-    if number:
-        raise ValueError(f"'concurrency' is {value}: 1 stream or more is needed")
-    if text.startswith("max"):
-        return math.inf
-    assumed.append("concurrency")
-    return USUAL_CONCURRENCY

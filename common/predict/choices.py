@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.core.legality import why_illegal
+from common.core.legality import why_illegal, why_not_divided
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
@@ -24,15 +24,17 @@ def plans_of(count: int, least: ParallelPlan, shape: ModelShape) -> list[Paralle
 
 
 def nothing_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
-    """By how much the model is too large, and what would hold it."""
-    short = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).missing_bytes / 1e9 for plan in plans}
+    """By how much the model is too large, or a request too long, and what would hold it; or that no plan divides it."""
+    legal = [plan for plan in plans if why_illegal(plan, ask.shape) is None]
+    if not legal:
+        return f"no plan divides the model: {why_not_divided(plans[0], ask.shape)}"
+    short = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).missing_bytes / 1e9 for plan in legal}
     nearest = min(short, key=lambda plan: (short[plan], plan.devices))
     if not short[nearest]:
-        return _no_request_fits(ask, [plan for plan in plans if not short[plan]])
-    least = smallest_that_fits(ask.shape, ask.hardware, ask.bytes_per_weight)
-    remedy = f"{least} would hold it" if least else "no tensor-parallel plan up to 64 devices would hold it"
+        return _no_request_fits(ask, [plan for plan in legal if not short[plan]])
     short_by = f"{short[nearest]:.1f} GB short on each device"
-    return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {remedy}, or fewer bytes per weight"
+    remedy = f"{_would_hold(ask, 1)}, or fewer bytes per weight"
+    return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {remedy}"
 
 
 def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
@@ -41,9 +43,16 @@ def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     room = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).kv_tokens for plan in plans}
     most = max(room, key=lambda plan: (room[plan], -plan.devices))
     missing = (length - room[most]) * kv_bytes_per_token(ask.shape, most) / 1e9
-    enough = smallest_that_fits(ask.shape, ask.hardware, ask.bytes_per_weight, length)
-    remedy = f"{enough} would hold it" if enough else "no tensor-parallel plan up to 64 devices would hold it"
+    left = room[most] - ask.output_tokens
+    shorter = f"--input-tokens up to {left}" if left > 0 else f"prompt and answer of {room[most]} tokens together"
     return (
         f"the model fits on {ask.hardware.name}, the KV cache of one request does not: {length} tokens, and {most} has"
-        f" room for {room[most]}, {missing:.1f} GB short on each device; {remedy}, or fewer --input-tokens"
+        f" room for {room[most]}, {missing:.1f} GB short on each device; {_would_hold(ask, length)}; on {most},"
+        f" {shorter} would fit"
     )
+
+
+def _would_hold(ask: Ask, tokens: int) -> str:
+    """The smallest tensor-parallel plan that holds the model and so many tokens, or that none does."""
+    least = smallest_that_fits(ask.shape, ask.hardware, ask.bytes_per_weight, tokens)
+    return f"{least} would hold it" if least else "no tensor-parallel plan up to 64 devices would hold it"

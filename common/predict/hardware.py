@@ -88,6 +88,32 @@ def find_exactly(name: str) -> Hardware:
     return found
 
 
+def others_of_the_name(name: str) -> list[str]:
+    """Cards that a name fits as well as the one that `find` takes: "A100" says neither memory nor links."""
+    found = find(name).name
+    family, own = found.partition("-")[0], set(found.split("-"))
+    if not any(letter.isdigit() for letter in family):  # RTX-6000-Ada and RTX-A6000 share no more than a brand
+        return []
+    alike = [other for other in _entries()["gpus"] if other != found and other.partition("-")[0] == family]
+    text = name.lower()
+
+    def told_apart(other: str) -> bool:
+        return any(
+            word.rstrip("0123456789").lower() in text if "SXM" in word else word.lower() in text
+            for word in own - set(other.split("-"))
+        )
+
+    return [other for other in alike if not told_apart(other)]
+
+
+def taken_as(gpu: str | None) -> str | None:
+    """Which card a name was taken for, where it fits others too; None where it does not."""
+    others = [] if gpu is None else others_of_the_name(gpu)
+    if gpu is None or not others:
+        return None
+    return f"--gpu {gpu}: taken as {find_exactly(gpu).name}; its name also fits {', '.join(others)}"
+
+
 def all_reduce_sizes() -> NDArray[np.float64]:
     """Message sizes of the tables, in bytes, ascending."""
     return np.asarray(_entries()["all_reduce"]["bytes"], dtype=np.float64)

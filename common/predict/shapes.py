@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.predict.hardware import DATA
 
 GUESSED_FORM = (128, 1 / 3.5)  # head size, and hidden size over MLP width, of a model known by its size alone
 
+FOUR_BITS = 0.56  # bytes of a weight of four bits, with a scale for every 32 or so
 
 DTYPES = (
     *("auto", "bfloat16", "bf16", "float16", "fp16", "half", "float32", "fp32", "float", "fp8", "int8", "w8a8"),
@@ -53,14 +55,48 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"--dtype {dtype[:80]}: unknown precision; known are {', '.join(DTYPES)}")
 
 
-def bytes_per_weight(name: str, dtype: str) -> float:
-    """Bytes per weight: from the model's name where that says it, else from the dtype as written."""
+def bytes_per_weight(name: str, dtype: str, own: float | None = None) -> float:
+    """Bytes per weight: from the model's name where that says it, else from the dtype as written.
+
+    Where neither does (`auto`, or nothing), those of its checkpoint: `own`, or what is kept of the name.
+    """
     for text in (name.lower(), dtype.lower().partition("(")[0]):
         if re.search(r"gpt-?oss|fp4|int4|awq|gptq|4bit|4-bit|w4", text):
-            return 0.56  # four bits and a scale for every 32 weights or so
+            return FOUR_BITS
         if re.search(r"fp8|int8|w8|8bit", text):
             return 1.0
+    if dtype.lower() in ("", "auto"):
+        return own or _own_bytes(name.lower())
     return 4.0 if re.search(r"float32|fp32|^float$", dtype.lower()) else 2.0
+
+
+def bytes_of_config(config: Mapping[str, Any]) -> float:
+    """Bytes per weight of a checkpoint, as its config.json's quantization_config says; two where there is none.
+
+    Raises:
+        ValueError: it is of a form that is not known.
+    """
+    nested = config.get("text_config")
+    language = nested if isinstance(nested, Mapping) else {}
+    given = config.get("quantization_config") or language.get("quantization_config")
+    if not given:
+        return 2.0
+    words = json.dumps(given).lower()
+    bits = [int(number) for number in re.findall(r'"(?:num_bits|bits|w_bit)": ?(\d+)', words)]
+    if bits and min(bits) > 0:
+        return FOUR_BITS if min(bits) == 4 else min(bits) / 8
+    if re.search(r'"load_in_8bit": ?true|fp8|e4m3|e5m2|int8', words) and "fp4" not in words:
+        return 1.0
+    if re.search(r'"load_in_4bit": ?true|fp4|int4|awq|gptq', words):
+        return FOUR_BITS
+    raise ValueError("config.json's quantization_config is of an unknown form: say the precision with --dtype")
+
+
+def _own_bytes(text: str) -> float:
+    if re.search(r"bf16|bfloat16|fp16", text):
+        return 2.0
+    entry = next((entry for entry in _entries() if re.search(entry["pattern"], text)), {})
+    return float(entry.get("bytes", 2.0))
 
 
 def _shape(entry: dict[str, Any]) -> ModelShape:

@@ -96,7 +96,6 @@ def serve_command(folder: Path, port: int) -> str:
     """A `vllm serve` with the lab's settings, whose core binding follows the size that the sweep appends."""
     settings = EngineSettings(str(ensure_model(MODEL)), MODEL)
     command = settings.command(ParallelPlan(), port)
-    command[command.index("common.engines.serve")] = "vllm.entrypoints.cli.main"  # as everybody starts it
     at = command.index("--tensor-parallel-size")
     command = command[:at] + command[at + 2 :]
     cores = [",".join(map(str, device.cores)) for device in find_machine().devices]

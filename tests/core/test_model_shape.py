@@ -153,3 +153,23 @@ def test_a_field_that_is_no_number_is_named(field: str) -> None:
 def test_both_names_of_the_dtype_are_known(name: str) -> None:
     config = {key: value for key, value in QWEN25_7B.items() if key != "torch_dtype"}
     assert ModelShape.from_config({**config, name: "float32"}).dtype_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": -5}, "'hidden_size' is -5: a whole number from 1"),
+        ({"num_attention_heads": 0}, "'num_attention_heads' is 0"),
+        ({"num_key_value_heads": "four"}, "'num_key_value_heads' is four"),
+        ({"vocab_size": True}, "'vocab_size' is True"),
+        ({"num_hidden_layers": 1e9}, "'num_hidden_layers' is 1000000000.0"),
+    ],
+)
+def test_a_config_that_cannot_be_is_named(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"config.json's {said}"):
+        ModelShape.from_config(QWEN25_7B | change)
+
+
+def test_a_text_config_of_nothing_and_experts_by_another_name() -> None:
+    assert ModelShape.from_config(QWEN25_7B | {"text_config": None}) == ModelShape.from_config(QWEN25_7B)
+    assert ModelShape.from_config(QWEN25_7B | {"n_routed_experts": 8}).num_experts == 8

@@ -11,11 +11,13 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from common.engines.guarded import GuardedProcess, free_port, port_is_free
+from common.engines.guard import ENGINE_NICENESS
+from common.engines.guarded import GuardedProcess, close_idle_guards, free_port, port_is_free
 
 pytestmark = [
     pytest.mark.slow,
@@ -157,6 +159,153 @@ def test_survivors_of_a_dead_main_process_are_ended(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         assert process.stop().clean
         assert process.pids() == []
+
+
+# --- forked from an importer
+
+
+def importer(tmp_path: Path, imports: str = "json") -> dict[str, Any]:
+    """One that imports a module of the standard library, or of `tmp_path`, instead of vLLM."""
+    code = f"""
+    from common.engines import importer
+    importer.IMPORTED, importer.libraries_to_preload = [{imports!r}], lambda: None
+    importer.main()
+    """
+    env = {name: value for name, value in environment(tmp_path).items() if name != "TMPDIR"}
+    path = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    return {"command": [sys.executable, "-c", textwrap.dedent(code)], "env": env | {"PYTHONPATH": path}}
+
+
+def module(tmp_path: Path, name: str, code: str) -> list[str]:
+    """The command that runs some code as a module, which is found where the importer looks."""
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+    return [sys.executable, "-m", name]
+
+
+@pytest.fixture
+def forked(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> Iterator[tuple[list[str], int, Path]]:
+    """The stubborn server as a module."""
+    command, port, shared = stubborn
+    yield [sys.executable, "-m", "stubborn", *command[2:]], port, shared
+    close_idle_guards()
+
+
+def test_engines_are_forked_one_after_another_and_each_goes_whole(
+    tmp_path: Path, forked: tuple[list[str], int, Path]
+) -> None:
+    command, port, shared = forked
+    imported_s = []
+    guards = set()
+    for _ in range(2):
+        process = GuardedProcess(command, environment(tmp_path), tmp_path / "log", port, importer(tmp_path))
+        wait_for(lambda process=process: process.owns_port() and shared.exists())
+        pids = process.pids()
+        assert len(pids) == 2, "the server and its worker"
+        assert psutil.Process(pids[0]).nice() == psutil.Process(pids[1]).nice() == ENGINE_NICENESS
+        gone = process.stop()
+        assert gone.clean and gone.killed == 1, "the worker ignores SIGINT and SIGTERM"
+        assert gone.shared_memory_removed == (str(shared), str(semaphore_of(shared)))
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert process.stop() == gone and process.pids() == []
+        imported_s.append(process.imported_before_s)
+        guards.add(process._guard.pid)
+    assert imported_s[0] == 0.0 < imported_s[1], "the second had nothing to import"
+    (guard,) = guards
+    (kept,) = psutil.Process(guard).children(recursive=True)
+    close_idle_guards()
+    assert not psutil.pid_exists(guard) and not psutil.pid_exists(kept.pid)
+
+
+@pytest.mark.parametrize("killed", ["script", "guard"])
+def test_whoever_is_killed_the_importer_goes_too(
+    tmp_path: Path, forked: tuple[list[str], int, Path], killed: str
+) -> None:
+    command, port, shared = forked
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import time
+        from pathlib import Path
+        from common.engines.guarded import GuardedProcess
+        log, importer = Path({str(tmp_path / "log")!r}), {importer(tmp_path)!r}
+        process = GuardedProcess({command!r}, {environment(tmp_path)!r}, log, {port}, importer)
+        while not process.owns_port() or not Path({str(shared)!r}).exists():
+            time.sleep(0.02)
+        print(process._guard.pid, process._importer_pid, *process.pids(), flush=True)
+        time.sleep(600)
+        """)
+    )
+    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+    assert len(pids) == 4
+    os.kill(owner.pid if killed == "script" else pids[0], signal.SIGKILL)
+    try:
+        if killed == "guard":  # nobody is left to end a worker that ignores every signal but one
+            wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids[1:3]))
+            os.kill(pids[3], signal.SIGKILL)
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids[1:]))
+    finally:
+        owner.kill()
+        owner.wait()
+    assert port_is_free(port)
+    assert killed == "guard" or not shared.exists()
+
+
+def test_a_stop_while_it_imports_leaves_nothing_to_begin_later(tmp_path: Path) -> None:
+    module(tmp_path, "slow", "import time; time.sleep(600)")
+    began = module(tmp_path, "begun", "open('begun', 'w').close()")
+    process = GuardedProcess(
+        began, environment(tmp_path), tmp_path / "log", free_port(), importer(tmp_path, imports="slow")
+    )
+    wait_for(lambda: psutil.Process(process._guard.pid).children())
+    (importing,) = psutil.Process(process._guard.pid).children()
+    assert process.alive
+    assert process.stop().clean
+    assert not psutil.pid_exists(importing.pid)
+    close_idle_guards()
+
+
+def test_what_a_forked_command_is_given_and_how_it_ended(tmp_path: Path) -> None:
+    code = """
+    import os, sys, tempfile
+    print(sys.argv[1:], os.environ["OWN"], "PYTHONPATH" in os.environ, tempfile.gettempdir(), flush=True)
+    sys.exit(7)
+    """
+    command = [*module(tmp_path, "tells", code), "one", "--two"]
+    env = environment(tmp_path) | {"OWN": "mine"}
+    env.pop("PYTHONPATH", None)
+    with GuardedProcess(command, env, tmp_path / "log", free_port(), importer(tmp_path)) as process:
+        wait_for(lambda: not process.alive)
+        assert process.returncode == 7
+    assert (tmp_path / "log").read_text() == f"['one', '--two'] mine False {tmp_path / 'scratch'}\n"
+    close_idle_guards()
+
+
+def test_an_importer_that_cannot_import_ends_its_command_and_the_next_gets_another(tmp_path: Path) -> None:
+    module(tmp_path, "broken", "raise SystemExit(3)")
+    (tmp_path / "well.py").write_text("")
+    well = module(tmp_path, "well", "")
+    for imports, code in (("broken", 3), ("json", 0)):
+        wanted = importer(tmp_path, imports)
+        with GuardedProcess(well, environment(tmp_path), tmp_path / "log", free_port(), wanted) as process:
+            wait_for(lambda process=process: not process.alive)
+            assert process.returncode == code
+            assert process.imported_before_s == 0.0
+    close_idle_guards()
+
+
+def test_an_importer_that_died_meanwhile_is_replaced(tmp_path: Path) -> None:
+    wanted, command = importer(tmp_path), module(tmp_path, "quick", "")
+    for _ in range(2):
+        with GuardedProcess(command, environment(tmp_path), tmp_path / "log", free_port(), wanted) as process:
+            wait_for(lambda process=process: not process.alive)
+            assert process.returncode == 0
+        (kept,) = psutil.Process(process._guard.pid).children()
+        kept.kill()
+        wait_for(lambda kept=kept: kept.status() == psutil.STATUS_ZOMBIE)
+    close_idle_guards()
 
 
 def test_a_strangers_port_is_not_ours(tmp_path: Path) -> None:

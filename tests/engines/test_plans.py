@@ -17,6 +17,7 @@ pytestmark = pytest.mark.vllm
 
 DENSE, MOE = "qwen2-9m", "qwen3-moe-16m"
 SHAPES = {name: find_model(name, say=lambda _: None).shape for name in (DENSE, MOE)}
+KV_TIMES = {"tp2": 2.0, "tp4": 4.0, "tp1dp2": 2.0, "pp5+3": 8 / 5}  # of one device's KV cache
 PROMPTS = [
     [int(token) for token in request.prompt]
     for request in Workload(4, 32, 24, SHAPES[DENSE].vocab_size, seed=7).generate()
@@ -45,25 +46,15 @@ def kv_tokens(engine: Engine) -> int:
     return engine.facts.kv_cache_tokens
 
 
-@pytest.mark.parametrize(("split", "kv_times"), [("tp2", 2.0), ("pp5+3", 8 / 5), ("tp1dp2", 2.0)])
+@pytest.mark.parametrize(("split", "kv_times"), list(KV_TIMES.items()))
 def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str, kv_times: float) -> None:
-    """And has a KV cache of 1 GiB on each device: of all layers, of half of each, or of 5 of the 8."""
+    """And has a KV cache of 1 GiB on each device: of all layers, of a part of each, or of 5 of the 8."""
     engine = engines.of(split)
     expected = told(engines, DENSE)
     assert greedy_tokens(engine, PROMPTS) == expected
     assert greedy_tokens(engine, PROMPTS) == expected, "of data-parallel engines either takes its turn"
     assert_laid_out(engine, SHAPES[DENSE])
     assert kv_tokens(engine) == pytest.approx(kv_times * kv_tokens(engines.of("tp1")), rel=0.01)
-    if split == "tp1dp2":
-        engines.end(split)
-
-
-def test_replicas_write_the_same(engines: SharedEngines) -> None:
-    engine = engines.of("tp1x2")
-    for replica in range(2):
-        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
-    assert_laid_out(engine, SHAPES[DENSE])
-    engines.end("tp1x2")
 
 
 def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> None:
@@ -72,3 +63,10 @@ def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> 
     split = engines.of("tp2ep", MOE)
     assert greedy_tokens(split, PROMPTS) == expected
     assert_laid_out(split, SHAPES[MOE])
+
+
+def test_replicas_write_the_same(engines: SharedEngines) -> None:
+    engine = engines.of("tp1x2")
+    for replica in range(2):
+        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
+    assert_laid_out(engine, SHAPES[DENSE])

@@ -23,7 +23,7 @@ from common.engines.vllm_engine import VllmLauncher
 from common.experiment.repeat import ask, watch_tokens
 from common.load.client import run_load
 from tests.bench.serve import our_throughput, their_throughput
-from tests.shared_engines import TIMED_BATCHES, SharedEngines, devices_of, settings_of
+from tests.shared_engines import TIMED_BATCHES, devices_of, settings_of
 
 pytestmark = pytest.mark.vllm
 
@@ -120,7 +120,7 @@ def test_throughput_is_the_servers_own_over_half_a_minute(tp1: Engine) -> None:
     """Within 2 % of what the server's token counter says of the same steady window."""
     quick = run_load(tp1.endpoints, replace(WORK, requests=96, output_tokens=64).generate(), ClosedLoop(8))
     rate = repeat_metrics(quick.records, quick.duration_s)["output_throughput"]
-    turns = round(42.0 * rate / (8 * 64))
+    turns = round(40.0 * rate / (8 * 64))
     work = replace(WORK, requests=8 * turns, output_tokens=64, staggered=8, seed=5)
     with watch_tokens(tp1, ask(tp1)) as tokens:
         loaded = run_load(tp1.endpoints, work.generate(), ClosedLoop(8))
@@ -130,15 +130,6 @@ def test_throughput_is_the_servers_own_over_half_a_minute(tp1: Engine) -> None:
     assert generated is not None
     ours = steady_metrics(loaded.records, window)["steady_output_throughput"]
     assert ours == pytest.approx(generated / window.seconds, rel=0.02)
-
-
-def test_greedy_tokens_are_identical_at_tp_1_2_and_4(tp1: Engine, tp2: Engine, engines: SharedEngines) -> None:
-    prompts = [[int(token) for token in request.prompt] for request in WORK.generate()[:2]]
-    alone = greedy_tokens(tp1, prompts)
-    assert all(len(set(answer)) > 4 for answer in alone), "a model that repeats one token would prove nothing"
-    assert greedy_tokens(tp2, prompts) == alone
-    assert greedy_tokens(engines.of("tp4"), prompts) == alone
-    engines.end("tp4")
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:

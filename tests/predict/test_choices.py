@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from common.core.plan import ParallelPlan
 from common.predict.choices import nothing_fits, plans_of
 from common.predict.hardware import find
@@ -35,4 +37,22 @@ def test_a_request_too_long_is_told_from_a_model_too_large() -> None:
     room = fit(DENSE, find("H100"), ParallelPlan(tp=4), 2.0).kv_tokens
     missing = (1_000_128 - room) * 2 * 80 * 2 * 128 * 2 / 1e9
     assert f"tp4 has room for {room}, {missing:.1f} GB short on each device; tp8 would hold it" in said
+    assert f"on tp4, --input-tokens up to {room - 128} would fit" in said
     assert fit(DENSE, find("H100"), ParallelPlan(tp=8), 2.0).kv_tokens >= 1_000_128
+
+
+def test_plans_that_do_not_divide_say_nothing_of_what_is_missing() -> None:
+    """Of 64 heads tp48 deals out none; its memory would have held more tokens than were asked for."""
+    plans = [ParallelPlan(tp=4), ParallelPlan(tp=48)]
+    said = nothing_fits(Ask(DENSE, find("H100"), 2.0, 1_000_000, 128, 32), plans)
+    assert "tp4 has room for" in said
+    assert not re.search(r" -\d", said)
+    alone = nothing_fits(Ask(DENSE, find("H100"), 2.0, 512, 128, 32), plans[1:])
+    assert alone.startswith("no plan divides the model: tp48 does not divide this model (64 attention heads")
+    assert "the nearest that do: tp32" in alone
+
+
+def test_an_answer_that_alone_is_too_long() -> None:
+    ask = Ask(DENSE, find("H100"), 2.0, 1, 10**9, 32)
+    room = fit(DENSE, find("H100"), ParallelPlan(tp=4), 2.0).kv_tokens
+    assert f"prompt and answer of {room} tokens together would fit" in nothing_fits(ask, [ParallelPlan(tp=4)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.predict import held_out
+from common.predict.__main__ import main
 from common.predict.calibrate import Priors, stored_priors
 from common.predict.cases import CaseFileError, Measured, columns, read_cases
 from common.predict.evaluate import amdahl, evaluate, paid_once, refused, summary
@@ -145,12 +148,35 @@ def test_an_interval_widens_where_confidence_is_low(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"gpu": 100}, "'gpu' is 100: text is needed"),
+        ({"dtype": ["bf16"]}, "'dtype' is [\"bf16\"]: text is needed"),
+        ({"input_len": 1e22}, "'input_len' is 1e+22"),
+        ({"output_len": [128]}, "'output_len' is [128]"),
+        ({"output_len": float("nan")}, "'output_len' is NaN"),
+        ({"concurrency": -4}, "'concurrency' is -4"),
+        ({"concurrency": "-4"}, "'concurrency' is \"-4\""),
+        ({"concurrency": float("inf")}, "'concurrency' is Infinity"),
+        ({"rows": [{"gpus": "2", "output_tok_s": 5}]}, "row 0: 'gpus' is \"2\": a whole number"),
+        ({"rows": [{"gpus": 10**400, "output_tok_s": 5}]}, "row 0: 'gpus' is 1000"),
+        ({"rows": [{"gpus": 2, "output_tok_s": "5"}]}, "row 0: has no positive 'output_tok_s': it is \"5\""),
+        ({"rows": [{"gpus": 2, "output_tok_s": 10**400}]}, "row 0: has no positive 'output_tok_s': it is 1000"),
+        ({"rows": [{"gpus": 2, "output_tok_s": 5e300}]}, "row 0: has no positive 'output_tok_s': it is 5e+300"),
+        (
+            {"rows": [{"gpus": 6, "tp": 6, "pp": 3, "output_tok_s": 5}]},
+            "row 0: tp6pp3 is a plan of 18 devices, and 'gpus' is 6",
+        ),
+        ({"rows": [{"gpus": 8, "pp": 3, "output_tok_s": 5}]}, "row 0: pp3 does not divide 8 devices"),
+        ({"rows": [{"gpus": 8, "tp": 1, "ep": 3, "output_tok_s": 5}]}, "row 0: ep3 does not divide 8 devices"),
+        ({"rows": [{"gpus": 3, "tp": 3, "output_tok_s": 5}]}, "row 0: tp3 does not divide this model (32 attention"),
+        ({"rows": [{"gpus": 3, "output_tok_s": 5}]}, "row 0: tp3 does not divide this model (32 attention"),
+        ({"rows": [{"gpus": 33, "pp": 33, "output_tok_s": 5}]}, "row 0: pp33 has more stages than this model has"),
+        ({"id": "good"}, "another case of its group has the same 'id'"),
         ({"gpu": None}, "has no 'gpu'"),
         ({"model": None}, "has no 'model'"),
         ({"rows": []}, "has no 'rows'"),
         ({"input_len": 0}, "'input_len' is 0: lengths are 1 token or more"),
         ({"output_len": -5}, "'output_len' is -5"),
-        ({"rows": [{"output_tok_s": 5}]}, "row 0: 'gpus' is None"),
+        ({"rows": [{"output_tok_s": 5}]}, "row 0: 'gpus' is null"),
         ({"rows": [{"gpus": 2, "output_tok_s": -5}]}, "row 0: has no positive 'output_tok_s'"),
         ({"rows": [{"gpus": 2.5, "output_tok_s": 5}]}, "row 0: 'gpus' is 2.5"),
         ({"rows": [{"gpus": 2, "output_tok_s": float("nan")}]}, "row 0: has no positive"),
@@ -160,9 +186,10 @@ def test_an_interval_widens_where_confidence_is_low(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    measured, skipped = read_cases(written(tmp_path, case(id="good"), case(id="bad", **changes)))
-    assert {row.id for row in measured} == {"good"}
-    assert skipped[0].id == "bad"
+    measured, skipped = read_cases(written(tmp_path, case(id="good"), case(**{"id": "bad"} | changes)))
+    assert [row.devices for row in measured if row.id == "good"] == [1, 2, 4, 8]
+    assert len(measured) == 4
+    assert skipped[0].id == changes.get("id", "bad")
     assert reason in skipped[0].reason
 
 
@@ -195,8 +222,11 @@ def test_odd_plans_and_repeated_rows_are_all_predicted(tmp_path: Path) -> None:
         {"gpus": 1, "output_tok_s": 110},
         {"gpus": 2, "pp": 2, "output_tok_s": 120},
     ]
-    rows += [{"gpus": 3, "tp": 3, "output_tok_s": 210}, {"gpus": 6, "tp": 2, "pp": 3, "output_tok_s": 300}]
-    rows += [{"gpus": 4, "tp": 2, "dp": 2, "output_tok_s": 290}, {"gpus": 64, "tp": 64, "output_tok_s": 700}] * 2
+    rows += [{"gpus": 3, "pp": 3, "output_tok_s": 210}, {"gpus": 6, "tp": 2, "pp": 3, "output_tok_s": 300}]
+    rows += [
+        {"gpus": 4, "tp": 2, "dp": 2, "output_tok_s": 290},
+        {"gpus": 64, "tp": 32, "pp": 2, "output_tok_s": 700},
+    ] * 2
     measured, skipped = read_cases(written(tmp_path, case(rows=rows), case(id="b", rows=rows, concurrency=1)))
     predicted, outside = evaluate(measured, (1, 2), stored_priors())
     assert not skipped
@@ -241,12 +271,69 @@ def test_a_case_that_is_the_only_one_of_its_group_does_not_vanish(tmp_path: Path
     assert one.reason == f"has no '{field}'"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '"text"', "null"])
-def test_a_file_that_holds_no_cases_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("plan", "model", "engine"),
+    [
+        ({"tp": 3, "gpus": 3}, "someone/new-9B-chat", "vLLM"),  # its heads are only guessed
+        ({"tp": 3, "gpus": 3}, "Llama-3-8B", "llama.cpp"),  # splits unevenly
+        ({"pp": 3, "gpus": 3}, "Llama-3-8B", "vLLM"),  # vLLM gives its 32 layers to three stages
+        ({"tp": 1, "ep": 4, "gpus": 4}, "Qwen3-30B-A3B", "vLLM"),  # written in place of tp
+        ({"tp": 2, "dp": 2, "ep": 4, "gpus": 4}, "Qwen3-30B-A3B", "vLLM"),
+        ({"tp": 1, "ep": 4, "pp": 2, "gpus": 8}, "Qwen3-30B-A3B", "vLLM"),
+        ({"tp": None, "gpus": 4}, "Llama-3-8B", "vLLM"),
+    ],
+)
+def test_plans_that_were_measured_are_not_refused(
+    tmp_path: Path, plan: dict[str, Any], model: str, engine: str
+) -> None:
+    rows = [*case()["rows"][:2], plan | {"output_tok_s": 210}]
+    measured, skipped = read_cases(written(tmp_path, case(rows=rows, model=model, engine=engine)))
+    assert not skipped
+    assert measured[-1].devices == plan["gpus"]
+    assert not any("plan" in one for one in measured[-1].assumed)
+
+
+def test_what_a_plan_leaves_open_is_said(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [*case()["rows"][:2], {"tp": 2, "gpus": 8, "output_tok_s": 210}]
+    measured, _ = read_cases(written(tmp_path, case(rows=rows)))
+    (row,), _ = evaluate(measured, (1, 2), stored_priors())
+    assert row.confidence.startswith(
+        "low: plan (tp2 on 8 devices: the rest taken as tensor parallel) not in the source"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "not a readable JSON file"),
+        ("{", "not a readable JSON file"),
+        ("[" * 100_000, "not a readable JSON file"),
+        ("[]", "its list of cases is empty"),
+        ('{"cases": []}', "its list of cases is empty"),
+        ('{"cases": 3}', "holds no list 'cases'"),
+        ('"text"', "holds no list 'cases'"),
+        ("null", "holds no list 'cases'"),
+        ("[1]", "no case can be read (case 0: is not a JSON object)"),
+        ('{"cases": [{"id": "a"}]}', "no case can be read (a: has no 'group')"),
+        ('{"schema": "scaling-cases/2", "cases": [1]}', 'its schema is "scaling-cases/2", and only scaling-cases/1'),
+        ('{"schema_version": 1, "cases": [1]}', "a result of this lab"),
+    ],
+)
+def test_a_file_that_holds_no_cases_is_refused_with_the_remedy(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "cases.json"
     path.write_text(content)
-    with pytest.raises(CaseFileError, match=str(path)):
+    with pytest.raises(CaseFileError) as refusal:
         read_cases(path)
+    text = str(refusal.value)
+    assert text.startswith(f"{path}: {said}")
+    assert "\n" not in text
+    assert "predict_scaling.py --measured" in text or "public_cases.json" in text
+
+
+def test_a_file_written_on_windows_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, case())
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(read_cases(path)[0]) == 4
 
 
 def test_the_public_table_keeps_its_thresholds() -> None:
@@ -298,10 +385,53 @@ def test_where_nothing_is_predicted_the_command_says_what_is_needed() -> None:
     assert "nothing to predict. A group needs a row on --calibrate-devices 64 and one on another count" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["no-such-file.json"], [str(PUBLIC), "--calibrate-devices", "0"]])
-def test_the_command_refuses_in_one_line(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "common.predict", "evaluate", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-file.json"],
+        [str(PUBLIC), "--calibrate-devices", "0"],
+        [str(PUBLIC), "--json", str(PUBLIC.parent / "." / PUBLIC.name)],
+        [str(DATA / "models.json")],
+        [str(PUBLIC), "--held-out", "1"],
+        [str(PUBLIC), "--held-out", "1000"],
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = PUBLIC.read_text()
+    monkeypatch.setattr(sys, "argv", ["common.predict", "evaluate", *arguments])
+    assert main() == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert PUBLIC.read_text() == before
+
+
+def test_a_held_out_group_is_predicted_by_priors_that_never_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, _ = read_cases(written(tmp_path, *(case(id=name, group=name) for name in "abcde")))
+    learnt_from: list[set[str]] = []
+
+    def learn(rows: list[Measured], _devices: tuple[int, ...], _rounds: int) -> Priors:
+        learnt_from.append({row.group for row in rows})
+        return stored_priors()
+
+    monkeypatch.setattr(held_out, "learn", learn)
+    predicted, outside = held_out.evaluate_held_out(measured, (1, 2), 2)
+    assert learnt_from == [{"b", "d"}, {"a", "c", "e"}]
+    assert sorted((row.group, row.devices) for row in predicted) == [(name, n) for name in "abcde" for n in (4, 8)]
+    assert not outside
+
+
+def test_the_example_in_the_guide_is_read_and_predicted(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (example,) = [block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "scaling-cases/1" in block]
+    path = tmp_path / "cases.json"
+    path.write_text(example)
+    measured, skipped = read_cases(path)
+    assert not skipped
+    (row,), _ = evaluate(measured, (1, 2), stored_priors())
+    assert (row.plan, row.devices, row.confidence) == ("tp2pp2", 4, "normal")

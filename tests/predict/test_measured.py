@@ -104,6 +104,12 @@ def test_a_reference_result_is_predicted_with_its_all_reduces() -> None:
     found = predict_result(load_file(path), stored_priors())
     assert {str(one.plan) for one in found} == {"tp1", "tp2", "tp1x2"}
     assert all(np.isfinite([one.predicted, one.low, one.high]).all() for one in found)
+    ladder = next(one for one in found if one.case == "tp1x2/ladder/c32")
+    assert ladder.error > 0.5
+    assert any(doubt.startswith("no case of several engines calibrates") for doubt in ladder.doubts)
+    held = [one for one in found if not one.calibrates]
+    assert sum(one.inside for one in held) >= len(held) / 2
+    assert all(one.high / one.low > 2 for one in held), "what misses by more than half is not known to a tenth"
 
 
 @pytest.mark.parametrize(
@@ -126,13 +132,52 @@ def test_a_result_without_what_is_needed_is_refused(change: dict[str, Any], said
 def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
     result = planted([TP1, TP2, PP2], cpu_priors(stored_priors()))
     found, said = predicted_beside(result)
-    assert len(found) == 12 and said[-1].startswith("4 cases predicted from tp1, tp2: median error")
+    assert len(found) == 12
+    line, *doubts = [line for line in said if not line.startswith(("case ", "tp", "pp"))]
+    assert line.startswith("4 cases predicted from tp1, tp2: median error")
+    assert doubts == [
+        "Low confidence, wider intervals (all of them): the priors were learnt over GPUs, and this is a CPU.",
+        "Low confidence, wider intervals (all of them): no case of several stages calibrates.",
+        "Low confidence, wider intervals (all of them): it was measured once.",
+    ]
+    assert sum(" low " in line for line in said) == 4
     result.environment = ENVIRONMENT | {"ceilings": None}
     none, (why,) = predicted_beside(result)
     assert none == [] and why.startswith("Nothing is predicted: the result does not say the CPU's ceilings")
     result.environment = {"device_kind": "cuda", "devices": [{"name": "Some GPU"}]}
     none, (why,) = predicted_beside(result)
     assert none == [] and "GPU 'Some GPU' is unknown" in why
+
+
+@pytest.mark.parametrize("plans", [[TP1], [TP1, TP2]])
+def test_where_all_cases_calibrate_the_measurement_that_is_needed_is_named(plans: list[ParallelPlan]) -> None:
+    _, said = predicted_beside(planted(plans, cpu_priors(stored_priors())))
+    assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
+    assert "python week5/benchmark_scaling.py --tp 1 2 4 --replicas" in said[-1]
+
+
+def test_a_load_and_engines_that_nothing_calibrates_are_of_low_confidence() -> None:
+    result = planted([TP1, TP2, TP4, X2], cpu_priors(stored_priors()))
+    result.cases = [case for case in result.cases if case.plan in (TP4, X2) or not case.id.endswith("/c64")]
+    for case in result.cases:
+        case.repeats *= 2
+        case.flags = ["host_shares_devices"]
+    found = {one.case: one.doubts for one in predict_result(result, stored_priors())}
+    cpu, load = "the priors were learnt over GPUs, and this is a CPU", "no calibrating case has this load"
+    engines = "no case of several engines calibrates, and what serves them takes part of the devices"
+    assert found["tp1/fixed/c1"] == ()
+    assert found["tp4/fixed/c16"] == (cpu,)
+    assert found["tp4/fixed/c64"] == (cpu, load)
+    assert found["tp1x2/fixed/c64"] == (cpu, engines, load)
+
+
+def test_what_the_model_misses_widens_the_intervals() -> None:
+    """Of two loads on two calibrating plans one gains half of what it would, the other twice."""
+    result = planted([TP1, TP2, TP4], cpu_priors(stored_priors()))
+    for case, factor in zip([case for case in result.cases if case.plan == TP2], (0.5, 2, 0.5, 2), strict=True):
+        case.repeats[0]["output_throughput"] *= factor
+    doubts = by_plan(predict_result(result, stored_priors()), TP4)[0].doubts
+    assert any(doubt.startswith("the model misses the calibrating cases by") for doubt in doubts)
 
 
 def test_nothing_to_calibrate_with_is_refused() -> None:

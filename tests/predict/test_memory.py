@@ -6,9 +6,9 @@ import re
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly
+from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly, others_of_the_name
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
-from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shape
+from common.predict.shapes import UnknownModelError, bytes_of_config, bytes_per_weight, find_shape
 
 LLAMA_8B, _ = find_shape("meta-llama/Llama-3.1-8B-Instruct")
 LLAMA_70B, _ = find_shape("Llama-3.1-70B")
@@ -98,6 +98,49 @@ def test_bytes_per_weight_come_from_the_name_first() -> None:
     assert bytes_per_weight("Llama-70B", "fp16") == 2
 
 
+def test_a_checkpoint_that_is_not_of_two_bytes_is_known() -> None:
+    """DeepSeek-V3 is published in fp8: 671 GB over eight H200 of 141 GB each."""
+    name = "deepseek-ai/DeepSeek-V3"
+    assert [bytes_per_weight(name, dtype) for dtype in ("auto", "", "bfloat16")] == [1, 1, 2]
+    assert bytes_per_weight("someone/DeepSeek-V3-bf16", "auto") == 2
+    assert bytes_per_weight("moonshotai/Kimi-K2-Thinking", "auto") == 0.56
+    assert bytes_per_weight("Qwen3-32B", "auto") == 2
+    shape, _ = find_shape(name)
+    assert smallest_that_fits(shape, find("H200"), 1.0) == ParallelPlan(tp=8)
+    assert find_shape("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B")[0] == find_shape("Qwen2.5-32B")[0]
+    assert find_shape("deepseek-ai/DeepSeek-R1")[0] == shape
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        (None, 2.0),
+        ({}, 2.0),
+        ({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}, 1.0),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 0.56),
+        ({"quant_method": "gptq", "bits": 8}, 1.0),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, 0.56),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}, 0.56),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}, 1.0),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"input_activations": {"num_bits": 8}, "weights": {"num_bits": 4}}},
+            },
+            0.56,
+        ),
+    ],
+)
+def test_bytes_as_a_config_says_them(quantization: dict[str, object] | None, expected: float) -> None:
+    assert bytes_of_config({"quantization_config": quantization}) == expected
+    assert bytes_of_config({"text_config": {"quantization_config": quantization}}) == expected
+
+
+def test_a_quantization_of_unknown_form_asks_for_the_precision() -> None:
+    with pytest.raises(ValueError, match="--dtype"):
+        bytes_of_config({"quantization_config": {"quant_method": "novel"}})
+
+
 @pytest.mark.parametrize(
     ("name", "card"),
     [
@@ -116,6 +159,25 @@ def test_bytes_per_weight_come_from_the_name_first() -> None:
 )
 def test_a_card_by_the_names_that_it_goes_by(name: str, card: str) -> None:
     assert find_exactly(name).name == card
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("A100", ["A100-80GB-PCIe", "A100-40GB-SXM4"]),
+        ("a100 80gb", ["A100-80GB-PCIe"]),
+        ("A100 SXM", ["A100-40GB-SXM4"]),
+        ("A100 PCIe", []),
+        ("NVIDIA A100-SXM4-40GB", []),
+        ("A100-80GB-SXM4", []),
+        ("H100", ["H100-80GB-PCIe"]),
+        ("H100 SXM", []),
+        ("L40S", []),
+        ("RTX A6000", []),
+    ],
+)
+def test_a_name_that_fits_several_cards_names_the_others(name: str, others: list[str]) -> None:
+    assert others_of_the_name(name) == others
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path
         (("--rate", "nan"), "--rate nan"),
         (("--rate", "inf"), "--rate inf"),
         (("--rate", "many"), "--rate"),
+        (("--rate", "1e9"), "--rate 1e+09: a number above 0 and below 1e+07 is needed (requests per second)"),
         (("--slo", "itl=5"), "--slo itl=5: write limits"),
         (("--slo", "ttft=0"), "--slo ttft=0"),
         (("--slo", "ttft=-5"), "--slo ttft=-5"),
@@ -110,6 +111,15 @@ def test_bad_input_is_one_line(script: Script, results: Path, words: tuple[str, 
     outcome = script(*GOOD, *words, "--results-dir", str(results))
     assert said in outcome.refusal()
     assert not (results / "decision").exists(), "nothing is written"
+
+
+def test_a_model_that_does_not_fit_at_all_is_no_question_of_limits(script: Script, tmp_path: Path) -> None:
+    words = ("--model", "Llama-3.1-405B", "--gpu", "T4", "--counts", "1", "2", "--results-dir", str(tmp_path))
+    said = script(*GOOD, *words).refusal()
+    assert "no plan fits on T4" in said and "GB short on each device" in said
+    long = script(*GOOD, "--model", "Llama-3-8B", "--gpu", "H100", *words[4:], "--input-tokens", "9000000").refusal()
+    assert "the KV cache of one request does not" in long and "would fit" in long
+    assert not (tmp_path / "decision").exists()
 
 
 def test_no_results_at_all(script: Script, tmp_path: Path) -> None:

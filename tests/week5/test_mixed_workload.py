@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.store import files
+from tests.experiment.script import Script
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "test_mixed_workload.py"
 # With the smallest model a prompt of 3,800 tokens holds everything up for about a second
-PLANTED = ("--long-tokens", "3800", "--short-rate", "12", "--seconds", "3")
+PLANTED = ("--long-tokens", "3800", "--short-rate", "8", "--seconds", "2")
 
 
-def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--model", "qwen2-9m", *PLANTED, "--results-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580, cwd="/", check=False)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(
+    real_script: Callable[[str], Script], tmp_path: Path
+) -> None:
+    done = real_script("test_mixed_workload")("--model", "qwen2-9m", *PLANTED, "--results-dir", str(tmp_path))
+    assert done.code == 0, done.err
+    last = done.last
     result = files.load(Path(last["result"]))
     cases = {case.curve: case for case in result.cases}
     assert set(cases) == {"mix-on", "mix-off"}
@@ -42,7 +41,7 @@ def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(
         assert repeat["alone_short_p99_ttft_ms"] < held_up_ms / 3, "and nobody alone"
     # A busy machine may hold the client up: then nothing is compared, and that is said
     if any(case.client is not None and case.client.word == "INVALID" for case in cases.values()):
-        assert "The client is INVALID in" in done.stdout
+        assert "The client is INVALID in" in done.out
     else:
         assert "tp1/mix-on over off" in last["summary"]
-        assert "beside long requests the short ones' p99 TTFT is" in done.stdout
+        assert "beside long requests the short ones' p99 TTFT is" in done.out

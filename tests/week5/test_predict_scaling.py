@@ -65,12 +65,41 @@ def test_after_a_run_predictions_stand_beside_what_was_measured(run: Script) -> 
     assert "cases predicted from tp1, tp2: median error" in done.out
 
 
+def test_what_a_result_says_itself_is_not_taken_from_options(run: Script) -> None:
+    (result,) = REFERENCE.glob("*.json")
+    done = run("--measured", str(result), "--gpu", "H100", "--input-tokens", "9")
+    assert done.code == 0
+    assert done.err == "note: --gpu, --input-tokens not used: a result says model, devices and loads itself\n"
+
+
+def test_a_measurement_of_a_plan_that_is_left_out_counts_for_nothing_and_that_is_said(run: Script) -> None:
+    arguments = ("--model", "Qwen3-30B-A3B", "--gpu", "L40S", "--counts", "2", "4")
+    plain, done = run(*arguments), run(*arguments, "--measured", "tp1ep=2500")
+    assert done.code == 0, done.err
+    assert "--measured tp1ep=2500 counts for nothing: tp1ep is left out, as below" in done.out
+    assert "tp1ep      left out: tp1ep has one device for all experts" in done.out
+    assert done.out.count("no throughput claim") == plain.out.count("no throughput claim") == 2
+
+
+def test_small_rates_are_not_shown_as_none(run: Script) -> None:
+    done = run("--model", "Llama-3-8B", "--gpu", "H100 SXM", "--counts", "8", "--input-tokens", "4000000")
+    assert done.code == 0, done.err
+    assert " 0 [0, 0]" not in done.out
+    assert "Recommended: tp8: 0 tok/s" not in done.out and "Recommended: pp8: 0 tok/s" not in done.out
+
+
 def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     config = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
     config |= {"num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768}
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "2", "4")
     assert done.code == 0, done.err
+    assert ", weights of 2 bytes: " in done.out.splitlines()[0]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    small = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1")
+    assert ", weights of 1 bytes: " in small.out.splitlines()[0]
+    wide = run("--model", str(tmp_path), "--gpu", "L40S", "--counts", "1", "--dtype", "bfloat16")
+    assert ", weights of 2 bytes: " in wide.out.splitlines()[0]
     assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.out
     assert "Low confidence" in done.out
 
@@ -78,7 +107,8 @@ def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
 def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(run: Script) -> None:
     done = run("--model", "qwen2-126m", "--gpu", "nvidia h100 80gb hbm3", "--concurrency", "4096", "--counts", "1", "8")
     assert done.code == 0, done.err
-    header, names, *rows = done.out.splitlines()
+    also, header, names, *rows = done.out.splitlines()
+    assert also.endswith("taken as H100-80GB-SXM; its name also fits H100-80GB-PCIe")
     assert header.startswith("H100-80GB-SXM ")
     assert "TTFT is a lone request's, without a queue" in header
     assert "guessed" not in done.out
@@ -111,11 +141,27 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(r
         (["--model", "Llama-3-8B", "--gpu", "H100", "--counts", "1000000"], "from 1 to 1024"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp2=1e9"], "below 1e+09"),
         (["--model", "/etc/passwd", "--gpu", "H100"], "--model /etc/passwd: /etc/passwd is no model's config.json"),
+        (["--model", "", "--gpu", "H100"], "give a config.json"),
         (["--model", "/etc", "--gpu", "H100"], "--model /etc: the folder has no config.json"),
         (
             ["--model", "Llama-3-8B", "--gpu", "H100", "--input-tokens", "10000000"],
             "the KV cache of one request does not",
         ),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", ""], "PLAN=TOKENS_PER_SECOND"),
+        (
+            ["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp1pp2=700", "pp2=800"],
+            "--measured pp2=800: pp2 is given twice; give it once",
+        ),
+        (
+            ["--model", "Llama-3.1-8B", "--gpu", "H100", "--counts", "6", "--measured", "tp8pp3=100"],
+            "tp8pp3 needs 24 devices, and the largest of --counts is 6: add 24 to --counts, or measure what is nearest"
+            " on 6: tp",
+        ),
+        (["--model", "Llama-3-8B", "--gpu", "H100", "--measured", "tp9999999=5"], "tp9999999 needs 9999999 devices"),
+        (["--measured", str(REFERENCE)], f"that is a folder; name one result file in it, as in {REFERENCE}/2"),
+        (["--measured", str(SCRIPTS)], "that is a folder; name one result file in it; it holds none"),
+        (["--measured", "a.json", "b.json"], "--measured a.json b.json: one result file by itself"),
+        (["--measured", "tp1=700", "b.json"], "one result file by itself, or PLAN=TOKENS_PER_SECOND"),
     ],
 )
 def test_bad_input_is_answered_in_one_line(run: Script, arguments: list[str], said: str) -> None:
