@@ -125,7 +125,7 @@ def verification(options: EveningOptions, model: Model, machine: Machine) -> Lis
 
 
 def latency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
-    """One request at a time: prompts four times as long and again (to the context's end), answers four times as long."""
+    """One request at a time: prompts four times as long and again (to the context's end), answers four times."""
     lengths = default_lengths(model, machine, None, None)
     most = context_tokens(model.shape, machine, parse_engine_args(options.engine_args))
     grown = [(4, 1), (16, 1), (1, 4)]
