@@ -158,7 +158,7 @@ def test_experiments_plan_themselves_for_the_machine_that_is_rented(experiment: 
     """Four GPUs and the model that they get by default, asked on a machine that has none of it."""
     words = ("--max-minutes", "70") if experiment == "run_distributed_benchmark" else ()
     planned = estimate.estimate(ROOT, f"week5/{experiment}.py", words, 4, 0.0)
-    assert planned.cases >= 3
+    assert planned.cases >= 2
     assert planned.engine_starts >= 1
     assert 60 < planned.run_s < 80 * 60
 
