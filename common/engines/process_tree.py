@@ -35,14 +35,17 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def descendants(root: int) -> Iterator[int]:
-    """Every living descendant; zombies are left out, since only their parent's reaping is still to come."""
+    """Every living descendant; zombies are left out, since only their parent's reaping is still to come.
+
+    A main thread is a zombie before the other threads of its process have ended; files and ports are theirs till then.
+    """
     children: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 # "pid (name, which may hold spaces and brackets) state ppid ..."
                 state, parent = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:2]
-                if state not in "ZX":
+                if state not in "ZX" or len(os.listdir(f"{entry.path}/task")) > 1:  # noqa: PTH208  # names are enough
                     children.setdefault(int(parent), []).append(int(entry.name))
     waiting = [root]
     while waiting:
