@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 from common.analysis.learning.beliefs import BELIEFS
+from common.cloud import options as rent
 from common.engines.failures import _KNOWN, GUIDE, EngineError, Failure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +90,9 @@ def test_a_command_parses(page: str, command: str, monkeypatch: pytest.MonkeyPat
         assert list((ROOT / words[3]).glob("test_*.py")), command
     elif words[1] == "-m":
         assert words[3] in MODULES[words[2]], command
+    elif words[1].endswith("/run.py"):
+        assert (ROOT / words[1]).is_file(), command
+        rent.parse([word for word in words[2:] if word != "..."], words[1], "")  # tests/cloud plans whole ones
     else:
         assert (ROOT / words[1]).is_file(), command
         module = load(ROOT / words[1])
