@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import time
@@ -130,6 +131,11 @@ class _Forked(context.ForkProcess):
     """A core, or a rank with cores of its own."""
 
     def run(self) -> None:
+        # As in a new interpreter. The event loop's wake-up file is shared with the API server, which would take a
+        # signal to this process for its own.
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if cores := [int(core) for core in os.environ.get(BOUND_TO, "").split()]:
             bind_threads(cores)
         super().run()
