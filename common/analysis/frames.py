@@ -93,6 +93,8 @@ def chosen_result(experiment: str = "benchmark_scaling") -> Path:
     if not chosen:
         return latest_reference(experiment)
     place = Path(chosen).expanduser()
+    if not place.exists():  # notebooks run in their own folder; a path is written where the checkout is
+        place = RESULTS.parent / place
     if place.is_dir():
         return newest(place, experiment)
     found = load_result(place).experiment

@@ -78,9 +78,9 @@ class Need:
         return -(-(self.engines + self.spares) // (self.machine_devices // per_engine))
 
     @property
-    def rank(self) -> tuple[int, int, int, str]:
-        """Least first: whole machines, then devices, then engines to look after."""
-        return self.machines, self.devices, self.engines, str(self.capacity.engine)
+    def rank(self) -> tuple[int, int, int, float, str]:
+        """Least first: whole machines, then devices, then engines to look after; of equals, most to spare first."""
+        return self.machines, self.devices, self.engines, -self.capacity.rate(self.engines), str(self.capacity.engine)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def need(capacity: Capacity, rate: float, machine_devices: int) -> Need:
 
 
 def least(capacities: Sequence[Capacity], rate: float, machine_devices: int) -> Need | None:
-    """The plan that needs fewest machines, then devices, then engines; None without plans."""
+    """The plan that needs fewest machines, then devices, then engines, then carries most; None without plans."""
     return min((need(one, rate, machine_devices) for one in capacities), key=lambda one: one.rank, default=None)
 
 

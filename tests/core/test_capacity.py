@@ -64,6 +64,12 @@ def test_the_least_is_by_machines_then_devices() -> None:
     assert least([], 20.0, 2) is None
 
 
+def test_of_plans_that_need_the_same_the_one_that_carries_most_is_taken() -> None:
+    split, staged = Capacity(TP2, {1: 10.0}), Capacity(ParallelPlan(pp=2), {1: 9.0})
+    tied = least([staged, split], 9.0, 2)
+    assert tied is not None and tied.capacity.engine == TP2, "one engine of either, and pp2 comes first by name"
+
+
 def brute(capacities: list[Capacity], rate: float, devices: int) -> ParallelPlan:
     found = least(capacities, rate, devices)
     assert found is not None

@@ -221,7 +221,11 @@ def _nearest(decision: Decision) -> list[str]:
     for one in decision.plans:
         lightest = one.loads[0]
         kept = {name: lightest.least_limit_ms({name: 0.0}, name) for name in decision.question.limits_ms}
-        alone = ", ".join(f"{name.upper()} {limit:.3g} ms" for name, limit in kept.items() if limit is not None)
+        alone = ", ".join(
+            f"{name.upper()} {limit:{'.0f' if limit >= 100 else '.3g'}} ms"
+            for name, limit in kept.items()
+            if limit is not None
+        )
         if alone:
             lines.append(
                 f"{one.plan} at {lightest.words}, the lightest load tried: nine requests of ten kept {alone}, each by"
