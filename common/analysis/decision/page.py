@@ -136,7 +136,7 @@ def foretold_shown(decision: Decision) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _rank(one: Need) -> tuple[bool, tuple[int, int, int, str]]:
+def _rank(one: Need) -> tuple[bool, tuple[int, int, int, float, str]]:
     return one.capacity.predicted, one.rank
 
 
