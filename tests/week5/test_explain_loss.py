@@ -27,10 +27,10 @@ def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], 
     cases = json.loads(Path(last["result"]).read_text())["cases"]
     slowed = next(case for case in cases if case["id"] == "tp2/slowed/c4")
     assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
-    assert Path(last["result"]).with_suffix(".loss.png").is_file()
     found = last["summary"]["knock_out"].get("tp2/c4")
     if found is None and any(case["client"]["word"] == "INVALID" for case in cases):
         pytest.skip("the machine is too busy: a case's client is INVALID, and from such nothing is concluded")
+    assert Path(last["result"]).with_suffix(".loss.png").is_file()
     assert abs(found["error"]) <= 0.3, done.out
     assert found["passed"] == (abs(found["error"]) <= 0.1)
 
