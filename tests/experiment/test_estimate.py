@@ -81,7 +81,7 @@ def test_replicas_take_longer_to_start_than_ranks() -> None:
 
 
 def test_the_estimate_of_a_run_that_was_timed() -> None:
-    """All plans of two cores, smoke: 188 s of starts that are 93 s now, and 246 s more: 339 s."""
+    """All plans of two cores, smoke, seven starts from importers that stay: 309 s."""
     plans = [ParallelPlan.parse(text) for text in ("tp1", "pp2", "tp2", "tp1dp2", "tp1x2")]
     lengths = Lengths(32, 32, SHAPE.vocab_size)
     moe = Model("qwen3-moe-16m", Path(), ModelShape.from_config(REFERENCE_MODELS["qwen3-moe-16m"].config()))
@@ -93,7 +93,7 @@ def test_the_estimate_of_a_run_that_was_timed() -> None:
     ]
     planned = estimate(specs, 1, ROOFLINE)
     assert (planned.cases, planned.engine_starts) == (21, 7)
-    assert planned.seconds == pytest.approx(339, rel=0.15)
+    assert planned.seconds == pytest.approx(309, rel=0.15)
 
 
 def test_dollars_by_hand() -> None:
