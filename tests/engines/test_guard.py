@@ -104,28 +104,37 @@ def test_other_peoples_shared_memory_stays(tmp_path: Path, stubborn: tuple[list[
         foreign.unlink()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_script_takes_its_engine_along(
-    tmp_path: Path, stubborn: tuple[list[str], int, Path], number: signal.Signals
-) -> None:
-    command, port, shared = stubborn
+def owned_by_a_script(
+    tmp_path: Path, server: tuple[list[str], int, Path], importer: dict[str, Any] | None
+) -> tuple[subprocess.Popen[str], list[int]]:
+    """A script that serves and waits; the pids of its guard, of the importer if there is one, and of the tree."""
+    command, port, shared = server
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
         import time
         from pathlib import Path
         from common.engines.guarded import GuardedProcess
-        process = GuardedProcess({command!r}, {environment(tmp_path)!r}, Path({str(tmp_path / "log")!r}), {port})
+        log, importer = Path({str(tmp_path / "log")!r}), {importer!r}
+        process = GuardedProcess({command!r}, {environment(tmp_path)!r}, log, {port}, importer)
         while not process.owns_port() or not Path({str(shared)!r}).exists():
             time.sleep(0.02)
-        print(*process.pids(), process._guard.pid, flush=True)
+        print(process._guard.pid, process._importer_pid or "", *process.pids(), flush=True)
         time.sleep(600)
         """)
     )
     owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     with owner.stdout:
-        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        return owner, [int(pid) for pid in owner.stdout.readline().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_script_takes_its_engine_along(
+    tmp_path: Path, stubborn: tuple[list[str], int, Path], number: signal.Signals
+) -> None:
+    _, port, shared = stubborn
+    owner, pids = owned_by_a_script(tmp_path, stubborn, None)
     assert len(pids) == 3
     owner.send_signal(number)
     owner.wait()
@@ -220,25 +229,8 @@ def test_engines_are_forked_one_after_another_and_each_goes_whole(
 def test_whoever_is_killed_the_importer_goes_too(
     tmp_path: Path, forked: tuple[list[str], int, Path], killed: str
 ) -> None:
-    command, port, shared = forked
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import time
-        from pathlib import Path
-        from common.engines.guarded import GuardedProcess
-        log, importer = Path({str(tmp_path / "log")!r}), {importer(tmp_path)!r}
-        process = GuardedProcess({command!r}, {environment(tmp_path)!r}, log, {port}, importer)
-        while not process.owns_port() or not Path({str(shared)!r}).exists():
-            time.sleep(0.02)
-        print(process._guard.pid, process._importer_pid, *process.pids(), flush=True)
-        time.sleep(600)
-        """)
-    )
-    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    with owner.stdout:
-        pids = [int(pid) for pid in owner.stdout.readline().split()]
+    _, port, shared = forked
+    owner, pids = owned_by_a_script(tmp_path, forked, importer(tmp_path))
     assert len(pids) == 4
     os.kill(owner.pid if killed == "script" else pids[0], signal.SIGKILL)
     try:
