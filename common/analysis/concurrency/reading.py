@@ -15,7 +15,15 @@ from common.analysis.concurrency.rows import (
     most_within_limits,
     slo_of,
 )
-from common.analysis.scaling.reading import CARRIES_OVER, WITHIN_START, client_words, interval, left_out, streams
+from common.analysis.scaling.reading import (
+    CARRIES_OVER,
+    WITHIN_START,
+    client_words,
+    interval,
+    left_out,
+    milliseconds,
+    streams,
+)
 from common.analysis.scaling.rows import sampling_unit
 from common.core.knee import LEAST_GAIN, Saturation
 from common.core.plural import plural
@@ -39,7 +47,9 @@ def knee_words(one: Found) -> str:
     if one.knee is None:
         return f"{one.who}: a knee needs three loads, this has {len(one.rows)}"
     at = next(row for row in one.rows if row.load == one.knee.load)
-    numbers = f"{at.throughput.value:.0f} tok/s" + (f", p99 TTFT {_ms(at.ttft_p99_ms)}" if at.ttft_p99_ms else "")
+    numbers = f"{at.throughput.value:.0f} tok/s" + (
+        f", p99 TTFT {milliseconds(at.ttft_p99_ms)}" if at.ttft_p99_ms else ""
+    )
     if one.knee.resolved:
         return f"{one.who}: the knee is at {streams(one.knee.load)} ({numbers})"
     low, high = one.knee.between
@@ -166,7 +176,3 @@ def _failures(result: Result) -> list[str]:
             sent = sum(repeat.get("num_prompts", 0.0) for repeat in case.repeats)
             lines.append(f"{case.id}: {failed:.0f} of {plural(sent, 'request')} failed; its numbers are of the others.")
     return lines
-
-
-def _ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"

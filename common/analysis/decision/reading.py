@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Decision
 from common.analysis.decision.loads import Load
+from common.analysis.scaling.reading import milliseconds
 from common.core.capacity import HOURS_PER_MONTH, Need, need
 from common.core.limits import Share
 from common.core.verdict import Verdict
@@ -221,11 +222,7 @@ def _nearest(decision: Decision) -> list[str]:
     for one in decision.plans:
         lightest = one.loads[0]
         kept = {name: lightest.least_limit_ms({name: 0.0}, name) for name in decision.question.limits_ms}
-        alone = ", ".join(
-            f"{name.upper()} {limit:{'.0f' if limit >= 100 else '.3g'}} ms"
-            for name, limit in kept.items()
-            if limit is not None
-        )
+        alone = ", ".join(f"{name.upper()} {milliseconds(limit)}" for name, limit in kept.items() if limit is not None)
         if alone:
             lines.append(
                 f"{one.plan} at {lightest.words}, the lightest load tried: nine requests of ten kept {alone}, each by"

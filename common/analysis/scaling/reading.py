@@ -143,11 +143,12 @@ def _latency_gain(row: ScalingRow, base: ScalingRow) -> str:
     unresolved = ": not resolved from no gain" if row.unresolved else ""
     return (
         f"In the replay (times x{row.load:g}) {_who(row)} answer the median request {interval(row.speedup)}x as fast:"
-        f" {_ms(row.e2el_ms)} against {_ms(base.e2el_ms)} with {base.case.plan}{unresolved}."
+        f" {milliseconds(row.e2el_ms)} against {milliseconds(base.e2el_ms)} with {base.case.plan}{unresolved}."
     )
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """A time in words: whole milliseconds from 100 on, three digits below."""
     assert value is not None, "what was compared was measured"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
