@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import os
-import selectors
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+
+from common.engines.guard_link import Guard, importer_for
 
 STOP_DEADLINE_S = 45.0  # the guard's own deadlines add up to 30 s
 
@@ -42,79 +39,6 @@ class Gone:
         return self.port_free and not left
 
 
-class Guard:
-    """A guard's process and the pipe to it; one that holds an importer serves one engine after another."""
-
-    def __init__(self, importer: Mapping[str, Any] | None) -> None:
-        self.importer = importer
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "common.engines.guard"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C at the terminal is for the script, which then stops the engine
-        )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.process.stdout, selectors.EVENT_READ)
-        self._unread = b""
-
-    @property
-    def pid(self) -> int:
-        """Of the guard itself."""
-        return self.process.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is gone, whoever ended it."""
-        return self.process.poll() is not None
-
-    def say(self, line: str) -> None:
-        """One line to it; lost where it has ended."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):
-            self.process.stdin.write(line.encode() + b"\n")
-            self.process.stdin.flush()
-
-    def listen(self, timeout_s: float) -> list[dict[str, Any]]:
-        """What it has said since."""
-        if not self._selector.get_map() or not self._selector.select(timeout_s):
-            return []
-        assert self.process.stdout is not None
-        data = self.process.stdout.read()
-        if not data:
-            self._selector.unregister(self.process.stdout)
-            return []
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def close(self) -> None:
-        """Have it end, and what it keeps."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:  # its report is what counts; a stuck guard must not stay behind
-            self.process.kill()
-            self.process.wait()
-        self._selector.close()
-        self.process.stdout.close()
-
-
-_idle: list[Guard] = []  # with an importer each, for the next engine; at most as many as ran beside each other
-
-
-def close_idle_guards() -> None:
-    """End the importers that wait for another engine; at the end of this process it happens by itself."""
-    while _idle:
-        _idle.pop().close()
-
-
-atexit.register(close_idle_guards)
-
-
 class GuardedProcess:
     """A command under a guard. Whatever happens to this process, the command's whole tree ends with it.
 
@@ -131,14 +55,14 @@ class GuardedProcess:
     ) -> None:
         self.log, self.port = log, port
         self.returncode: int | None = None
-        self.imported_before_s = 0.0  # seconds of imports that were done already when this command began
+        self.imported_before_s = 0.0  # seconds of imports that were done already when this command was asked for
         self._gone: dict[str, Any] | None = None
-        self._importer_pid: int | None = None
-        self._given_back = False
+        self._closed = False
+        self._asked_at_s = time.monotonic()
         scratch = environment.get("TMPDIR") or tempfile.mkdtemp(prefix="lab-")
-        self._guard, self._is_first = _guard_with(importer)
+        self._guard = Guard(importer_for(importer, log) if importer else None)
         spec = {"command": list(command), "env": dict(environment), "log": str(log), "scratch": scratch}
-        self._guard.say(json.dumps(spec | {"importer": importer}))
+        self._guard.say(json.dumps(spec))
 
     def __enter__(self) -> GuardedProcess:
         return self
@@ -150,18 +74,17 @@ class GuardedProcess:
     def alive(self) -> bool:
         """Whether the command still runs; reads what the guard has said, without waiting."""
         self._listen(0)
-        return self.returncode is None and self._gone is None and not self._given_back and not self._guard.ended
+        return self.returncode is None and self._gone is None and not self._guard.ended
 
     def pids(self) -> list[int]:
-        """Every process of the tree; the guard and its importer left out."""
-        if self._given_back:
-            return []
+        """Every process of the tree; the guard left out."""
         self._listen(0)
+        if self._closed or self._guard.pid is None:
+            return []
         try:
-            tree = psutil.Process(self._guard.pid).children(recursive=True)
+            return [child.pid for child in psutil.Process(self._guard.pid).children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
-        return [child.pid for child in tree if child.pid != self._importer_pid]
 
     def owns_port(self) -> bool:
         """Whether the process listening on the port is one of ours, and not somebody else's server."""
@@ -183,15 +106,12 @@ class GuardedProcess:
 
     def stop(self) -> Gone:
         """End the tree (gently first) and return the proof; harmless when it has already ended."""
-        if not self._given_back:
-            self._guard.say("stop")
-        deadline = time.monotonic() + STOP_DEADLINE_S
-        while self._gone is None and time.monotonic() < deadline and not self._guard_ended():
-            self._listen(0.1)
-        self._give_back()
+        began = time.monotonic()
+        if not self._closed:
+            self._end_guard(began + STOP_DEADLINE_S)
         report = self._gone or {}
         return Gone(
-            seconds=report.get("seconds", STOP_DEADLINE_S),
+            seconds=report.get("seconds", time.monotonic() - began),
             killed=report.get("killed", 0),
             shared_memory_removed=tuple(report.get("shared_memory_removed", ())),
             processes_left=tuple(report.get("processes_left", ())),
@@ -199,43 +119,30 @@ class GuardedProcess:
             port_free=port_is_free(self.port),
         )
 
-    def _guard_ended(self) -> bool:
-        return self._guard.ended and not self._listen(0)
+    def _end_guard(self, deadline: float) -> None:
+        self._closed = True
+        self._guard.say("stop")
+        self._listen(0)
+        if self._guard.importer is not None and self._guard.pid is None:  # it imports; nobody waits for that any more
+            self._guard.importer.close()
+        while self._gone is None and not self._guard.ended and time.monotonic() < deadline:
+            self._listen(0.1)
+        self._guard.close()
 
-    def _give_back(self) -> None:
-        """Once: the guard waits for the next engine, or ends."""
-        if self._given_back:
+    def _listen(self, timeout_s: float) -> None:
+        """Take in what the guard has said."""
+        if self._gone is not None or self._guard.ended:
             return
-        self._given_back = True
-        if self._guard.importer is not None and self._gone is not None:
-            _idle.append(self._guard)
-        else:
-            self._guard.close()
-
-    def _listen(self, timeout_s: float) -> bool:
-        """Take in what the guard has said; whether there was anything."""
-        if self._gone is not None:
-            return False
-        events = self._guard.listen(timeout_s)
-        for event in events:
-            if event["event"] == "started":
-                self._importer_pid = event["importer"]
-                self.imported_before_s = 0.0 if self._is_first else event["imports_s"] or 0.0
+        for event in self._guard.listen(timeout_s):
+            if event["event"] == "started" and "imported_s" in event:
+                began_s, ended_s = event["imported_s"]
+                self.imported_before_s = max(0.0, min(self._asked_at_s, ended_s) - began_s)
             elif event["event"] == "exited":
                 self.returncode = event["returncode"]
             elif event["event"] == "gone":
                 self._gone = event
-        return bool(events)
-
-
-def _guard_with(importer: Mapping[str, Any] | None) -> tuple[Guard, bool]:
-    """An idle guard that has such an importer, or a new one; whether it is new."""
-    for guard in _idle:
-        if guard.importer == importer and not guard.ended:
-            _idle.remove(guard)
-            return guard, False
-    close_idle_guards()  # whatever they have imported is not what is wanted now
-    return Guard(importer), True
+        if self._guard.ended and self._guard.pid is None and self._guard.importer is not None:
+            self.returncode = self._guard.importer.returncode
 
 
 def free_port() -> int:

@@ -1,9 +1,9 @@
 """On CPUs a run imports vLLM once: its engines are forked from a process that has done so already.
 
 vLLM's CPU back end starts the API server, the core and each rank as a new interpreter, one after another, with 8 s of
-imports each: most of a start. Here the guard keeps one interpreter, the importer, which has no threads that a fork
-could lose; each engine's API server is forked from it, its core from that, and ranks from the core, as vLLM itself
-forks them on GPUs.
+imports each: most of a start. Here a script keeps one interpreter, the importer, which has no threads that a fork
+could lose. Each engine's guard is forked from it, the API server from its guard, the core from that, and ranks from
+the core, as vLLM itself forks them on GPUs.
 
 What vLLM tells a new interpreter by its environment, and libraries read only as they are loaded, is done here instead:
 libraries to preload are there when the importer begins, and a rank binds libgomp's threads to its device's cores.
@@ -18,19 +18,19 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import json
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from multiprocessing import context
 from pathlib import Path
-from typing import Any
 
+from common.engines.guard import ENGINE_NICENESS, Spec, guard
 from common.engines.process_tree import end_with_parent
 
 IMPORT_ONCE = "LAB_IMPORT_ONCE"  # "1" in the environment of an engine on CPUs; a user's "0" leaves vLLM as it is
@@ -42,19 +42,73 @@ IMPORTED = (
 
 
 def main() -> None:
-    """Import, then fork an engine for each line on standard input, a socket; a fork goes on as its engine."""
+    """Import, then fork a guard with its engine for each pair of files sent over standard input, a socket."""
     if preloaded := libraries_to_preload():
         os.environ["LD_PRELOAD"] = preloaded
         os.execv(sys.executable, [sys.executable, "-m", "common.engines.importer"])
-    began = time.perf_counter()
-    for name in IMPORTED:
-        with contextlib.suppress(ImportError):  # its engine will say what is wrong with this vLLM
-            importlib.import_module(name)
+    os.nice(ENGINE_NICENESS)
+    with _ending_with_parent():
+        began_s = time.monotonic()
+        for name in IMPORTED:
+            with contextlib.suppress(ImportError):  # its engine will say what is wrong with this vLLM
+                importlib.import_module(name)
+        imported_s = (began_s, time.monotonic())
     gc.collect()
     gc.freeze()  # what engines never write they share
-    engine = _next_engine(time.perf_counter() - began)
-    if engine is not None:
-        _become(engine)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards are not waited for: they tell the script how it went
+    with socket.socket(fileno=0) as script:
+        while files := _guard_asked_for(script):
+            if os.fork() == 0:
+                _guard(files, imported_s)
+            for file in files:
+                os.close(file)
+
+
+@contextlib.contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """End at once when the parent does. The kernel's own signal for that also comes when only its thread has ended."""
+    parent = os.getppid()
+
+    def look(_number: int, _frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _guard_asked_for(script: socket.socket) -> list[int]:
+    """The next guard's standard input and output; empty once the script is gone."""
+    return socket.recv_fds(script, 1, 2)[1]
+
+
+def _guard(files: Sequence[int], imported_s: tuple[float, float]) -> None:
+    """Be a guard, or the engine that is forked from it; does not return."""
+    os.setsid()
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"{sys.executable} -m common.engines.guard")
+    guard(_fork_engine, imported_s=imported_s)
+    os._exit(0)
+
+
+def _fork_engine(spec: Spec) -> int:
+    """Its pid; in the fork itself this does not return."""
+    parent = os.getpid()
+    if (pid := os.fork()) == 0:
+        end_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)
+        _become(spec)
+        sys.exit()
+    return pid
 
 
 def libraries_to_preload() -> str | None:
@@ -74,32 +128,15 @@ def libraries_to_preload() -> str | None:
     return ":".join(map(str, [*tcmalloc, *([given] if given else []), gomp[0]]))
 
 
-def _next_engine(imports_s: float) -> dict[str, Any] | None:
-    """What to become, in a fork; `None` in the importer itself, once its guard is gone."""
-    with open(0, "rb", buffering=0, closefd=False) as guard:  # the socket on standard input
-        for line in guard:
-            # Twice, so that the engine becomes the guard's own child, which then sees its end like any other's
-            if (between := os.fork()) == 0:
-                if (engine := os.fork()) == 0:
-                    wanted: dict[str, Any] = json.loads(line)
-                    return wanted
-                os.write(0, json.dumps({"pid": engine, "imports_s": imports_s}).encode() + b"\n")
-                os._exit(0)
-            os.waitpid(between, 0)
-    return None
-
-
-def _become(engine: dict[str, Any]) -> None:
+def _become(engine: Spec) -> None:
     """Run a command `[python, "-m", module, ...]` in this process, as if it had been started so."""
-    while os.getppid() != engine["guard"]:  # adopted as soon as the process between has ended
-        if not Path(f"/proc/{engine['guard']}").exists():
-            sys.exit(1)
-        time.sleep(0.001)
-    end_with_parent()
     os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(engine["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for number, file in enumerate((nothing, log, log)):
-        os.dup2(file, number)
+    for standard, file in enumerate((nothing, log, log)):
+        os.dup2(file, standard)
     command = engine["command"]
     with contextlib.suppress(ImportError):  # before the environment grows: later there is no room for a name
         import setproctitle

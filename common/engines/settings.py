@@ -22,6 +22,7 @@ PP_LAYERS = "VLLM_PP_LAYER_PARTITION"  # vLLM's only way to be told the layers o
 # Read by vLLM when an engine starts, not when it is imported; the rest of an environment is read by then
 CPU_SLICES, CPU_KV_GIB = "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_KVCACHE_SPACE"
 READ_AT_START = ("TMPDIR", "VLLM_RPC_BASE_PATH", CPU_SLICES, CPU_KV_GIB, PP_LAYERS, DELAY_US)
+READ_BY_NOBODY = ("PYTEST_CURRENT_TEST",)  # another one in each test that starts an engine
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -139,7 +140,7 @@ def importer_of(python: str, environment: Mapping[str, str]) -> dict[str, Any] |
     """The process that an engine of this environment is forked from, for `GuardedProcess`; `None`: it starts alone."""
     if environment.get(IMPORT_ONCE) != "1":
         return None
-    shared = {name: value for name, value in environment.items() if name not in READ_AT_START}
+    shared = {name: value for name, value in environment.items() if name not in (*READ_AT_START, *READ_BY_NOBODY)}
     return {"command": [python, "-m", "common.engines.importer"], "env": shared}
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import psutil
 import pytest
 
 from common.engines.guard import ENGINE_NICENESS
-from common.engines.guarded import GuardedProcess, close_idle_guards, free_port, port_is_free
+from common.engines.guard_link import close_importer
+from common.engines.guarded import GuardedProcess, free_port, port_is_free
 
 pytestmark = [
     pytest.mark.slow,
@@ -119,7 +121,8 @@ def owned_by_a_script(
         process = GuardedProcess({command!r}, {environment(tmp_path)!r}, log, {port}, importer)
         while not process.owns_port() or not Path({str(shared)!r}).exists():
             time.sleep(0.02)
-        print(process._guard.pid, process._importer_pid or "", *process.pids(), flush=True)
+        importer = process._guard.importer
+        print(process._guard.pid, importer.pid if importer else "", *process.pids(), flush=True)
         time.sleep(600)
         """)
     )
@@ -196,48 +199,75 @@ def forked(tmp_path: Path, stubborn: tuple[list[str], int, Path]) -> Iterator[tu
     """The stubborn server as a module."""
     command, port, shared = stubborn
     yield [sys.executable, "-m", "stubborn", *command[2:]], port, shared
-    close_idle_guards()
+    close_importer()
 
 
 def test_engines_are_forked_one_after_another_and_each_goes_whole(
     tmp_path: Path, forked: tuple[list[str], int, Path]
 ) -> None:
     command, port, shared = forked
-    imported_s = []
-    guards = set()
+    imported_s, importers = [], set()
     for _ in range(2):
         process = GuardedProcess(command, environment(tmp_path), tmp_path / "log", port, importer(tmp_path))
         wait_for(lambda process=process: process.owns_port() and shared.exists())
         pids = process.pids()
         assert len(pids) == 2, "the server and its worker"
         assert psutil.Process(pids[0]).nice() == psutil.Process(pids[1]).nice() == ENGINE_NICENESS
+        guard, forked_from = process._guard.pid, process._guard.importer
+        assert guard is not None and forked_from is not None
         gone = process.stop()
         assert gone.clean and gone.killed == 1, "the worker ignores SIGINT and SIGTERM"
         assert gone.shared_memory_removed == (str(shared), str(semaphore_of(shared)))
         assert not any(psutil.pid_exists(pid) for pid in pids)
-        assert process.stop() == gone and process.pids() == []
+        wait_for(lambda guard=guard: not psutil.pid_exists(guard))
+        assert process.stop() == replace(gone, seconds=process.stop().seconds) and process.pids() == []
         imported_s.append(process.imported_before_s)
-        guards.add(process._guard.pid)
+        importers.add(forked_from.pid)
     assert imported_s[0] == 0.0 < imported_s[1], "the second had nothing to import"
-    (guard,) = guards
-    (kept,) = psutil.Process(guard).children(recursive=True)
-    close_idle_guards()
-    assert not psutil.pid_exists(guard) and not psutil.pid_exists(kept.pid)
+    (kept,) = importers
+    assert psutil.pid_exists(kept)
+    close_importer()
+    assert not psutil.pid_exists(kept)
+
+
+def test_engines_beside_each_other_share_an_importer_and_end_apart(tmp_path: Path) -> None:
+    module(tmp_path, "costly", "import time; time.sleep(1)")
+    waits = module(tmp_path, "waits", "import time; time.sleep(600)")
+    wanted = importer(tmp_path, imports="costly")
+
+    def start(name: str) -> GuardedProcess:
+        (tmp_path / name).mkdir()
+        return GuardedProcess(waits, environment(tmp_path / name), tmp_path / name / "log", free_port(), wanted)
+
+    first, second = start("first"), start("second")
+    wait_for(lambda: first.pids() and second.pids())
+    assert first.imported_before_s == 0.0 and second.imported_before_s < 0.5, "both waited for the same imports"
+    (one,), (other,) = first.pids(), second.pids()
+    assert first.stop().clean
+    assert not psutil.pid_exists(one) and psutil.pid_exists(other) and second.alive
+    third = start("third")
+    wait_for(third.pids)
+    assert third.imported_before_s > 1.0
+    close_importer()
+    assert second.alive and third.alive, "the importer is needed for the next start only"
+    assert third.stop().clean and second.stop().clean
+    assert not psutil.pid_exists(other)
 
 
 @pytest.mark.parametrize("killed", ["script", "guard"])
-def test_whoever_is_killed_the_importer_goes_too(
+def test_whoever_is_killed_the_engine_goes_too(
     tmp_path: Path, forked: tuple[list[str], int, Path], killed: str
 ) -> None:
     _, port, shared = forked
-    owner, pids = owned_by_a_script(tmp_path, forked, importer(tmp_path))
-    assert len(pids) == 4
-    os.kill(owner.pid if killed == "script" else pids[0], signal.SIGKILL)
+    owner, (guard, kept, server, worker) = owned_by_a_script(tmp_path, forked, importer(tmp_path))
+    os.kill(owner.pid if killed == "script" else guard, signal.SIGKILL)
     try:
         if killed == "guard":  # nobody is left to end a worker that ignores every signal but one
-            wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids[1:3]))
-            os.kill(pids[3], signal.SIGKILL)
-        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids[1:]))
+            wait_for(lambda: not psutil.pid_exists(guard) and not psutil.pid_exists(server))
+            assert psutil.pid_exists(kept), "it serves the script's next engine"
+            os.kill(worker, signal.SIGKILL)
+            owner.kill()
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in (guard, kept, server, worker)))
     finally:
         owner.kill()
         owner.wait()
@@ -245,18 +275,39 @@ def test_whoever_is_killed_the_importer_goes_too(
     assert killed == "guard" or not shared.exists()
 
 
+def test_a_script_killed_while_its_importer_imports_leaves_nothing(tmp_path: Path) -> None:
+    module(tmp_path, "slow", "import time; time.sleep(600)")
+    code = f"""
+    import time
+    from pathlib import Path
+    from common.engines.guarded import GuardedProcess
+    process = GuardedProcess(["x"], {{}}, Path({str(tmp_path / "log")!r}), 1, {importer(tmp_path, "slow")!r})
+    print(process._guard.importer.pid, flush=True)
+    time.sleep(600)
+    """
+    owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        importing = int(owner.stdout.readline())
+    time.sleep(0.5)
+    assert psutil.pid_exists(importing)
+    owner.kill()
+    owner.wait()
+    wait_for(lambda: not psutil.pid_exists(importing), 3)
+
+
 def test_a_stop_while_it_imports_leaves_nothing_to_begin_later(tmp_path: Path) -> None:
     module(tmp_path, "slow", "import time; time.sleep(600)")
-    began = module(tmp_path, "begun", "open('begun', 'w').close()")
+    began = module(tmp_path, "begun", f"open({str(tmp_path / 'begun')!r}, 'w').close()")
     process = GuardedProcess(
         began, environment(tmp_path), tmp_path / "log", free_port(), importer(tmp_path, imports="slow")
     )
-    wait_for(lambda: psutil.Process(process._guard.pid).children())
-    (importing,) = psutil.Process(process._guard.pid).children()
-    assert process.alive
-    assert process.stop().clean
-    assert not psutil.pid_exists(importing.pid)
-    close_idle_guards()
+    importing = process._guard.importer
+    assert importing is not None and process.alive and process.pids() == []
+    gone = process.stop()
+    assert gone.clean and gone.seconds < 2
+    assert not psutil.pid_exists(importing.pid) and not (tmp_path / "begun").exists()
+    close_importer()
 
 
 def test_what_a_forked_command_is_given_and_how_it_ended(tmp_path: Path) -> None:
@@ -272,7 +323,7 @@ def test_what_a_forked_command_is_given_and_how_it_ended(tmp_path: Path) -> None
         wait_for(lambda: not process.alive)
         assert process.returncode == 7
     assert (tmp_path / "log").read_text() == f"['one', '--two'] mine False {tmp_path / 'scratch'}\n"
-    close_idle_guards()
+    close_importer()
 
 
 def test_an_importer_that_cannot_import_ends_its_command_and_the_next_gets_another(tmp_path: Path) -> None:
@@ -285,7 +336,7 @@ def test_an_importer_that_cannot_import_ends_its_command_and_the_next_gets_anoth
             wait_for(lambda process=process: not process.alive)
             assert process.returncode == code
             assert process.imported_before_s == 0.0
-    close_idle_guards()
+    close_importer()
 
 
 def test_an_importer_that_died_meanwhile_is_replaced(tmp_path: Path) -> None:
@@ -294,10 +345,11 @@ def test_an_importer_that_died_meanwhile_is_replaced(tmp_path: Path) -> None:
         with GuardedProcess(command, environment(tmp_path), tmp_path / "log", free_port(), wanted) as process:
             wait_for(lambda process=process: not process.alive)
             assert process.returncode == 0
-        (kept,) = psutil.Process(process._guard.pid).children()
+        assert process._guard.importer is not None
+        kept = psutil.Process(process._guard.importer.pid)
         kept.kill()
         wait_for(lambda kept=kept: kept.status() == psutil.STATUS_ZOMBIE)
-    close_idle_guards()
+    close_importer()
 
 
 def test_a_strangers_port_is_not_ours(tmp_path: Path) -> None:

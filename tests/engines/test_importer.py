@@ -63,13 +63,17 @@ def test_it_is_for_cpus_and_a_user_may_switch_it_off(tmp_path: Path, monkeypatch
     assert alone[importer.IMPORT_ONCE] == "0" and importer_of("python", alone) is None
 
 
-def test_engines_that_differ_only_in_what_vllm_reads_at_their_start_share_an_importer(tmp_path: Path) -> None:
+def test_engines_that_differ_only_in_what_vllm_reads_at_their_start_share_an_importer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, plan = EngineSettings("/m", "m"), ParallelPlan()
     split = ParallelPlan(pp=2, stage_layers=(5, 3))
     other = replace(settings, cpu_kv_cache_gib=2, all_reduce_delay_us=5.0)
     one = importer_of("python", settings.environment(plan, [CORE], tmp_path / "a"))
     assert one == importer_of("python", other.environment(split, [CORE, CORE], tmp_path / "b"))
     assert one is not None
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "another")
+    assert one == importer_of("python", settings.environment(plan, [CORE], tmp_path))
     compiled = replace(settings, eager=False).environment(plan, [CORE], tmp_path)
     assert one != importer_of("python", compiled), "torch reads it when it is imported"
     assert one != importer_of("/other/python", settings.environment(plan, [CORE], tmp_path))
