@@ -47,12 +47,14 @@ def main() -> None:
         os.environ["LD_PRELOAD"] = preloaded
         os.execv(sys.executable, [sys.executable, "-m", "common.engines.importer"])
     os.nice(ENGINE_NICENESS)
+    gc.disable()  # of what is imported nothing is garbage: a second of eight
     with _ending_with_parent():
         began_s = time.monotonic()
         for name in IMPORTED:
             with contextlib.suppress(ImportError):  # its engine will say what is wrong with this vLLM
                 importlib.import_module(name)
         imported_s = (began_s, time.monotonic())
+    gc.enable()
     gc.collect()
     gc.freeze()  # what engines never write they share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards are not waited for: they tell the script how it went

@@ -1,8 +1,9 @@
 """Communication made slower on purpose: the knock-out that tests an account of where speed is lost.
 
-Set by `EngineSettings.all_reduce_delay_us`. On CPUs each all-reduce of tensor parallelism waits that long first; the
-waiting rank keeps its core, as one that waits for a slow link does. On GPUs a wait of the host would be lost in CUDA
-graphs: there the fast paths are taken away instead (`EngineSettings.peer_to_peer`).
+Set by `EngineSettings.all_reduce_delay_us`. On CPUs each all-reduce of tensor parallelism waits that long first. The
+waiting rank sleeps, as the host of a GPU does that waits for a link: a rank that spun would keep its core from the API
+server, and cost more than the delay. On GPUs a wait of the host would be lost in CUDA graphs: there the fast paths are
+taken away instead (`EngineSettings.peer_to_peer`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from typing import Any
 
 DELAY_US = "LAB_ALL_REDUCE_DELAY_US"
+WAKES_LATE_S = 100e-6  # a sleeper may: the kernel's timers are allowed 50 us, and then somebody else has the core
 
 
 def delay_us() -> float | None:
@@ -33,8 +35,9 @@ def slow_down_all_reduces() -> None:
 
     @functools.wraps(all_reduce)
     def wait_then_reduce(self: Any, states: Any) -> Any:  # noqa: ANN401  # vLLM's signature, not ours
-        until = time.perf_counter_ns() + round(microseconds * 1e3)
-        while time.perf_counter_ns() < until:
+        until = time.perf_counter() + microseconds / 1e6
+        time.sleep(max(0.0, microseconds / 1e6 - WAKES_LATE_S))
+        while time.perf_counter() < until:
             pass
         return all_reduce(self, states)
 

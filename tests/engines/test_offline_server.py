@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import types
@@ -297,34 +296,6 @@ def test_a_stop_in_the_middle_of_a_batch_leaves_nothing(offline: VllmEngine) -> 
 
 
 @pytest.mark.vllm
-def test_a_killed_script_takes_the_offline_engine_along(tmp_path: Path) -> None:
-    """Killed by -9 while the engine is still starting: its processes and shared memory go all the same."""
-    model = find_model("qwen2-9m", say=lambda _: None)
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        from pathlib import Path
-        from common.core.plan import ParallelPlan
-        from common.engines.settings import EngineSettings
-        from common.engines.vllm_engine import VllmLauncher
-        from common.machine.devices import find_machine
-        settings = EngineSettings({str(model.folder)!r}, "m", offline=True)
-        launcher = VllmLauncher(Path({str(tmp_path)!r}), (), lambda line: print(line, flush=True))
-        launcher.start(ParallelPlan(), find_machine().devices[:1], settings)
-        """)
-    )
-    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
-    assert owner.stdout is not None
-    with owner.stdout:
-        line = next(line for line in owner.stdout if "done" in line)
-    tree = psutil.Process(owner.pid).children(recursive=True)
-    owner.kill()
-    owner.wait()
-    assert line
-    assert len(tree) >= 3, "guard, LLM, engine core"
-    wait_for(lambda: not any(process.is_running() for process in tree), 15)
-
-
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
