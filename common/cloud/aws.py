@@ -1,4 +1,4 @@
-"""AWS by boto3: the eight calls of the seam. What describe calls list, by tag, is the truth.
+"""AWS by boto3: the calls of the seam. What describe calls list, by tag, is the truth.
 
 The instance dies by its own shutdown (`InstanceInitiatedShutdownBehavior=terminate`), its volume and interface with
 it. No address is allocated and no key pair is made, so nothing can be left of them; both are looked for all the same.
@@ -45,6 +45,14 @@ class Aws:
         self._clients: dict[tuple[str, str, int], Any] = {}
         self._where: dict[str, str] = {}
         self._prices: dict[str, float] = {}
+        self._account: str | None = None
+
+    def account(self) -> str:
+        """The account's number; STS answers to any credentials."""
+        if self._account is None:
+            with explained("whose credentials these are"):
+                self._account = str(self.client("sts", self.region).get_caller_identity()["Account"])
+        return self._account
 
     def quote(self, profile: Profile) -> Quote:
         """Live on-demand price; quota and offer of the type are checked first."""

@@ -116,12 +116,13 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
     if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
         world.say("nothing was rented")
         return None
+    account = world.provider.account()
     ledger, lab_id = new_ledger(request.results)
     marks = Marks(request.purpose, lab_id, deadline)
     session = Session(world.provider, ledger, marks, world.say, world.clock, world.pauses)
     profile = request.profile
     about = {"gpu": profile.listed.gpu, "gpus": profile.gpus, "links": profile.listed.links, "tier": quote.tier}
-    about |= {"provider": world.provider.kind, "profile": profile.name, "price_read_at": round(now)}
+    about |= {"provider": world.provider.kind, "account": account, "profile": profile.name, "price_read_at": round(now)}
     caps = {"max_usd": request.caps.max_usd, "max_hours": request.caps.max_hours}
     why = {"purpose": request.purpose, "lab_id": lab_id, "deadline": deadline, "name": marks.name}
     region = {} if profile.region is None else {"region": profile.region}

@@ -1,4 +1,4 @@
-"""The seam to a provider: eight calls. What it lists is the truth; nothing kept here ever outranks it."""
+"""The seam to a provider: a few calls. What it lists is the truth; nothing kept here ever outranks it."""
 
 from __future__ import annotations
 
@@ -70,6 +70,9 @@ class Provider(Protocol):
     """One account at one provider. Every call may raise `ProviderError`; reads are repeated before they do."""
 
     kind: str
+
+    def account(self) -> str:
+        """Which account the credentials are of: a name without secrets; asked once."""
 
     def quote(self, profile: Profile) -> Quote:
         """Price and stock now."""

@@ -11,8 +11,9 @@ import pytest
 from common.cloud.clock import Clock
 from common.cloud.estimate import Estimate
 from tests.cloud.evening import Place
-from tests.cloud.fake_runpod import KEY, FakeRunpod, serve
+from tests.cloud.fake_runpod import KEY, FakeRunpod
 from tests.cloud.pods import Pods
+from tests.cloud.serving import serve
 
 
 @pytest.fixture

@@ -110,7 +110,8 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert evening.left == []
     receipt = json.loads((evening.ledger.folder / "teardown.json").read_text())
     assert receipt["verified"] is True
-    assert receipt["looks"][0]["calls"][:2] == ["machines", "leftovers"]
+    assert receipt["looks"][0]["calls"][:3] == ["account", "machines", "leftovers"]
+    assert receipt["account"] == "123456789012"
     assert evening.aws.calls.count("RunInstances") == 1
     assert any("PCIe only" in line for line in evening.said)
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())

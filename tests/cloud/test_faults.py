@@ -69,7 +69,8 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert receipt["verified"] is True
     first, second = receipt["looks"]
     assert second["at"] - first["at"] >= 10
-    assert first["calls"] == ["machines", "leftovers", "machine pod-1"]
+    assert first["calls"] == ["account", "machines", "leftovers", "machine pod-1"]
+    assert receipt["account"] == "user_1"
     assert 0 < receipt["usd_estimate"] < 1
     assert "--usd-per-hour 7.1" in "".join(text.decode() for text in evening.transports[-1].stdin)
 

@@ -28,7 +28,8 @@ from common.cloud.provider import Provider
 from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.watchdog import PIDFILE, Armed, arm, watch
-from tests.cloud.fake_runpod import KEY, FakeRunpod, serve
+from tests.cloud.fake_runpod import KEY, FakeRunpod
+from tests.cloud.serving import serve
 from tests.cloud.world import Evening
 
 QUICK = Pauses(
