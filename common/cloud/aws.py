@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common.cloud.aws_errors import NoSuchInstanceError, explained
 from common.cloud.aws_leftovers import clear, leftovers
-from common.cloud.aws_order import instance_request, security_group
-from common.cloud.aws_price import QUOTAS, check_quota, live_price, quota_line
+from common.cloud.aws_order import (
+    IMAGE,
+    UBUNTUS,
+    group_request,
+    instance_request,
+    rule_request,
+    run_request,
+    security_group,
+)
+from common.cloud.aws_price import QUOTAS, check_quota, live_price, price_question, quota_line, quota_question
 from common.cloud.clock import Clock
 from common.cloud.errors import NotMadeError, Refused
 from common.cloud.marks import TAG_ID
@@ -28,6 +39,7 @@ STATES: dict[str, State] = {
     **{"stopped": "stopped", "terminated": "gone"},
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
+NO_KEYS = "no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json"
 INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
 
@@ -195,9 +207,27 @@ def spec_of_environment(region: str | None) -> dict[str, Any]:
             f"AWS credentials cannot be used ({type(error).__name__}): aws configure, or aws sso login"
         ) from None
     if frozen is None or not frozen.access_key:
-        raise Refused("no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json")
+        raise Refused(NO_KEYS)
     keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
-    return {"kind": "aws", "region": region or AWS_REGION, **keys}
+    ends = getattr(found, "_expiry_time", None)  # botocore tells it nowhere else
+    expires = {} if ends is None else {"expires": ends.timestamp()}
+    return {"kind": "aws", "region": region or AWS_REGION, **keys, **expires}
+
+
+def check_credentials() -> None:
+    """Look for boto3 and for credentials in the environment and in ~/.aws, without asking anybody.
+
+    Raises:
+        Refused: there are none.
+    """
+    try:
+        import boto3  # noqa: F401
+    except ImportError as error:
+        raise Refused(INSTALL) from error
+    named = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    files = (Path.home() / ".aws" / "credentials", Path.home() / ".aws" / "config")
+    if not any(map(os.environ.get, named)) and not any(file.is_file() for file in files):
+        raise Refused(NO_KEYS)
 
 
 def requests_of(order: Order) -> list[str]:
@@ -205,13 +235,17 @@ def requests_of(order: Order) -> list[str]:
     profile = order.profile
     region = profile.region or AWS_REGION
     listed = find("aws", profile.gpu)
-    return [
-        f"service-quotas GetServiceQuota ec2 {listed.quota_code} in {region}: at least {listed.vcpus} vCPUs",
-        f"pricing GetProducts {profile.gpu} in {region}, Linux, shared, on demand",
-        f"ec2 CreateSecurityGroup {order.marks.name}: port 22",
-        f"ec2 RunInstances 1 x {profile.gpu}, {profile.disk_gb} GB gp3 DeleteOnTermination, shutdown behaviour"
-        f" terminate, HttpTokens required, tags {TAG_ID} and deadline on instance, volume and interface",
-    ]
+    run = run_request(order, "<the image's id>", "<its root device>", "<a default subnet>", "<the group's id>")
+    asked = {
+        f"service-quotas in {region}: GetServiceQuota": quota_question(str(listed.quota_code)),
+        "pricing in us-east-1: GetProducts": price_question(profile.gpu, region),
+        "sts: GetCallerIdentity": {},
+        f"ec2 in {region}: CreateSecurityGroup": group_request(order),
+        f"ec2 in {region}: AuthorizeSecurityGroupIngress": rule_request("<the group's id>"),
+        f"ssm in {region}: GetParameter": {"Name": IMAGE.format(UBUNTUS[0])},
+        f"ec2 in {region}: RunInstances": run,
+    }
+    return [f"{operation} {json.dumps(arguments, indent=2)}" for operation, arguments in asked.items()]
 
 
 def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types

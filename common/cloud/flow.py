@@ -17,6 +17,7 @@ from common.cloud.ledger import new_ledger
 from common.cloud.marks import Marks
 from common.cloud.profiles import Profile
 from common.cloud.provider import Order, Provider, Quote
+from common.cloud.providers import check_lasts
 from common.cloud.session import Say, Session
 from common.cloud.start import start_script
 from common.cloud.teardown import Verdict
@@ -113,6 +114,8 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
     deadline = request.caps.deadline(now, quote.usd_per_hour) if seconds is None else round(now + seconds)
     worst = quote.usd_per_hour * (deadline - now) / 3600
     world.say(describe_deadline(deadline, worst))
+    if warning := check_lasts(world.spec, deadline + world.pauses.insist_s):
+        world.say(warning)
     if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
         world.say("nothing was rented")
         return None
@@ -133,7 +136,8 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
 
 def bring_up(session: Session, request: Request, quote: Quote, world: World) -> Launched:
     """A machine that answers and is what was ordered."""
-    start = start_script(request.profile.provider, dead_man(session), world.api, request.public_key)
+    dead = dead_man(session.marks.deadline, session.left_s)
+    start = start_script(request.profile.provider, dead, world.api, request.public_key)
     order = Order(session.marks, request.profile, request.public_key, start, quote)
     needed = 0.0 if request.estimate is None else request.estimate.disk_bytes
     return launch(session, order, world.connect(session), needed)

@@ -54,7 +54,7 @@ class Profile:
     @property
     def links(self) -> str:
         """The interconnect, in words."""
-        return LINKS_SAY[self.listed.links]
+        return LINKS_SAY[self.listed.links if self.gpus > 1 else "none"]
 
     @property
     def dated_usd_per_hour(self) -> float | None:

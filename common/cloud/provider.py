@@ -105,4 +105,4 @@ class Provider(Protocol):
         """What may stand in the way of a renting: whether it is fine, and a line."""
 
     def requests(self, order: Order) -> list[str]:
-        """What `create` would send, as text without secrets."""
+        """What quote and create would send, in order, as text without secrets."""

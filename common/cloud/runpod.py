@@ -131,9 +131,9 @@ class Runpod:
         return [(True, "balance and auto-pay: see https://console.runpod.io/user/billing; prepaid, auto-pay off")]
 
     def requests(self, order: Order) -> list[str]:
-        """The quote and the create."""
-        quote = f"GET {self._url}{_catalog_path(order.profile)}"
-        return [quote, f"POST {self._url}/v2/pods {json.dumps(pod_body(order))}"]
+        """The quote, the account, and the create."""
+        asked = [f"GET {self._url}{path}" for path in (_catalog_path(order.profile), "/v2/account")]
+        return [*asked, f"POST {self._url}/v2/pods {json.dumps(pod_body(order), indent=2)}"]
 
     def changed_fields(self) -> list[str]:
         """Fields that the create sends and that the API's own description does not know."""

@@ -21,5 +21,5 @@ def shown(request: str) -> str:
     lines = [PACKED.sub(named, request)]
     for number, script in enumerate(scripts, 1):
         lines.append(f"  script {number}:")
-        lines += [f"  | {line}".rstrip() for line in script.splitlines()]
+        lines += [f"  | {line}" for line in script.splitlines()]
     return "\n".join(lines)

@@ -165,7 +165,7 @@ def selftest(options: Selftest, world: World, profile: Profile) -> int:
     armed = world.arm(session, world.spec)
     ended_itself = False
     try:
-        start = start_script(profile.provider, dead_man(session), world.api, "")
+        start = start_script(profile.provider, dead_man(session.marks.deadline, session.left_s), world.api, "")
         machine = create(session, Order(session.marks, profile, "", start, quote))
         while session.left_s > -LATE_S and not ended_itself:
             world.clock.sleep(world.pauses.poll_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,18 +74,32 @@ class Place:
 
     def __call__(self, *words: str) -> int:
         """One verb, as the command line runs it; machines are reached through a local shell."""
-
-        def connect(session: Session) -> Connect:
-            def to(machine: Machine) -> Transport:
-                return LocalShell(self.pods, machine.id)
-
-            return to
-
-        setting = Setting(self.root, self.url, connect, Clock(), QUICK)
-        return main("runpod", PROFILES, [*words, "--results-dir", str(self.results)], setting)
+        return command(self.folder, self.root, self.url, self.pods, words)
 
     def go(self, *words: str, exp_args: str = "--model qwen2-9m") -> int:
         """The whole evening with the tiny experiment."""
-        wanted = ["--profile", "4xa100", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1.5", "--yes"]
-        own = ["--ssh-key", str(self.folder / "id_ed25519"), "--keep-venv", sys.prefix]
-        return self("go", *wanted, *own, "--exp-args", exp_args, *words)
+        return self(*going(self.folder), "--exp-args", exp_args, *words)
+
+
+def going(folder: Path) -> list[str]:
+    """The words of such an evening."""
+    wanted = ["--profile", "4xa100", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1.5", "--yes"]
+    return ["go", *wanted, "--ssh-key", str(folder / "id_ed25519"), "--keep-venv", sys.prefix]
+
+
+def command(folder: Path, root: Path, url: str, pods: Pods, words: Sequence[str]) -> int:
+    """`runpod/run.py` with these words, its account at `url`, its machines in folders."""
+
+    def connect(session: Session) -> Connect:
+        def to(machine: Machine) -> Transport:
+            return LocalShell(pods, machine.id)
+
+        return to
+
+    setting = Setting(root, url, connect, Clock(), QUICK)
+    return main("runpod", PROFILES, [*words, "--results-dir", str(folder / "results")], setting)
+
+
+if __name__ == "__main__":  # a `go` that can be killed: the place's folder, the account's address, more words
+    here = Path(sys.argv[1])
+    sys.exit(command(here, here / "root", sys.argv[2], Pods(here / "pods"), [*going(here), *sys.argv[3:]]))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from common.cloud import teardown, upkeep
-from common.cloud.errors import BILLING, CLEAN, OtherAccountError, ProviderError
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, OtherAccountError, ProviderError, Refused
 from common.cloud.flow import World, go
 from common.cloud.http import Call, Reply
 from common.cloud.ledger import ledgers
 from common.cloud.options import Down, OnMachine, Sweep, Verify
+from common.cloud.providers import check_lasts
 from common.cloud.runpod import Runpod
 from common.cloud.survey import open_here
 from tests.cloud.fake_runpod import KEY, OTHER_KEY
@@ -75,6 +76,25 @@ def test_a_key_that_may_not_ask_is_known_by_its_checksum(tmp_path: Path) -> None
     assert name == Runpod(KEY, exchange=lambda call: problem(404, "no such path")).account()
     assert name != Runpod(OTHER_KEY, exchange=lambda call: problem(403, "no right")).account()
     assert KEY[4:12] not in name
+
+
+def test_temporary_credentials_must_outlive_the_deadline(tmp_path: Path) -> None:
+    """Without them neither `go` nor the watchdog can end anything."""
+    evening = Evening(tmp_path)
+    now = evening.clock.now()
+    short = replace(evening.world, spec={"token": "x", "expires": now + 3000})
+    with pytest.raises(Refused, match="aws sso login") as raised:
+        go(evening.request, short)
+    assert raised.value.code == BAD_INPUT
+    assert "--max-hours" in str(raised.value)
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+    assert check_lasts({"token": "x", "expires": now + 7200}, now + 6000) is None
+    assert check_lasts({"token": None}, now) is None
+    warning = check_lasts({"token": "x"}, now + 6000)
+    assert warning is not None
+    assert "the watchdog" in warning
+    assert "a key that does not end" in warning
 
 
 def test_where_the_account_is_not_known_nothing_is_rented(tmp_path: Path) -> None:

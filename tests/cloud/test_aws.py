@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.cloud import launch, teardown
-from common.cloud.aws import Aws
+from common.cloud.aws import Aws, spec_of_environment
 from common.cloud.aws_start import user_data
 from common.cloud.clock import Pauses
 from common.cloud.deadman import DeadMan
@@ -211,7 +211,7 @@ def test_a_region_without_the_type(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
-def test_down_looks_where_the_machine_was_made(tmp_path: Path) -> None:
+def test_down_looks_where_the_machine_was_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A look at another region would find nothing there and call that proof."""
     clock = TestClock()
     fake = FakeAws(clock)
@@ -231,6 +231,11 @@ def test_down_looks_where_the_machine_was_made(tmp_path: Path) -> None:
         setting = Setting(clock=clock, pauses=Pauses(insist_s=60))
         words = ["--yes", "--results-dir", str(tmp_path), "--region", "us-east-1"]
         assert main("aws", PROFILES, ["verify", *words], setting) == BILLING
+        ledger.write("intent", clock.now(), **about, region="us-west-2", account="999999999999")
+        for verb in ("verify", "down"):
+            assert main("aws", PROFILES, [verb, *words], setting) == BILLING
+            assert "account 999999999999, and these credentials are of 123456789012" in capfd.readouterr().err
+        ledger.write("intent", clock.now(), **about, region="us-west-2", account="123456789012")
         assert main("aws", PROFILES, ["down", "--discard", *words], setting) == CLEAN
         (gone,) = far.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
         assert gone["State"]["Name"] == "terminated"
@@ -245,6 +250,17 @@ def test_doctor_tells_the_quota_and_how_to_ask_for_more(tmp_path: Path, capfd: p
     assert "MISSING quota of G and VT instances in us-east-1: 0 vCPUs; 48 are needed" in said
     assert "--quota-code L-417A185B --desired-value 96" in said
     assert "ok      the account lists its machines: 1" in said
+
+
+def test_when_temporary_credentials_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = {"ACCESS_KEY_ID": "ASIAPLANTED", "SECRET_ACCESS_KEY": SECRET, "SESSION_TOKEN": "planted"}
+    for name, value in planted.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    assert "expires" not in spec_of_environment(None)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2099-01-01T00:00:00Z")
+    spec = spec_of_environment(None)
+    assert spec["token"] == "planted"
+    assert spec["expires"] == 4070908800
 
 
 def test_what_an_instance_is_born_with() -> None:

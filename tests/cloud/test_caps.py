@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -86,6 +88,14 @@ def test_the_guides_prices_are_the_tables() -> None:
                 assert f"${price:.2f}" in guide, name
 
 
+def test_the_week_counts_with_the_same_price() -> None:
+    usd = read_profiles(ROOT / "runpod" / "profiles.toml", "runpod")["4xa100"].dated_usd_per_hour
+    pages = [ROOT / "week5" / name for name in ("README.md", "decide.py", "exercises/run_distributed_benchmark.md")]
+    for page in pages:
+        named = set(re.findall(r"--usd-per-hour (\d+\.\d\d)", page.read_text()))
+        assert named == {f"{usd:.2f}"}, page
+
+
 def test_no_package_shadows_the_folders() -> None:
     for name in ("runpod", "aws"):
         assert not (ROOT / name / "__init__.py").exists()
@@ -115,6 +125,16 @@ def test_a_ledger_whose_last_line_was_cut(tmp_path: Path) -> None:
     for receipt in ("", "{", "[]", '{"verified": "true"}', '{"verified": null}'):
         (ledger.folder / "teardown.json").write_text(receipt)
         assert not ledger.closed
+
+
+def test_a_line_of_the_ledger_is_on_the_disk_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = new_ledger(tmp_path)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(ledger.path.read_text()))
+    ledger.write("creating", 1.0, name="x")
+    assert synced == ['{"at": 1.0, "event": "creating", "name": "x"}\n']
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -150,6 +150,20 @@ def test_exit_code_of_a_fault(fault: str, tmp_path: Path) -> None:
         assert "https://console.runpod.io" in said
 
 
+@pytest.mark.parametrize("fault", ["never_answers", "stuck"])
+def test_unreachable_for_ten_minutes_is_ended_and_the_next_one_tried(fault: str, tmp_path: Path) -> None:
+    evening = Evening(tmp_path, frozenset({fault}))
+    assert evening.go() == RUN_FAILED
+    events = evening.ledger.events()
+    created = [one for one in events if one["event"] == "created"]
+    refused = [one for one in events if one["event"] == "refused"]
+    assert [one["id"] for one in created] == ["pod-1", "pod-2"]
+    for made, given_up in zip(created, refused, strict=True):
+        assert 600 < given_up["at"] - made["at"] < 620
+        assert "did not answer within 10 minutes" in given_up["reason"]
+    assert evening.fake.most_alive == 1, "the first was proven gone before the second was made"
+
+
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(faults=st.frozensets(st.sampled_from(FAULTS), max_size=4), interrupt_at=st.none() | st.integers(1, 60))
 @example(faults=frozenset({"late", "terminate_slow"}), interrupt_at=None)

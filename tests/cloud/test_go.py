@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from common.analysis.learning.checklist import Here, _terminated
-from common.cloud.errors import BILLING, CLEAN, RUN_FAILED
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED
 from common.cloud.http import Call
 from common.cloud.ledger import ledgers
 from common.store import files
 from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import KEY
+from tests.cloud.test_watchdog import wait_for
 from tests.cloud.world import ROOT
 
 RESULT = "benchmark_scaling/20260101T000000Z-m-x.json"
@@ -84,6 +86,36 @@ def test_results_come_home_while_it_runs_and_survive_the_machine(place: Place) -
     somebody.join()
     assert place.fake.ours() == []
     assert ledgers(place.results)[0].closed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["creating", "reachable", "fetched"])
+def test_kill_9_of_go(event: str, place: Place) -> None:
+    """A `go` of its own process, killed on its way: nobody is left who knows, but for the watchdog and the ledger."""
+    words = [sys.executable, "-m", "tests.cloud.evening", str(place.folder), place.url]
+    more = ["--exp-args", "--model qwen2-9m", "--env", "TINY_SLEEPS=30"]
+    with (place.folder / "said").open("wb") as said:
+        process = subprocess.Popen([*words, *more], cwd=ROOT, stdout=said, stderr=said)
+    wait_for(lambda: any(ledger.last(event) for ledger in ledgers(place.results)), 60)
+    process.kill()
+    process.wait()
+    (ledger,) = ledgers(place.results)
+    assert not ledger.closed
+    wait_for(lambda: ledger.closed, 60)
+    assert place.fake.ours() == []
+    assert place.pods.alive() == []
+    assert (ledger.last("watchdog") or {})["reason"] == "the owner died"
+    kept = [path.read_bytes() for path in place.folder.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in text for text in kept)
+
+
+@pytest.mark.slow
+def test_no_capacity_at_the_launch_offers_the_next_smaller_machine(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.fake.faults = frozenset({"no_capacity"})  # the catalogue says LOW, the create says that there is none
+    assert place.go() == NO_CAPACITY
+    assert "smaller, and to be had now: --profile 2xa100, $3.60 per hour, NVLink" in capfd.readouterr().err
 
 
 @pytest.mark.slow
