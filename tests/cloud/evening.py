@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from common.cloud.clock import Clock, Pauses
 from common.cloud.launch import Connect
@@ -16,8 +19,9 @@ from common.cloud.provider import Machine
 from common.cloud.session import Session
 from common.cloud.transport import Transport
 from common.store.schema import RESULT
-from tests.cloud.fake_runpod import FakeRunpod
+from tests.cloud.fake_runpod import KEY, FakeRunpod
 from tests.cloud.pods import LocalShell, Pods
+from tests.cloud.serving import serve
 from tests.cloud.world import PROFILES
 from tests.store.sample import sample_result
 
@@ -79,6 +83,20 @@ class Place:
     def go(self, *words: str, exp_args: str = "--model qwen2-9m") -> int:
         """The whole evening with the tiny experiment."""
         return self(*going(self.folder), "--exp-args", exp_args, *words)
+
+
+@contextlib.contextmanager
+def a_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """An account behind a socket whose pods are processes of this machine, with keys planted in the environment."""
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", "hf_PLANTEDTOKEN")
+    (folder / "pods").mkdir()
+    fake, pods = FakeRunpod(Clock(), boot_s=0.2), Pods(folder / "pods")
+    with serve(fake) as url:
+        yield Place(folder, fake, pods, url)
+        for pod in list(fake.pods.values()):
+            if pod.id in pods.processes and pods.processes[pod.id].poll() is None:
+                pods.ended(pod)
 
 
 def going(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ from common.cloud import estimate
 from common.cloud.estimate import ABOUT_THE_WEEK
 from common.cloud.main import Setting, main
 from tests.cloud.evening import Place
-from tests.cloud.fake_runpod import FAULTS
 from tests.cloud.world import PROFILES, ROOT
 
 NO_DOLLARS = ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")
@@ -129,16 +128,6 @@ def test_clocks_that_differ_are_refused(place: Place, monkeypatch: pytest.Monkey
     place.fake.clock = type("Ahead", (), {"now": lambda _: 2e9})()
     assert place.go() == 2
     assert place.fake.ours() == []
-
-
-@pytest.mark.parametrize(("fault", "code", "said"), [("no_balance", 4, "add credit"), ("create_422", 4, "--check-api")])
-def test_refusals_of_the_provider(
-    place: Place, capfd: pytest.CaptureFixture[str], fault: str, code: int, said: str
-) -> None:
-    assert fault in FAULTS
-    place.fake.faults = frozenset({fault})
-    assert place.go() == code
-    assert said in capfd.readouterr().err
 
 
 def test_no_capacity_offers_the_next_smaller_machine(place: Place, capfd: pytest.CaptureFixture[str]) -> None:

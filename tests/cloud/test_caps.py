@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cloud.caps import ENDING_S, LEAST_S, Caps
@@ -37,6 +38,7 @@ def test_the_nearer_cap_counts() -> None:
     assert Caps(7.18, 1.5).seconds(7.18) == 3600 - ENDING_S
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=60), st.from_regex(r"[0-9a-f]{6}", fullmatch=True), st.integers(10**9, 10**10 - 1))
 def test_marks_survive_in_a_name(purpose: str, lab_id: str, deadline: int) -> None:
     name = Marks(purpose, lab_id, deadline).name
@@ -89,11 +91,13 @@ def test_the_guides_prices_are_the_tables() -> None:
 
 
 def test_the_week_counts_with_the_same_price() -> None:
-    usd = read_profiles(ROOT / "runpod" / "profiles.toml", "runpod")["4xa100"].dated_usd_per_hour
+    four = read_profiles(ROOT / "runpod" / "profiles.toml", "runpod")["4xa100"]
+    prices = {f"{replace(four, gpus=gpus).dated_usd_per_hour:.2f}" for gpus in (1, 4)}
     pages = [ROOT / "week5" / name for name in ("README.md", "decide.py", "exercises/run_distributed_benchmark.md")]
     for page in pages:
         named = set(re.findall(r"--usd-per-hour (\d+\.\d\d)", page.read_text()))
-        assert named == {f"{usd:.2f}"}, page
+        assert named, page
+        assert named <= prices, page
 
 
 def test_no_package_shadows_the_folders() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED
 from common.cloud.http import Call
 from common.cloud.ledger import ledgers
 from common.store import files
-from tests.cloud.evening import Place
+from tests.cloud.evening import Place, a_place
 from tests.cloud.fake_runpod import KEY
 from tests.cloud.test_watchdog import wait_for
 from tests.cloud.world import ROOT
@@ -24,9 +27,18 @@ from tests.cloud.world import ROOT
 RESULT = "benchmark_scaling/20260101T000000Z-m-x.json"
 
 
-def test_the_whole_evening(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    assert place.go() == CLEAN
-    said = capfd.readouterr().err
+@pytest.fixture(scope="module")
+def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, str]]:
+    """One whole evening, and what it said."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, a_place(tmp_path_factory.mktemp("evening"), monkeypatch) as place:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            assert place.go("--env", "NCCL_DEBUG=WARN") == CLEAN
+        yield place, said.getvalue()
+
+
+def test_the_whole_evening(evening: tuple[Place, str]) -> None:
+    place, said = evening
     assert place.fake.ours() == []
     assert place.pods.alive() == []
     (ledger,) = ledgers(place.results)
@@ -48,9 +60,8 @@ def test_the_whole_evening(place: Place, capfd: pytest.CaptureFixture[str]) -> N
     assert not (sent / ".env").exists(), "what looks like a key stays here"
 
 
-def test_no_secret_anywhere(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    assert place.go("--env", "NCCL_DEBUG=WARN") == CLEAN
-    said = "".join(capfd.readouterr())
+def test_no_secret_anywhere(evening: tuple[Place, str]) -> None:
+    place, said = evening
     pod = place.pods.folder / "pod-1"
     kept = {path: path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
     for secret in (KEY, "hf_PLANTEDTOKEN"):
