@@ -19,12 +19,15 @@ from common.cloud.aws_errors import NoSuchInstanceError, explained
 from common.cloud.aws_leftovers import clear, leftovers
 from common.cloud.aws_order import (
     IMAGE,
+    SUBNETS,
     UBUNTUS,
     group_request,
     instance_request,
+    offers_question,
     rule_request,
     run_request,
     security_group,
+    zones_question,
 )
 from common.cloud.aws_price import QUOTAS, check_quota, live_price, price_question, quota_line, quota_question
 from common.cloud.clock import Clock
@@ -71,8 +74,7 @@ class Aws:
         region = profile.region or self.region
         check_quota(self.client("service-quotas", region), profile, region)
         with explained("instance types"):
-            filters = [{"Name": "instance-type", "Values": [profile.gpu]}]
-            answer = self.client("ec2", region).describe_instance_type_offerings(Filters=filters)
+            answer = self.client("ec2", region).describe_instance_type_offerings(**offers_question(profile.gpu))
         if not answer["InstanceTypeOfferings"]:
             raise NotMadeError(f"{region} has no {profile.gpu}: another --region (us-east-1 and us-west-2 have most)")
         usd = self._price(profile.gpu, region) + disk_usd_per_hour("aws", profile.disk_gb)
@@ -236,16 +238,20 @@ def requests_of(order: Order) -> list[str]:
     region = profile.region or AWS_REGION
     listed = find("aws", profile.gpu)
     run = run_request(order, "<the image's id>", "<its root device>", "<a default subnet>", "<the group's id>")
-    asked = {
-        f"service-quotas in {region}: GetServiceQuota": quota_question(str(listed.quota_code)),
-        "pricing in us-east-1: GetProducts": price_question(profile.gpu, region),
-        "sts: GetCallerIdentity": {},
-        f"ec2 in {region}: CreateSecurityGroup": group_request(order),
-        f"ec2 in {region}: AuthorizeSecurityGroupIngress": rule_request("<the group's id>"),
-        f"ssm in {region}: GetParameter": {"Name": IMAGE.format(UBUNTUS[0])},
-        f"ec2 in {region}: RunInstances": run,
-    }
-    return [f"{operation} {json.dumps(arguments, indent=2)}" for operation, arguments in asked.items()]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("service-quotas: GetServiceQuota", dict(quota_question(str(listed.quota_code)))),
+        ("ec2: DescribeInstanceTypeOfferings", offers_question(profile.gpu)),
+        ("pricing: GetProducts", price_question(profile.gpu, region)),
+        ("sts: GetCallerIdentity", {}),
+        ("ec2: CreateSecurityGroup", group_request(order)),
+        ("ec2: AuthorizeSecurityGroupIngress", rule_request("<the group's id>")),
+        ("ssm: GetParameter", {"Name": IMAGE.format(UBUNTUS[0])}),
+        ("ec2: DescribeImages", {"ImageIds": ["<the image's id>"]}),
+        ("ec2: DescribeInstanceTypeOfferings", zones_question(profile.gpu)),
+        ("ec2: DescribeSubnets", SUBNETS),
+        ("ec2: RunInstances", run),
+    ]
+    return [f"in {region}, {operation} {json.dumps(arguments, indent=1)}" for operation, arguments in asked]
 
 
 def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types

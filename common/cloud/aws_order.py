@@ -11,6 +11,7 @@ from common.cloud.provider import Order
 
 IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-{}/latest/ami-id"
 UBUNTUS = ("24.04", "22.04")
+SUBNETS = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
 
 
 def tags(order: Order) -> list[dict[str, str]]:
@@ -85,6 +86,16 @@ def run_request(order: Order, image_id: str, root: str, subnet: str, group: str)
     }
 
 
+def offers_question(instance_type: str) -> dict[str, Any]:
+    """The arguments of `describe_instance_type_offerings`: does the region have the type."""
+    return {"Filters": [{"Name": "instance-type", "Values": [instance_type]}]}
+
+
+def zones_question(instance_type: str) -> dict[str, Any]:
+    """The same for its zones."""
+    return {"LocationType": "availability-zone", **offers_question(instance_type)}
+
+
 def _image_id(ssm: Any) -> str:  # noqa: ANN401  # boto3 has no types
     """AWS's own image with NVIDIA's driver, the newest there is."""
     from botocore.exceptions import ClientError
@@ -100,10 +111,9 @@ def _image_id(ssm: Any) -> str:  # noqa: ANN401  # boto3 has no types
 
 def _subnet(ec2: Any, instance_type: str, attempt: int) -> str:  # noqa: ANN401  # boto3 has no types
     """A default subnet in a zone that offers the type."""
-    filters = [{"Name": "instance-type", "Values": [instance_type]}]
-    offers = ec2.describe_instance_type_offerings(LocationType="availability-zone", Filters=filters)
+    offers = ec2.describe_instance_type_offerings(**zones_question(instance_type))
     zones = {one["Location"] for one in offers["InstanceTypeOfferings"]}
-    subnets = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+    subnets = ec2.describe_subnets(**SUBNETS)["Subnets"]
     fitting = sorted((one["AvailabilityZone"], one["SubnetId"]) for one in subnets if one["AvailabilityZone"] in zones)
     if not fitting:
         raise NotMadeError("no zone with a default subnet offers this type: aws ec2 create-default-vpc")

@@ -31,11 +31,16 @@ Check = Callable[[], object]
 
 
 def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
-    """Print the requests and the worst cost; a note for everything that a real run would refuse for."""
+    """The requests, and under them the worst cost and a note for everything that a real run would refuse for."""
     profile, caps = request.profile, request.caps
     usd = profile.dated_usd_per_hour
     seconds = caps.max_hours * 3600 if usd is None else caps.seconds(usd)
     deadline = int(Clock().now() + seconds)
+    write(made(provider, profile, request.purpose, deadline, seconds))
+    work = ["ssh: probe, code, environment, model, experiment; results home every minute, and once more at its end"]
+    ends = [ending(provider), *lists(provider), one(provider), AGAIN]
+    stays = ["ssh: probe; the machine stays until `down`, or its deadline"]
+    write([f"{one(provider)}, until it runs: price and state are read back", *(work + ends if request.job else stays)])
     say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
     if usd is None:
         say("no dated price is known: a real run quotes live")
@@ -45,11 +50,6 @@ def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
         say(describe_deadline(deadline, usd * seconds / 3600))
     if request.estimate is not None:
         say(request.estimate.in_words(usd))
-    write(made(provider, profile, request.purpose, deadline, seconds))
-    work = ["ssh: probe, code, environment, model, experiment; results home every minute, and once more at its end"]
-    ends = [ending(provider), *lists(provider), one(provider), AGAIN]
-    stays = ["ssh: probe; the machine stays until `down`, or its deadline"]
-    write([f"{one(provider)}, until it runs: price and state are read back", *(work + ends if request.job else stays)])
     return done(say, lambda: check_key(provider), lambda: ssh_key(options.ssh_key), check_tools)
 
 
@@ -116,6 +116,7 @@ def write(requests: list[str]) -> None:
     """Requests, on stdout."""
     for request in requests:
         sys.stdout.write(f"{shown(request)}\n")
+    sys.stdout.flush()
 
 
 def done(say: Say, *needs: Check) -> int:

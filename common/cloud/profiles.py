@@ -88,7 +88,8 @@ def choose(profiles: dict[str, Profile], name: str | None, gpu: str | None, coun
         Refused: unknown, not to be had here, or not a machine.
     """
     if (name is None) == (gpu is None):
-        raise Refused(f"name a machine: --profile ({', '.join(profiles)}), or --gpu with --count")
+        offered = [one.name for one in profiles.values() if one.instead is None]
+        raise Refused(f"name a machine: --profile ({', '.join(offered)}), or --gpu with --count")
     if name is not None:
         if name not in profiles:
             near = difflib.get_close_matches(name, list(profiles), 1, 0)

@@ -133,7 +133,7 @@ class Runpod:
     def requests(self, order: Order) -> list[str]:
         """The quote, the account, and the create."""
         asked = [f"GET {self._url}{path}" for path in (_catalog_path(order.profile), "/v2/account")]
-        return [*asked, f"POST {self._url}/v2/pods {json.dumps(pod_body(order), indent=2)}"]
+        return [*asked, f"POST {self._url}/v2/pods {json.dumps(pod_body(order), indent=1)}"]
 
     def changed_fields(self) -> list[str]:
         """Fields that the create sends and that the API's own description does not know."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.cloud import launch, teardown
+from common.cloud import dry, launch, teardown
 from common.cloud.aws import Aws
 from common.cloud.clock import Pauses
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
@@ -106,7 +107,11 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert receipt["verified"] is True
     assert receipt["looks"][0]["calls"][:3] == ["account", "machines", "leftovers"]
     assert receipt["account"] == "123456789012"
-    assert evening.aws.calls.count("RunInstances") == 1
+    calls = evening.aws.calls
+    assert calls.count("RunInstances") == 1
+    printed = dry.made("aws", evening.request.profile, "scaling", 1_800_000_000, 3600)
+    named = [re.match(r"in us-east-1, [\w-]+: (\w+) ", request) for request in printed]
+    assert [one and one[1] for one in named] == calls[: calls.index("RunInstances") + 1], "a dry run prints them all"
     assert any("PCIe only" in line for line in evening.said)
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())
 

@@ -83,6 +83,6 @@ def test_dry_run_needs_no_boto3(
     words = ["go", "--profile", "4xl40s", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1"]
     assert main("aws", PROFILES, [*words, "--dry-run"]) == 0
     out, err = capfd.readouterr()
-    assert "shutdown behaviour terminate" in out
+    assert '"InstanceInitiatedShutdownBehavior": "terminate"' in out
     assert "pip install -e '.[cloud]'" in err
     assert main("aws", PROFILES, ["verify", "--yes"]) == 2, "refused, and no traceback"

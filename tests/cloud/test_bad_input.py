@@ -54,6 +54,7 @@ A100 = ("--profile", "4xa100")
         ((*GO, *A100, *CAPS, "--profle", "x"), "unknown option --profle"),
         ((*GO, *A100, *CAPS, "--max-users", "x"), "unknown option"),
         (("gone",), "did you mean"),
+        (("cost", "--mtok", "banana"), "error: --mtok cannot be 'banana'. See --help"),
         (("run", "benchmark_scalling"), "unknown experiment"),
         (("run", "benchmark_scaling", "--env", "TOKEN=x"), "looks like a secret"),
         (("run",), "which experiment?"),

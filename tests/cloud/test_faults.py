@@ -29,7 +29,7 @@ CODES = {
     **{"no_capacity": NO_CAPACITY, "no_balance": NO_CAPACITY, "create_429": NO_CAPACITY, "create_422": NO_CAPACITY},
     **{"dear": OVER_CAP, "no_price": OVER_CAP, "stuck": RUN_FAILED, "gone_in_mid_run": RUN_FAILED},
     **{"stopped_in_mid_run": RUN_FAILED, "request_lost": RUN_FAILED, "never_answers": RUN_FAILED},
-    "refused_but_made": NO_CAPACITY,
+    **{"refused_but_made": NO_CAPACITY, "list_500_at_first": RUN_FAILED},
     **dict.fromkeys(HARMFUL, BILLING),
 }
 
