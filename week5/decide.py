@@ -15,7 +15,7 @@ Reading.     The first line is the answer. ASSUMED: engines add up beyond those 
              where no plan keeps the limits. The last line is JSON.
 
 Examples:
-  python decide.py --rate 20 --slo ttft=1000 tpot=100 --usd-per-hour 7.16
+  python decide.py --rate 20 --slo ttft=1000 tpot=100 --usd-per-hour 7.18
   python decide.py --rate 20 --slo ttft=1000 tpot=100 --buy-usd 120000 --months 36 --watts 3500 --usd-per-kwh 0.2
   python decide.py --rate 2 --slo tpot=50 --results results/reference/2x1core-amd-epyc
   python decide.py --rate 20 --slo ttft=500 tpot=50 --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8

@@ -1,4 +1,4 @@
-"""Verbs about the account: doctor and price; and what every verb says of itself without a network."""
+"""Verbs about the account: doctor and price."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.cloud.aws_leftovers import KINDS
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
 from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
 from common.cloud.options import Doctor, Price, Verb
 from common.cloud.prices import table
 from common.cloud.profiles import Profile, read_profiles
-from common.cloud.provider import Order, Provider
+from common.cloud.provider import Provider
 from common.cloud.providers import provider_from, spec_of
-from common.cloud.runpod import URL, Runpod
+from common.cloud.runpod import Runpod
 from common.cloud.session import Say
 
 
 def hf_token() -> str | None:
     """The token for gated models, sent to the machine through a pipe; None where none is set."""
     return os.environ.get("HF_TOKEN", "").strip() or None
-
-
-def requests(provider: str, order: Order) -> list[str]:
-    """What a renting would send, without a key."""
-    if provider == "aws":
-        from common.cloud.aws import requests_of
-
-        return requests_of(order)
-    return Runpod("", url=URL).requests(order)
 
 
 def price(provider: str, profiles: Path, options: Price, url: str | None, say: Say) -> int:
@@ -41,7 +31,7 @@ def price(provider: str, profiles: Path, options: Price, url: str | None, say: S
     code = CLEAN
     for profile in (one for one in chosen if one.instead is None):
         dated = profile.dated_usd_per_hour
-        then = "no dated price" if dated is None else f"${dated:.2f} on {profile.listed.read_on or 'no date'}"
+        then = "no dated price" if dated is None else f"${dated:.2f} ({profile.listed.read_on or 'no date'})"
         live, failed = ("not asked", False) if client is None else _live(client, profile)
         code = BAD_INPUT if failed and named else code
         say(f"{profile.name:9} {profile.gpus} x {profile.listed.gpu:22} {then:24} live: {live}; {profile.links}")
@@ -66,28 +56,6 @@ def doctor(provider: str, options: Verb, url: str | None, say: Say) -> int:
     for fine, line in found:
         say(f"{'ok     ' if fine else 'MISSING'} {line}")
     return CLEAN if all(fine for fine, _ in found) else BAD_INPUT
-
-
-def dry_lines(provider: str, verb: str, profiles: Path) -> list[str]:
-    """What a verb would ask the provider."""
-    lists = (
-        ["GET /v2/pods?includeClusterPods=true", "GET /v2/network-volumes", "GET /v2/clusters"]
-        if provider == "runpod"
-        else [f"ec2 {operation}" for operation in ("describe_instances", *(kind[0] for kind in KINDS.values()))]
-    )
-    ending = "DELETE /v2/pods/{id}" if provider == "runpod" else "ec2 terminate_instances"
-    one = "GET /v2/pods/{id}" if provider == "runpod" else "ec2 describe_instances (one id)"
-    asked = {
-        **{"verify": [*lists, one, "all of it again, ten seconds later"], "sweep": [*lists, ending, *lists]},
-        **{"down": ["ssh: results", ending, *lists, one], "sync": [one, "ssh: results"], "run": [one, "ssh: work"]},
-        **{"cost": ["GET /v2/billing/pods?podId={id}" if provider == "runpod" else "nothing: see Cost Explorer"]},
-        **{"doctor": lists},
-    }
-    if verb == "selftest":
-        profile = read_profiles(profiles, provider)["selftest"]
-        usd = profile.dated_usd_per_hour or 0.0
-        return [f"rent {profile.gpus} x {profile.listed.gpu} for 3 minutes: at most ${usd * 0.15:.2f}", *lists]
-    return asked[verb]
 
 
 def _live(client: Provider, profile: Profile) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""AWS by boto3: the eight calls of the seam. What describe calls list, by tag, is the truth.
+"""AWS by boto3: the calls of the seam. What describe calls list, by tag, is the truth.
 
 The instance dies by its own shutdown (`InstanceInitiatedShutdownBehavior=terminate`), its volume and interface with
 it. No address is allocated and no key pair is made, so nothing can be left of them; both are looked for all the same.
@@ -8,14 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common.cloud.aws_errors import NoSuchInstanceError, explained
 from common.cloud.aws_leftovers import clear, leftovers
-from common.cloud.aws_order import instance_request, security_group
-from common.cloud.aws_price import QUOTAS, check_quota, live_price, quota_line
+from common.cloud.aws_order import (
+    IMAGE,
+    SUBNETS,
+    UBUNTUS,
+    group_request,
+    instance_request,
+    offers_question,
+    rule_request,
+    run_request,
+    security_group,
+    zones_question,
+)
+from common.cloud.aws_price import QUOTAS, check_quota, live_price, price_question, quota_line, quota_question
 from common.cloud.clock import Clock
 from common.cloud.errors import NotMadeError, Refused
 from common.cloud.marks import TAG_ID
@@ -28,6 +42,7 @@ STATES: dict[str, State] = {
     **{"stopped": "stopped", "terminated": "gone"},
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
+NO_KEYS = "no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json"
 INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
 
@@ -45,14 +60,21 @@ class Aws:
         self._clients: dict[tuple[str, str, int], Any] = {}
         self._where: dict[str, str] = {}
         self._prices: dict[str, float] = {}
+        self._account: str | None = None
+
+    def account(self) -> str:
+        """The account's number; STS answers to any credentials."""
+        if self._account is None:
+            with explained("whose credentials these are"):
+                self._account = str(self.client("sts", self.region).get_caller_identity()["Account"])
+        return self._account
 
     def quote(self, profile: Profile) -> Quote:
         """Live on-demand price; quota and offer of the type are checked first."""
         region = profile.region or self.region
         check_quota(self.client("service-quotas", region), profile, region)
         with explained("instance types"):
-            filters = [{"Name": "instance-type", "Values": [profile.gpu]}]
-            answer = self.client("ec2", region).describe_instance_type_offerings(Filters=filters)
+            answer = self.client("ec2", region).describe_instance_type_offerings(**offers_question(profile.gpu))
         if not answer["InstanceTypeOfferings"]:
             raise NotMadeError(f"{region} has no {profile.gpu}: another --region (us-east-1 and us-west-2 have most)")
         usd = self._price(profile.gpu, region) + disk_usd_per_hour("aws", profile.disk_gb)
@@ -187,9 +209,27 @@ def spec_of_environment(region: str | None) -> dict[str, Any]:
             f"AWS credentials cannot be used ({type(error).__name__}): aws configure, or aws sso login"
         ) from None
     if frozen is None or not frozen.access_key:
-        raise Refused("no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json")
+        raise Refused(NO_KEYS)
     keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
-    return {"kind": "aws", "region": region or AWS_REGION, **keys}
+    ends = getattr(found, "_expiry_time", None)  # botocore tells it nowhere else
+    expires = {} if ends is None else {"expires": ends.timestamp()}
+    return {"kind": "aws", "region": region or AWS_REGION, **keys, **expires}
+
+
+def check_credentials() -> None:
+    """Look for boto3 and for credentials in the environment and in ~/.aws, without asking anybody.
+
+    Raises:
+        Refused: there are none.
+    """
+    try:
+        import boto3  # noqa: F401
+    except ImportError as error:
+        raise Refused(INSTALL) from error
+    named = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    files = (Path.home() / ".aws" / "credentials", Path.home() / ".aws" / "config")
+    if not any(map(os.environ.get, named)) and not any(file.is_file() for file in files):
+        raise Refused(NO_KEYS)
 
 
 def requests_of(order: Order) -> list[str]:
@@ -197,13 +237,21 @@ def requests_of(order: Order) -> list[str]:
     profile = order.profile
     region = profile.region or AWS_REGION
     listed = find("aws", profile.gpu)
-    return [
-        f"service-quotas GetServiceQuota ec2 {listed.quota_code} in {region}: at least {listed.vcpus} vCPUs",
-        f"pricing GetProducts {profile.gpu} in {region}, Linux, shared, on demand",
-        f"ec2 CreateSecurityGroup {order.marks.name}: port 22",
-        f"ec2 RunInstances 1 x {profile.gpu}, {profile.disk_gb} GB gp3 DeleteOnTermination, shutdown behaviour"
-        f" terminate, HttpTokens required, tags {TAG_ID} and deadline on instance, volume and interface",
+    run = run_request(order, "<the image's id>", "<its root device>", "<a default subnet>", "<the group's id>")
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("service-quotas: GetServiceQuota", dict(quota_question(str(listed.quota_code)))),
+        ("ec2: DescribeInstanceTypeOfferings", offers_question(profile.gpu)),
+        ("pricing: GetProducts", price_question(profile.gpu, region)),
+        ("sts: GetCallerIdentity", {}),
+        ("ec2: CreateSecurityGroup", group_request(order)),
+        ("ec2: AuthorizeSecurityGroupIngress", rule_request("<the group's id>")),
+        ("ssm: GetParameter", {"Name": IMAGE.format(UBUNTUS[0])}),
+        ("ec2: DescribeImages", {"ImageIds": ["<the image's id>"]}),
+        ("ec2: DescribeInstanceTypeOfferings", zones_question(profile.gpu)),
+        ("ec2: DescribeSubnets", SUBNETS),
+        ("ec2: RunInstances", run),
     ]
+    return [f"in {region}, {operation} {json.dumps(arguments, indent=1)}" for operation, arguments in asked]
 
 
 def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types

@@ -11,6 +11,7 @@ from common.cloud.provider import Order
 
 IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-{}/latest/ami-id"
 UBUNTUS = ("24.04", "22.04")
+SUBNETS = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
 
 
 def tags(order: Order) -> list[dict[str, str]]:
@@ -24,25 +25,33 @@ def security_group(ec2: Any, order: Order) -> str:  # noqa: ANN401  # boto3 has 
     """A group of this renting that lets ssh in; it costs nothing and is removed with the machine."""
     from botocore.exceptions import ClientError
 
-    kept = {"ResourceType": "security-group", "Tags": tags(order)}
-    name = order.marks.name
     try:
-        made = ec2.create_security_group(
-            GroupName=name, Description="ssh to one rented machine", TagSpecifications=[kept]
-        )
+        made = ec2.create_security_group(**group_request(order))
     except ClientError as error:
         if code_of(error) != "InvalidGroup.Duplicate":
             raise
-        filters = [{"Name": "group-name", "Values": [name]}]
+        filters = [{"Name": "group-name", "Values": [order.marks.name]}]
         return str(ec2.describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"])
-    everyone = [{"CidrIp": "0.0.0.0/0", "Description": "ssh, keys only"}]
-    rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": everyone}
-    ec2.authorize_security_group_ingress(GroupId=made["GroupId"], IpPermissions=[rule])
+    ec2.authorize_security_group_ingress(**rule_request(made["GroupId"]))
     return str(made["GroupId"])
 
 
+def group_request(order: Order) -> dict[str, Any]:
+    """The arguments of `create_security_group`."""
+    kept = {"ResourceType": "security-group", "Tags": tags(order)}
+    about = {"GroupName": order.marks.name, "Description": "ssh to one rented machine"}
+    return {**about, "TagSpecifications": [kept]}
+
+
+def rule_request(group: str) -> dict[str, Any]:
+    """The arguments of `authorize_security_group_ingress`: port 22, for the key that cloud-init lets in."""
+    everyone = [{"CidrIp": "0.0.0.0/0", "Description": "ssh, keys only"}]
+    rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": everyone}
+    return {"GroupId": group, "IpPermissions": [rule]}
+
+
 def instance_request(ec2: Any, ssm: Any, order: Order, group: str) -> dict[str, Any]:  # noqa: ANN401
-    """The arguments of `run_instances`; each attempt tries another availability zone.
+    """`run_request` with what the region tells of image and network; each attempt tries another availability zone.
 
     Raises:
         NotMadeError: no image, one whose own disk is larger than the one that was ordered, or no default network.
@@ -55,9 +64,15 @@ def instance_request(ec2: Any, ssm: Any, order: Order, group: str) -> dict[str, 
     least = max((int(one["Ebs"].get("VolumeSize", 0)) for one in mappings if "Ebs" in one), default=0)
     if profile.disk_gb < least:
         raise NotMadeError(f"the image needs a disk of {least} GB: --disk-gb {least} or more")
+    return run_request(order, image_id, root, _subnet(ec2, profile.gpu, order.attempt), group)
+
+
+def run_request(order: Order, image_id: str, root: str, subnet: str, group: str) -> dict[str, Any]:
+    """The arguments of `run_instances`; `root` is the image's root device."""
+    profile = order.profile
     disk = {"VolumeSize": profile.disk_gb, "VolumeType": "gp3", "DeleteOnTermination": True}
     interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": True, "Groups": [group], "DeleteOnTermination": True}
-    interface["SubnetId"] = _subnet(ec2, profile.gpu, order.attempt)
+    interface["SubnetId"] = subnet
     marked = [{"ResourceType": kind, "Tags": tags(order)} for kind in ("instance", "volume", "network-interface")]
     return {
         **{"ImageId": image_id, "InstanceType": profile.gpu, "MinCount": 1, "MaxCount": 1},
@@ -69,6 +84,16 @@ def instance_request(ec2: Any, ssm: Any, order: Order, group: str) -> dict[str, 
         "TagSpecifications": marked,
         "UserData": order.start,
     }
+
+
+def offers_question(instance_type: str) -> dict[str, Any]:
+    """The arguments of `describe_instance_type_offerings`: does the region have the type."""
+    return {"Filters": [{"Name": "instance-type", "Values": [instance_type]}]}
+
+
+def zones_question(instance_type: str) -> dict[str, Any]:
+    """The same for its zones."""
+    return {"LocationType": "availability-zone", **offers_question(instance_type)}
 
 
 def _image_id(ssm: Any) -> str:  # noqa: ANN401  # boto3 has no types
@@ -86,10 +111,9 @@ def _image_id(ssm: Any) -> str:  # noqa: ANN401  # boto3 has no types
 
 def _subnet(ec2: Any, instance_type: str, attempt: int) -> str:  # noqa: ANN401  # boto3 has no types
     """A default subnet in a zone that offers the type."""
-    filters = [{"Name": "instance-type", "Values": [instance_type]}]
-    offers = ec2.describe_instance_type_offerings(LocationType="availability-zone", Filters=filters)
+    offers = ec2.describe_instance_type_offerings(**zones_question(instance_type))
     zones = {one["Location"] for one in offers["InstanceTypeOfferings"]}
-    subnets = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+    subnets = ec2.describe_subnets(**SUBNETS)["Subnets"]
     fitting = sorted((one["AvailabilityZone"], one["SubnetId"]) for one in subnets if one["AvailabilityZone"] in zones)
     if not fitting:
         raise NotMadeError("no zone with a default subnet offers this type: aws ec2 create-default-vpc")

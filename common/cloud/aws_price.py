@@ -48,13 +48,8 @@ def live_price(pricing: Any, instance_type: str, region: str) -> float:  # noqa:
     Raises:
         UnansweredError: AWS names no price, or several.
     """
-    wanted = {
-        **{"instanceType": instance_type, "regionCode": region, "operatingSystem": "Linux", "tenancy": "Shared"},
-        **{"preInstalledSw": "NA", "capacitystatus": "Used"},
-    }
-    filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
     with explained("price"):
-        listed = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
+        listed = pricing.get_products(**price_question(instance_type, region))["PriceList"]
     prices = set()
     for text in listed:
         product = json.loads(text) if isinstance(text, str) else text
@@ -67,6 +62,21 @@ def live_price(pricing: Any, instance_type: str, region: str) -> float:  # noqa:
     return prices.pop()
 
 
+def price_question(instance_type: str, region: str) -> dict[str, Any]:
+    """The arguments of `get_products`."""
+    wanted = {
+        **{"instanceType": instance_type, "regionCode": region, "operatingSystem": "Linux", "tenancy": "Shared"},
+        **{"preInstalledSw": "NA", "capacitystatus": "Used"},
+    }
+    filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+    return {"ServiceCode": "AmazonEC2", "Filters": filters}
+
+
+def quota_question(code: str) -> dict[str, str]:
+    """The arguments of `get_service_quota`."""
+    return {"ServiceCode": "ec2", "QuotaCode": code}
+
+
 def _quota(quotas: Any, code: str) -> float:  # noqa: ANN401  # boto3 has no types
     with explained("quota"):
-        return float(quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
+        return float(quotas.get_service_quota(**quota_question(code))["Quota"]["Value"])

@@ -14,7 +14,7 @@ from common.cloud.clock import Pauses
 from common.cloud.errors import OverCapError, Refused
 from common.cloud.estimate import Estimate, check_fits, estimate, model_of, script_of, split
 from common.cloud.flow import Request
-from common.cloud.options import Go, OfMachine, Renting
+from common.cloud.options import Go, OfMachine, Renting, Run
 from common.cloud.profiles import Profile, checked, choose, read_profiles
 from common.cloud.transport import SECRET
 from common.cloud.work import Job
@@ -88,6 +88,19 @@ def request_of(options: Renting, profile: Profile, root: Path, purpose: str) -> 
         if dated is not None:
             caps.check(planned.usd(dated), planned.seconds)
     return Request(profile, caps, purpose, job, planned, root, options.results_dir.expanduser().absolute(), "")
+
+
+def check_job(options: Run, root: Path) -> None:
+    """Check what `run` is given.
+
+    Raises:
+        Refused: no such experiment, or bad arguments.
+    """
+    if not options.experiment:
+        raise Refused("which experiment? As in: run benchmark_scaling")
+    script_of(root, options.experiment)
+    split(options.exp_args)
+    env(options.env)
 
 
 def _time_for_the_evening(

@@ -43,3 +43,9 @@ class DeniedError(NotMadeError):
 
 class UnansweredError(ProviderError):
     """No answer, or one that says nothing: what the provider did is not known."""
+
+
+class OtherAccountError(UnansweredError):
+    """The credentials are of another account than the one that rented: its lists say nothing about the renting."""
+
+    code = BILLING

@@ -17,6 +17,7 @@ from common.cloud.ledger import new_ledger
 from common.cloud.marks import Marks
 from common.cloud.profiles import Profile
 from common.cloud.provider import Order, Provider, Quote
+from common.cloud.providers import check_lasts
 from common.cloud.session import Say, Session
 from common.cloud.start import start_script
 from common.cloud.teardown import Verdict
@@ -113,15 +114,18 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
     deadline = request.caps.deadline(now, quote.usd_per_hour) if seconds is None else round(now + seconds)
     worst = quote.usd_per_hour * (deadline - now) / 3600
     world.say(describe_deadline(deadline, worst))
+    if warning := check_lasts(world.spec, deadline + world.pauses.insist_s):
+        world.say(warning)
     if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
         world.say("nothing was rented")
         return None
+    account = world.provider.account()
     ledger, lab_id = new_ledger(request.results)
     marks = Marks(request.purpose, lab_id, deadline)
     session = Session(world.provider, ledger, marks, world.say, world.clock, world.pauses)
     profile = request.profile
     about = {"gpu": profile.listed.gpu, "gpus": profile.gpus, "links": profile.listed.links, "tier": quote.tier}
-    about |= {"provider": world.provider.kind, "profile": profile.name, "price_read_at": round(now)}
+    about |= {"provider": world.provider.kind, "account": account, "profile": profile.name, "price_read_at": round(now)}
     caps = {"max_usd": request.caps.max_usd, "max_hours": request.caps.max_hours}
     why = {"purpose": request.purpose, "lab_id": lab_id, "deadline": deadline, "name": marks.name}
     region = {} if profile.region is None else {"region": profile.region}
@@ -132,7 +136,8 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
 
 def bring_up(session: Session, request: Request, quote: Quote, world: World) -> Launched:
     """A machine that answers and is what was ordered."""
-    start = start_script(request.profile.provider, dead_man(session), world.api, request.public_key)
+    dead = dead_man(session.marks.deadline, session.left_s)
+    start = start_script(request.profile.provider, dead, world.api, request.public_key)
     order = Order(session.marks, request.profile, request.public_key, start, quote)
     needed = 0.0 if request.estimate is None else request.estimate.disk_bytes
     return launch(session, order, world.connect(session), needed)

@@ -49,10 +49,10 @@ def launch(session: Session, order: Order, connect: Connect, needed_disk_bytes: 
     raise last
 
 
-def dead_man(session: Session) -> DeadMan:
-    """The machine's own end, by the renting's deadline."""
-    seconds = max(1, int(session.left_s))
-    return DeadMan(session.marks.deadline, seconds, poll_s=max(1, min(POLL_S, seconds // 20)))
+def dead_man(deadline: int, left_s: float) -> DeadMan:
+    """The machine's own end: at the renting's deadline, and by its own clock after what is left until then."""
+    seconds = max(1, int(left_s))
+    return DeadMan(deadline, seconds, poll_s=max(1, min(POLL_S, seconds // 20)))
 
 
 def create(session: Session, order: Order) -> Machine:

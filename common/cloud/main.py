@@ -8,21 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.cloud import account, upkeep
-from common.cloud.checks import check_region, check_tools, missing, profile_of, request_of, ssh_key
+from common.cloud import account, dry, upkeep
+from common.cloud.checks import check_job, check_region, check_tools, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
-from common.cloud.deadman import DeadMan
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, CloudError, NotMadeError, Refused
-from common.cloud.flow import Request, World, describe_deadline, go
+from common.cloud.errors import BILLING, NO_CAPACITY, CloudError, NotMadeError, Refused
+from common.cloud.flow import World, go
 from common.cloud.launch import Connect
-from common.cloud.marks import Marks
-from common.cloud.options import Go, Price, Renting, Selftest, Up, Verb, parse
+from common.cloud.options import Go, Price, Renting, Run, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
-from common.cloud.provider import Machine, Order, Quote
+from common.cloud.provider import Machine
 from common.cloud.providers import provider_from, spec_of
 from common.cloud.runpod import URL
 from common.cloud.session import Session
-from common.cloud.start import start_script
 from common.cloud.transport import Ssh, Transport
 
 ABOUT = "Rent a machine, run an experiment on it, bring the results home, end it, and prove that it is gone."
@@ -84,7 +81,7 @@ def _rent(provider: str, profiles: Path, options: Renting, setting: Setting) -> 
     profile = profile_of(options, profiles, provider)
     request = request_of(options, profile, setting.root, purpose)
     if options.dry_run:
-        return _dry(provider, request, options)
+        return dry.renting(provider, request, options, say)
     _check_someone_answers(options)
     check_tools()
     key, public = ssh_key(options.ssh_key)
@@ -133,33 +130,6 @@ def _check_someone_answers(options: Verb) -> None:
         raise Refused("nobody can be asked here: look at --dry-run, then say --yes")
 
 
-def _dry(provider: str, request: Request, options: Renting) -> int:
-    """Print the requests and the worst cost; a note for everything that a real run would refuse for."""
-    profile, caps = request.profile, request.caps
-    usd = profile.dated_usd_per_hour
-    say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
-    if usd is None:
-        say("no dated price is known: a real run quotes live")
-    else:
-        seconds = caps.seconds(usd)
-        say(f"${usd:.2f} per hour by the table of {profile.listed.read_on or 'no date'} ({profile.listed.source})")
-        say(describe_deadline(int(Clock().now() + seconds), usd * seconds / 3600))
-    if request.estimate is not None:
-        say(request.estimate.in_words(usd))
-    deadline = int(Clock().now() + (caps.seconds(usd) if usd else caps.max_hours * 3600))
-    marks = Marks(request.purpose, "000000", deadline)
-    start = start_script(provider, DeadMan(deadline, 1), URL, "<your public key>")
-    quote = Quote(usd or 0.0, profile.tier, True, "not asked")
-    order = Order(marks, profile, "<your public key>", start, quote)
-    for line in account.requests(provider, order):
-        sys.stdout.write(f"{line}\n")
-    wants = [lambda: spec_of(provider, options.region), lambda: ssh_key(options.ssh_key), check_tools]
-    for line in missing(*wants):
-        say(f"missing for a real run: {line}")
-    say("nothing was asked of any network")
-    return CLEAN
-
-
 def _offer_smaller(profile: Profile, profiles: Path, world: World) -> None:
     """Where there is no capacity: the next smaller profile that has some, with its price."""
     known = read_profiles(profiles, profile.provider)
@@ -180,11 +150,10 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
     """Everything that rents no machine of the person's choice."""
     if isinstance(options, Price):
         return account.price(provider, profiles, options, setting.url, say)
+    if isinstance(options, Run):
+        check_job(options, setting.root)
     if options.dry_run:
-        for line in account.dry_lines(provider, verb, profiles):
-            sys.stdout.write(f"{line}\n")
-        say("nothing was asked of any network")
-        return CLEAN
+        return dry.other(provider, verb, options, profiles, say)
     if verb == "doctor":
         return account.doctor(provider, options, setting.url, say)
     world = _world(provider, options, setting, getattr(options, "ssh_key", None))

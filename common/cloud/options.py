@@ -219,5 +219,7 @@ def _one_line(box: str) -> str:
     if unknown := re.search(r"[Uu]nrecognized options?: *([^\s,]+)", text):
         near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
         return f"unknown option {unknown[1]}{f'; did you mean {near[1]}?' if near else '.'} See --help"
+    if broken := re.search(r"Error parsing (--[\w-]+):.*?\bfrom *(\[[^]]{0,60}\])", text, re.DOTALL):
+        return f"{broken[1]} cannot be {broken[2].strip('[]')}. See --help"
     text = re.sub(r"\s+", " ", text.partition("For full helptext")[0].partition("Argument helptext")[0]).strip()
     return f"{text.removeprefix('Parsing error').strip().rstrip('.')}. See --help"

@@ -54,7 +54,7 @@ class Profile:
     @property
     def links(self) -> str:
         """The interconnect, in words."""
-        return LINKS_SAY[self.listed.links]
+        return LINKS_SAY[self.listed.links if self.gpus > 1 else "none"]
 
     @property
     def dated_usd_per_hour(self) -> float | None:
@@ -88,7 +88,8 @@ def choose(profiles: dict[str, Profile], name: str | None, gpu: str | None, coun
         Refused: unknown, not to be had here, or not a machine.
     """
     if (name is None) == (gpu is None):
-        raise Refused(f"name a machine: --profile ({', '.join(profiles)}), or --gpu with --count")
+        offered = [one.name for one in profiles.values() if one.instead is None]
+        raise Refused(f"name a machine: --profile ({', '.join(offered)}), or --gpu with --count")
     if name is not None:
         if name not in profiles:
             near = difflib.get_close_matches(name, list(profiles), 1, 0)

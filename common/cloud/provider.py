@@ -1,4 +1,4 @@
-"""The seam to a provider: eight calls. What it lists is the truth; nothing kept here ever outranks it."""
+"""The seam to a provider: a few calls. What it lists is the truth; nothing kept here ever outranks it."""
 
 from __future__ import annotations
 
@@ -71,6 +71,9 @@ class Provider(Protocol):
 
     kind: str
 
+    def account(self) -> str:
+        """Which account the credentials are of: a name without secrets; asked once."""
+
     def quote(self, profile: Profile) -> Quote:
         """Price and stock now."""
 
@@ -102,4 +105,4 @@ class Provider(Protocol):
         """What may stand in the way of a renting: whether it is fine, and a line."""
 
     def requests(self, order: Order) -> list[str]:
-        """What `create` would send, as text without secrets."""
+        """What quote and create would send, in order, as text without secrets."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from common.cloud.caps import clock_time
 from common.cloud.clock import Clock
 from common.cloud.errors import Refused
 from common.cloud.provider import Provider
@@ -33,6 +34,43 @@ def provider_from(spec: Mapping[str, Any], clock: Clock | None = None) -> Provid
     if not SAFE_URL.fullmatch(url):
         raise Refused(f"{url}: a key is only sent over https")
     return Runpod(str(spec["key"]), clock, url)
+
+
+def check_key(kind: str) -> None:
+    """Look for credentials in this machine's own places only: what boto3 finds may be fetched from a network.
+
+    Raises:
+        Refused: there are none.
+    """
+    if kind == "aws":
+        from common.cloud.aws import check_credentials
+
+        check_credentials()
+    else:
+        spec_of(kind)
+
+
+def check_lasts(spec: Mapping[str, Any], until: float) -> str | None:
+    """Hold temporary credentials against the time for which they are needed; a warning where they do not tell.
+
+    Raises:
+        Refused: they end before.
+    """
+    if not spec.get("token"):
+        return None
+    also = "; surer is a key that does not end, of a user with aws/iam-policy.json"
+    ends = spec.get("expires")
+    if ends is None:
+        return (
+            f"WARNING: these AWS credentials are temporary and do not tell until when. Should they end before"
+            f" {clock_time(until)}, neither this command nor the watchdog can end the machine: only its own timer{also}"
+        )
+    if ends < until:
+        raise Refused(
+            f"these AWS credentials end at {clock_time(ends)} and are needed until {clock_time(until)}, to end the"
+            f" machine and prove it: log in again (aws sso login), ask for longer sessions, or lower --max-hours{also}"
+        )
+    return None
 
 
 def spec_of(kind: str, region: str | None = None, url: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runpod by its REST API, version 2 (https://docs.runpod.io/api-reference-v2): the eight calls of the seam.
+"""Runpod by its REST API, version 2 (https://docs.runpod.io/api-reference-v2): the calls of the seam.
 
 The API has no time limit of its own, so a pod ends itself: see `data/deadman.sh`. The account's key is sent in one
 header and nowhere else; a pod has a key of its own, from Runpod.
@@ -7,6 +7,7 @@ header and nowhere else; a pod has a key of its own, from Runpod.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import urllib.parse
 from typing import Any
@@ -36,6 +37,17 @@ class Runpod:
 
     def __init__(self, key: str, clock: Clock | None = None, url: str = URL, exchange: Send = send) -> None:
         self._key, self._clock, self._url, self._exchange = key, clock or Clock(), url, exchange
+        self._account: str | None = None
+
+    def account(self) -> str:
+        """The account's id; where the key may not ask for it, a checksum of the key stands for it."""
+        if self._account is None:
+            reply = self._read("/v2/account", fine=(403, 404))
+            if reply.status == 200:
+                self._account = str(self._object(reply, "/v2/account").get("id"))
+            else:
+                self._account = f"key-{hashlib.sha256(self._key.encode()).hexdigest()[:12]}"
+        return self._account
 
     def quote(self, profile: Profile) -> Quote:
         """Price of this tier, never of the cheapest one, and whether so many GPUs are there."""
@@ -71,7 +83,7 @@ class Runpod:
     def get(self, machine_id: str) -> Machine | None:
         """One pod."""
         path = f"/v2/pods/{urllib.parse.quote(machine_id, safe='')}"
-        reply = self._read(path, missing_is_fine=True)
+        reply = self._read(path, fine=(404,))
         if reply.status == 404:
             return None
         return _machine(self._object(reply, path))
@@ -119,9 +131,9 @@ class Runpod:
         return [(True, "balance and auto-pay: see https://console.runpod.io/user/billing; prepaid, auto-pay off")]
 
     def requests(self, order: Order) -> list[str]:
-        """The quote and the create."""
-        quote = f"GET {self._url}{_catalog_path(order.profile)}"
-        return [quote, f"POST {self._url}/v2/pods {json.dumps(pod_body(order))}"]
+        """The quote, the account, and the create."""
+        asked = [f"GET {self._url}{path}" for path in (_catalog_path(order.profile), "/v2/account")]
+        return [*asked, f"POST {self._url}/v2/pods {json.dumps(pod_body(order), indent=1)}"]
 
     def changed_fields(self) -> list[str]:
         """Fields that the create sends and that the API's own description does not know."""
@@ -134,9 +146,9 @@ class Runpod:
     def _call(self, method: str, path: str, body: object = None) -> Call:
         return Call(method, f"{self._url}{path}", {"Authorization": f"Bearer {self._key}"}, body)
 
-    def _read(self, path: str, missing_is_fine: bool = False) -> Reply:
+    def _read(self, path: str, fine: tuple[int, ...] = ()) -> Reply:
         reply = repeat(self._call("GET", path), self._exchange, self._clock)
-        if reply.status == 200 or (missing_is_fine and reply.status == 404):
+        if reply.status == 200 or reply.status in fine:
             return reply
         remedy = REMEDIES.get(reply.status, "")
         kind = DeniedError if reply.status in REMEDIES else UnansweredError

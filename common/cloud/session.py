@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.cloud.clock import Clock, Pauses
+from common.cloud.errors import OtherAccountError
 from common.cloud.ledger import Ledger
 from common.cloud.marks import Marks
 from common.cloud.provider import Leftover, Machine, Provider
@@ -31,6 +32,20 @@ class Session:
     def owns(self, thing: Machine | Leftover) -> bool:
         """Whether it bears this renting's mark."""
         return thing.lab_id == self.marks.lab_id
+
+    def check_account(self) -> None:
+        """Check that who is asked is the account that rented: in another one nothing of this renting is ever listed.
+
+        Raises:
+            OtherAccountError: it is another one.
+            ProviderError: which one it is was not answered.
+        """
+        rented = (self.ledger.last("intent") or {}).get("account")
+        if rented is not None and (here := self.provider.account()) != rented:
+            raise OtherAccountError(
+                f"{self.marks.name} was rented by account {rented}, and these credentials are of {here}: what is listed"
+                " here proves nothing about it. Use the credentials that rented it"
+            )
 
     @property
     def left_s(self) -> float:

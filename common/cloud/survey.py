@@ -7,25 +7,39 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.cloud.errors import BILLING, CLEAN, ProviderError
+from common.cloud import teardown
+from common.cloud.errors import BILLING, CLEAN, OtherAccountError, ProviderError
 from common.cloud.flow import World
 from common.cloud.ledger import ledgers
 from common.cloud.marks import read_name
 from common.cloud.provider import Leftover, Machine
+from common.cloud.session import Session
 
 
 @dataclass
 class Survey:
-    """What bears the mark, what does not, and which calls were not answered."""
+    """What bears the mark, what does not, which calls were not answered, and what cannot be seen from this account."""
 
+    account: str = ""
     ours: list[Machine | Leftover] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything could be asked and nothing of the lab is there."""
+        return not (self.ours or self.unanswered or self.elsewhere)
 
 
 def survey(world: World, results: Path) -> Survey:
     """One look, at the lists and at every machine that an open ledger here knows by its id."""
     found = Survey()
+    try:
+        found.account = world.provider.account()
+    except ProviderError as error:
+        found.unanswered.append(str(error))
+        return found
     things: list[Machine | Leftover] = []
     try:
         things += [machine for machine in world.provider.machines() if machine.bills]
@@ -37,7 +51,9 @@ def survey(world: World, results: Path) -> Survey:
         found.unanswered.append(str(error))
     found.ours = [thing for thing in things if thing.lab_id is not None]
     found.others = [f"{thing.id} {thing.name}" for thing in things if thing.lab_id is None]
-    for machine_id in sorted(_remembered(world, results) - {one.id for one in found.ours}):
+    own = [session for session in open_here(world, results) if not _elsewhere(session, found)]
+    remembered = {machine_id for session in own for machine_id in session.ledger.machine_ids()}
+    for machine_id in sorted(remembered - {one.id for one in found.ours}):
         try:
             machine = world.provider.get(machine_id)
         except ProviderError as error:
@@ -76,8 +92,23 @@ def deadline_of(thing: Machine | Leftover) -> float:
     return 0.0 if marks is None else marks.deadline
 
 
-def _remembered(world: World, results: Path) -> set[str]:
-    """Ids of machines whose end no receipt here proves."""
-    kind = world.provider.kind
-    mine = [one for one in ledgers(results) if (one.last("intent") or {}).get("provider") == kind]
-    return {machine_id for ledger in mine if not ledger.closed for machine_id in ledger.machine_ids()}
+def open_here(world: World, results: Path) -> list[Session]:
+    """Rentings of this provider whose end no receipt here proves, oldest first."""
+    found = []
+    for ledger in ledgers(results):
+        marks = ledger.marks()
+        same = (ledger.last("intent") or {}).get("provider") == world.provider.kind
+        if marks is not None and same and not ledger.closed:
+            found.append(Session(world.provider, ledger, marks, world.say, world.clock, world.pauses))
+    return found
+
+
+def _elsewhere(session: Session, found: Survey) -> bool:
+    """Whether another account rented it; then what a person must know is in `found.elsewhere`."""
+    try:
+        session.check_account()
+    except OtherAccountError as error:
+        look = teardown.Look(session.clock.now(), unanswered=[str(error)])
+        found.elsewhere += teardown.alarm(session, teardown.Verdict(None, [look], []))
+        return True
+    return False

@@ -1,7 +1,8 @@
 """Ending, and the proof of it. Nothing here believes that a machine is gone because it was told to go.
 
-Verified means: every list call was answered, nothing of ours stood in any of them, each machine that we ever made is
-gone when asked for by its id; twice, ten seconds apart. A call that failed means that nothing is known.
+Verified means: the account that was asked is the one that rented, every list call was answered, nothing of ours stood
+in any of them, each machine that we ever made is gone when asked for by its id; twice, ten seconds apart. A call that
+failed means that nothing is known.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Verdict:
 def look(session: Session) -> Look:
     """Ask for everything once."""
     found = Look(session.clock.now())
+    _asked(found, "account", session.check_account)
     machines: list[Machine] = _asked(found, "machines", session.provider.machines) or []
     found.machines = [one for one in machines if session.owns(one) and one.bills]
     found.others = [f"machine {one.id} {one.name}" for one in machines if one.bills and not session.owns(one)]
@@ -158,6 +160,7 @@ def _close(session: Session, verified: bool | None, looks: list[Look], terminate
         "lab_id": session.marks.lab_id,
         "name": session.marks.name,
         "provider": session.provider.kind,
+        "account": intent.get("account"),
         "machines": session.ledger.machine_ids(),
         "terminated": list(dict.fromkeys(terminated)),
         "looks": [asdict(one) | {"machines": [machine.id for machine in one.machines]} for one in looks[-LOOKS:]],

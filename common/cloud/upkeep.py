@@ -14,13 +14,13 @@ from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineE
 from common.cloud.estimate import model_of, script_of, split
 from common.cloud.flow import Request, World, arguments, begin, bring_up, close, quoted, settle
 from common.cloud.launch import create, dead_man
-from common.cloud.ledger import Ledger, ledgers
-from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verb, Verify
+from common.cloud.ledger import ledgers
+from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verify
 from common.cloud.profiles import Profile
 from common.cloud.provider import Machine, Order
 from common.cloud.session import Session
 from common.cloud.start import start_script
-from common.cloud.survey import deadline_of, end_listed, survey
+from common.cloud.survey import deadline_of, end_listed, open_here, survey
 from common.cloud.watchdog import Armed
 from common.cloud.work import Job, Worker
 from common.engines.reference_models import REFERENCE_MODELS
@@ -74,6 +74,7 @@ def sync(options: OnMachine, world: World, _: Path) -> int:
 def down(options: Down, world: World, _: Path) -> int:
     """Bring home, terminate, prove. Without the results only where the person says so, or the machine is gone."""
     for session in _sessions(options, world):
+        session.check_account()
         machine = _living(session)
         if machine is not None and not options.discard:
             home = _worker(session, machine, world, options).last_pull()
@@ -97,13 +98,14 @@ def verify(options: Verify, world: World, _: Path) -> int:
         world.say(f"{one.id} ({one.name}) BILLS at {rate}. End it: {world.provider.by_hand(one.id)}")
     for reason in (*first.unanswered, *last.unanswered):
         world.say(f"NOT KNOWN: {reason}. {world.provider.by_hand('<its id>')}")
-    if first.ours or last.ours or first.unanswered or last.unanswered:
+    for line in last.elsewhere:
+        world.say(line)
+    if not (first.empty and last.empty):
         return BILLING
-    for ledger in _open(options, world):
-        session = _session(ledger, world)
-        if session is not None and teardown.end(session).verified is not True:
+    for session in open_here(world, options.results_dir):
+        if teardown.end(session).verified is not True:
             return BILLING
-    world.say("proven: nothing of the lab is left, looked for twice")
+    world.say(f"proven: nothing of the lab is left in account {last.account}, looked for twice")
     return CLEAN
 
 
@@ -116,14 +118,16 @@ def sweep(options: Sweep, world: World, root: Path) -> int:
     for one in found.ours:
         until = f"may live until {clock_time(deadline_of(one))}"
         world.say(f"{one.id} ({one.name}) {'is past its deadline' if one in over else until}")
-    for reason in found.unanswered:
-        world.say(f"NOT KNOWN: {reason}")
+    unknown = [f"NOT KNOWN: {reason}" for reason in found.unanswered] + found.elsewhere
+    for line in unknown:
+        world.say(line)
     if not over:
-        world.say("nothing is past its deadline" if not found.unanswered else "not everything could be checked")
-        return BILLING if found.unanswered else CLEAN
+        world.say("nothing is past its deadline" if not unknown else "not everything could be checked")
+        return BILLING if unknown else CLEAN
     if not world.confirm(f"end {len(over)}?"):
         return BILLING
-    return end_listed(world, options.results_dir, over, alive)
+    code = end_listed(world, options.results_dir, over, alive)
+    return BILLING if found.elsewhere else code
 
 
 def show_cost(options: Cost, world: World, _: Path) -> int:
@@ -161,7 +165,7 @@ def selftest(options: Selftest, world: World, profile: Profile) -> int:
     armed = world.arm(session, world.spec)
     ended_itself = False
     try:
-        start = start_script(profile.provider, dead_man(session), world.api, "")
+        start = start_script(profile.provider, dead_man(session.marks.deadline, session.left_s), world.api, "")
         machine = create(session, Order(session.marks, profile, "", start, quote))
         while session.left_s > -LATE_S and not ended_itself:
             world.clock.sleep(world.pauses.poll_s)
@@ -189,20 +193,8 @@ def open_regions(results: Path) -> list[str]:
     return sorted({str(one["region"]) for one in open_here if one.get("region")})
 
 
-def _open(options: Verb, world: World) -> list[Ledger]:
-    mine = [
-        one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == world.provider.kind
-    ]
-    return [one for one in mine if not one.closed]
-
-
-def _session(ledger: Ledger, world: World) -> Session | None:
-    marks = ledger.marks()
-    return None if marks is None else Session(world.provider, ledger, marks, world.say, world.clock, world.pauses)
-
-
 def _sessions(options: OnMachine, world: World) -> list[Session]:
-    found = [session for ledger in _open(options, world) if (session := _session(ledger, world)) is not None]
+    found = open_here(world, options.results_dir)
     chosen = [session for session in found if options.id in (None, session.marks.lab_id)]
     if not chosen:
         raise Refused("no renting is open here" + (f" with id {options.id}" if options.id else "") + "; `verify` looks")
@@ -213,6 +205,7 @@ def _machine(options: OnMachine, world: World) -> tuple[Session, Machine]:
     sessions = _sessions(options, world)
     if len(sessions) > 1:
         raise Refused(f"several are open: --id {' or '.join(one.marks.lab_id for one in sessions)}")
+    sessions[0].check_account()
     machine = _living(sessions[0])
     if machine is None or machine.state != "running":
         raise MachineError("the machine is gone; `verify` proves it")

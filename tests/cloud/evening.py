@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from common.cloud.clock import Clock, Pauses
 from common.cloud.launch import Connect
@@ -15,8 +19,9 @@ from common.cloud.provider import Machine
 from common.cloud.session import Session
 from common.cloud.transport import Transport
 from common.store.schema import RESULT
-from tests.cloud.fake_runpod import FakeRunpod
+from tests.cloud.fake_runpod import KEY, FakeRunpod
 from tests.cloud.pods import LocalShell, Pods
+from tests.cloud.serving import serve
 from tests.cloud.world import PROFILES
 from tests.store.sample import sample_result
 
@@ -73,18 +78,46 @@ class Place:
 
     def __call__(self, *words: str) -> int:
         """One verb, as the command line runs it; machines are reached through a local shell."""
-
-        def connect(session: Session) -> Connect:
-            def to(machine: Machine) -> Transport:
-                return LocalShell(self.pods, machine.id)
-
-            return to
-
-        setting = Setting(self.root, self.url, connect, Clock(), QUICK)
-        return main("runpod", PROFILES, [*words, "--results-dir", str(self.results)], setting)
+        return command(self.folder, self.root, self.url, self.pods, words)
 
     def go(self, *words: str, exp_args: str = "--model qwen2-9m") -> int:
         """The whole evening with the tiny experiment."""
-        wanted = ["--profile", "4xa100", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1.5", "--yes"]
-        own = ["--ssh-key", str(self.folder / "id_ed25519"), "--keep-venv", sys.prefix]
-        return self("go", *wanted, *own, "--exp-args", exp_args, *words)
+        return self(*going(self.folder), "--exp-args", exp_args, *words)
+
+
+@contextlib.contextmanager
+def a_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """An account behind a socket whose pods are processes of this machine, with keys planted in the environment."""
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", "hf_PLANTEDTOKEN")
+    (folder / "pods").mkdir()
+    fake, pods = FakeRunpod(Clock(), boot_s=0.2), Pods(folder / "pods")
+    with serve(fake) as url:
+        yield Place(folder, fake, pods, url)
+        for pod in list(fake.pods.values()):
+            if pod.id in pods.processes and pods.processes[pod.id].poll() is None:
+                pods.ended(pod)
+
+
+def going(folder: Path) -> list[str]:
+    """The words of such an evening."""
+    wanted = ["--profile", "4xa100", "--exp", "benchmark_scaling", "--max-usd", "15", "--max-hours", "1.5", "--yes"]
+    return ["go", *wanted, "--ssh-key", str(folder / "id_ed25519"), "--keep-venv", sys.prefix]
+
+
+def command(folder: Path, root: Path, url: str, pods: Pods, words: Sequence[str]) -> int:
+    """`runpod/run.py` with these words, its account at `url`, its machines in folders."""
+
+    def connect(session: Session) -> Connect:
+        def to(machine: Machine) -> Transport:
+            return LocalShell(pods, machine.id)
+
+        return to
+
+    setting = Setting(root, url, connect, Clock(), QUICK)
+    return main("runpod", PROFILES, [*words, "--results-dir", str(folder / "results")], setting)
+
+
+if __name__ == "__main__":  # a `go` that can be killed: the place's folder, the account's address, more words
+    here = Path(sys.argv[1])
+    sys.exit(command(here, here / "root", sys.argv[2], Pods(here / "pods"), [*going(here), *sys.argv[3:]]))

@@ -1,27 +1,26 @@
 """A strict stand-in for Runpod's REST API v2: bodies are validated, states are walked, faults are planted.
 
-`exchange` takes the place of an HTTP exchange; `serve` puts the same thing behind a socket, for real processes.
+`exchange` takes the place of an HTTP exchange; `serving.py` puts the same thing behind a socket, for real processes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
-import json
 import re
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from common.cloud.clock import Clock
 from common.cloud.http import Call, NoReplyError, Reply
+from tests.cloud.runpod_bodies import PodBody, ok, problem
 
 KEY = "rpa_PLANTED0KEY1THAT2MUST3NOT4LEAK5"
+OTHER_KEY = "rpa_of0somebody1elses2account3"  # a good key of an account with nothing in it
 PRICES = {"NVIDIA A100-SXM4-80GB": (1.79, 1.39), "NVIDIA L4": (0.49, 0.44), "NVIDIA RTX A5000": (0.27, 0.16)}
 FAULTS = (
     *("created_but_500", "reply_lost", "request_lost", "late", "made_twice", "refused_but_made", "unknown_at_first"),
@@ -31,34 +30,6 @@ FAULTS = (
     *("volumes_500", "volume_left", "cluster_left"),
     *("dear", "no_price", "stuck", "gone_in_mid_run", "stopped_in_mid_run", "terminated_but_listed", "never_answers"),
 )
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Gpu(_Strict):
-    id: str
-    count: Annotated[int, Field(ge=1, le=8)]
-    minCudaVersion: str | None = None
-    minRamPerGpu: int | None = None
-    minVcpuCountPerGpu: int | None = None
-
-
-class _PodBody(_Strict):
-    name: Annotated[str, Field(min_length=1, max_length=191)]
-    image: Annotated[str, Field(min_length=1)]
-    cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
-    gpu: _Gpu
-    disk: Annotated[int, Field(ge=10)]
-    mounts: dict[str, Any] | None = None
-    ports: list[Annotated[str, Field(pattern=r"^\d+/(tcp|http)$")]] = []
-    env: dict[str, str] = {}
-    startSsh: bool = False
-    args: str | None = None
-    entrypoint: list[str] | None = None
-    cmd: list[str] | None = None
-    dataCenterIds: list[str] = []
 
 
 @dataclass
@@ -111,9 +82,12 @@ class FakeRunpod:
     def _answer(self, call: Call, path: str, query: dict[str, str]) -> Reply:
         token = call.headers.get("Authorization", "").removeprefix("Bearer ")
         pod_id = path.removeprefix("/v2/pods/")
+        if token == OTHER_KEY:
+            return self._nothing(call, path)
         if token != KEY and not (call.method == "DELETE" and token == f"key-of-{pod_id}"):
             return problem(401, "unauthorized")
         routes: list[tuple[str, str, Callable[..., Reply]]] = [
+            ("GET", r"/v2/account", lambda: ok({"id": "user_1", "email": "me@example.com"})),
             ("GET", r"/v2/catalog/gpus/(.+)", lambda gpu: self._catalog(gpu, query)),
             ("POST", r"/v2/pods", lambda: self._create(call.body)),
             ("GET", r"/v2/pods", lambda: self._list(query)),
@@ -130,6 +104,14 @@ class FakeRunpod:
                 return handle(*match.groups())
         return problem(404, f"no route {call.method} {path}")
 
+    def _nothing(self, call: Call, path: str) -> Reply:
+        """Another account, which knows of none of it."""
+        empty = {"pods": "pods", "network-volumes": "networkVolumes", "clusters": "clusters"}
+        kind = path.removeprefix("/v2/")
+        if kind == "account":
+            return ok({"id": "user_2", "email": None})
+        return ok({empty[kind]: []}) if call.method == "GET" and kind in empty else problem(404, "not found")
+
     def _catalog(self, gpu: str, query: dict[str, str]) -> Reply:
         if "include" in query and "product" not in query:
             return problem(400, "include=AVAILABILITY needs product")
@@ -142,7 +124,7 @@ class FakeRunpod:
 
     def _create(self, sent: object) -> Reply:
         try:
-            body = _PodBody.model_validate(sent).model_dump(exclude_unset=True)
+            body = PodBody.model_validate(sent).model_dump(exclude_unset=True)
         except ValidationError as error:
             return problem(422, str(error.errors()[0]["loc"]))
         refusals = {
@@ -280,49 +262,3 @@ class FakeRunpod:
     def _billing(self, query: dict[str, str]) -> Reply:
         pod = self.pods.get(query.get("podId", ""))
         return ok({"records": [{"podId": pod.id, "totalAmount": 0.51}] if pod else [], "metadata": {}})
-
-
-def ok(document: object, status: int = 200) -> Reply:
-    return Reply(status, {}, json.dumps(document).encode())
-
-
-def problem(status: int, detail: str) -> Reply:
-    return Reply(status, {"content-type": "application/problem+json"}, json.dumps({"detail": detail}).encode())
-
-
-@contextlib.contextmanager
-def serve(fake: FakeRunpod) -> Iterator[str]:
-    """The account behind a socket of this machine; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _handle(self) -> None:
-            size = int(self.headers.get("Content-Length") or 0)
-            text = self.rfile.read(size) if size else b""
-            headers = {"Authorization": self.headers.get("Authorization", "")}
-            try:
-                reply = fake.exchange(Call(self.command, f"http://x{self.path}", headers, json.loads(text or b"null")))
-            except NoReplyError:
-                self.close_connection = True
-                return
-            self.send_response_only(reply.status)
-            for name, value in reply.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body)
-
-        do_GET = do_POST = do_DELETE = _handle
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -47,6 +47,7 @@ class Pods:
         self.processes[pod.id] = subprocess.Popen(
             ["bash", "-c", script], env=environment(home) | given, cwd=home, start_new_session=True
         )
+        (home / "pid").write_text(str(self.processes[pod.id].pid))
 
     def ended(self, pod: Pod) -> None:
         """The provider pulls the plug: the group and everything that lives in its folder."""
@@ -64,7 +65,16 @@ class Pods:
         process.wait()
 
     def alive(self) -> list[str]:
-        return [pod_id for pod_id, process in self.processes.items() if process.poll() is None]
+        """Also of pods that another process started."""
+        pids = {path.parent.name: path.read_text() for path in self.folder.glob("*/pid")}
+        return sorted(pod_id for pod_id, pid in pids.items() if pid and _runs(int(pid)))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class LocalShell:

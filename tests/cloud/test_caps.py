@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cloud.caps import ENDING_S, LEAST_S, Caps
@@ -35,6 +38,7 @@ def test_the_nearer_cap_counts() -> None:
     assert Caps(7.18, 1.5).seconds(7.18) == 3600 - ENDING_S
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=60), st.from_regex(r"[0-9a-f]{6}", fullmatch=True), st.integers(10**9, 10**10 - 1))
 def test_marks_survive_in_a_name(purpose: str, lab_id: str, deadline: int) -> None:
     name = Marks(purpose, lab_id, deadline).name
@@ -86,6 +90,16 @@ def test_the_guides_prices_are_the_tables() -> None:
                 assert f"${price:.2f}" in guide, name
 
 
+def test_the_week_counts_with_the_same_price() -> None:
+    four = read_profiles(ROOT / "runpod" / "profiles.toml", "runpod")["4xa100"]
+    prices = {f"{replace(four, gpus=gpus).dated_usd_per_hour:.2f}" for gpus in (1, 4)}
+    pages = [ROOT / "week5" / name for name in ("README.md", "decide.py", "exercises/run_distributed_benchmark.md")]
+    for page in pages:
+        named = set(re.findall(r"--usd-per-hour ([1-9]\d*\.\d\d)", page.read_text()))
+        assert named, page
+        assert named <= prices, page
+
+
 def test_no_package_shadows_the_folders() -> None:
     for name in ("runpod", "aws"):
         assert not (ROOT / name / "__init__.py").exists()
@@ -115,6 +129,16 @@ def test_a_ledger_whose_last_line_was_cut(tmp_path: Path) -> None:
     for receipt in ("", "{", "[]", '{"verified": "true"}', '{"verified": null}'):
         (ledger.folder / "teardown.json").write_text(receipt)
         assert not ledger.closed
+
+
+def test_a_line_of_the_ledger_is_on_the_disk_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = new_ledger(tmp_path)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(ledger.path.read_text()))
+    ledger.write("creating", 1.0, name="x")
+    assert synced == ['{"at": 1.0, "event": "creating", "name": "x"}\n']
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

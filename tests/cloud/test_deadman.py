@@ -15,8 +15,9 @@ import pytest
 
 from common.cloud.clock import Clock
 from common.cloud.deadman import DeadMan, runpod_start
-from tests.cloud.fake_runpod import KEY, FakeRunpod, serve
+from tests.cloud.fake_runpod import KEY, FakeRunpod
 from tests.cloud.pods import Pods
+from tests.cloud.serving import serve
 
 COUNTS = 'end_machine() { echo "$(date +%s)" >> "$LAB_HOME/ended"; }\n'
 

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.analysis.learning.checklist import Here, _terminated
-from common.cloud.errors import BILLING, CLEAN, RUN_FAILED
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED
 from common.cloud.http import Call
 from common.cloud.ledger import ledgers
 from common.store import files
-from tests.cloud.evening import Place
+from tests.cloud.evening import Place, a_place
 from tests.cloud.fake_runpod import KEY
+from tests.cloud.test_watchdog import wait_for
 from tests.cloud.world import ROOT
 
 RESULT = "benchmark_scaling/20260101T000000Z-m-x.json"
 
 
-def test_the_whole_evening(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    assert place.go() == CLEAN
-    said = capfd.readouterr().err
+@pytest.fixture(scope="module")
+def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, str]]:
+    """One whole evening, and what it said."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, a_place(tmp_path_factory.mktemp("evening"), monkeypatch) as place:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            assert place.go("--env", "NCCL_DEBUG=WARN") == CLEAN
+        yield place, said.getvalue()
+
+
+def test_the_whole_evening(evening: tuple[Place, str]) -> None:
+    place, said = evening
     assert place.fake.ours() == []
     assert place.pods.alive() == []
     (ledger,) = ledgers(place.results)
@@ -46,9 +60,8 @@ def test_the_whole_evening(place: Place, capfd: pytest.CaptureFixture[str]) -> N
     assert not (sent / ".env").exists(), "what looks like a key stays here"
 
 
-def test_no_secret_anywhere(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    assert place.go("--env", "NCCL_DEBUG=WARN") == CLEAN
-    said = "".join(capfd.readouterr())
+def test_no_secret_anywhere(evening: tuple[Place, str]) -> None:
+    place, said = evening
     pod = place.pods.folder / "pod-1"
     kept = {path: path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
     for secret in (KEY, "hf_PLANTEDTOKEN"):
@@ -84,6 +97,36 @@ def test_results_come_home_while_it_runs_and_survive_the_machine(place: Place) -
     somebody.join()
     assert place.fake.ours() == []
     assert ledgers(place.results)[0].closed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["creating", "reachable", "fetched"])
+def test_kill_9_of_go(event: str, place: Place) -> None:
+    """A `go` of its own process, killed on its way: nobody is left who knows, but for the watchdog and the ledger."""
+    words = [sys.executable, "-m", "tests.cloud.evening", str(place.folder), place.url]
+    more = ["--exp-args", "--model qwen2-9m", "--env", "TINY_SLEEPS=30"]
+    with (place.folder / "said").open("wb") as said:
+        process = subprocess.Popen([*words, *more], cwd=ROOT, stdout=said, stderr=said)
+    wait_for(lambda: any(ledger.last(event) for ledger in ledgers(place.results)), 60)
+    process.kill()
+    process.wait()
+    (ledger,) = ledgers(place.results)
+    assert not ledger.closed
+    wait_for(lambda: ledger.closed, 60)
+    assert place.fake.ours() == []
+    assert place.pods.alive() == []
+    assert (ledger.last("watchdog") or {})["reason"] == "the owner died"
+    kept = [path.read_bytes() for path in place.folder.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in text for text in kept)
+
+
+@pytest.mark.slow
+def test_no_capacity_at_the_launch_offers_the_next_smaller_machine(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.fake.faults = frozenset({"no_capacity"})  # the catalogue says LOW, the create says that there is none
+    assert place.go() == NO_CAPACITY
+    assert "smaller, and to be had now: --profile 2xa100, $3.60 per hour, NVLink" in capfd.readouterr().err
 
 
 @pytest.mark.slow

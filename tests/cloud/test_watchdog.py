@@ -28,7 +28,8 @@ from common.cloud.provider import Provider
 from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.watchdog import PIDFILE, Armed, arm, watch
-from tests.cloud.fake_runpod import KEY, FakeRunpod, serve
+from tests.cloud.fake_runpod import KEY, FakeRunpod
+from tests.cloud.serving import serve
 from tests.cloud.world import Evening
 
 QUICK = Pauses(
@@ -112,22 +113,41 @@ def take_over(evening: Evening, provider: Provider, last_step: str) -> None:
             assert ledger.closed, last_step
 
 
-def test_killed_at_every_step(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    evening, kill = Evening(tmp_path / "whole"), Kill(10**9)
+def steps(folder: Path) -> list[str]:
+    """Every step of a renting that nobody kills."""
+    folder.mkdir()
+    evening, kill = Evening(folder), Kill(10**9)
     with run_until_killed(kill, going(evening, kill)):
         assert evening.ledger.closed
-    total, rented = len(kill.steps), 0
+    return kill.steps
+
+
+def killed_at(at: int, folder: Path) -> bool:
+    """Whether something was rented then."""
+    folder.mkdir()
+    evening, kill = Evening(folder), Kill(at)
+    with run_until_killed(kill, going(evening, kill)):
+        rented = bool(evening.fake.ours())
+        take_over(evening, evening.provider, kill.steps[-1])
+        assert evening.fake.ours() == [], kill.steps[-1]
+    return rented
+
+
+def test_killed_at_each_kind_of_step(tmp_path: Path) -> None:
+    """Before and after every kind of line in the ledger and of request, and once in the middle of the run."""
+    whole = steps(tmp_path / "whole")
+    chosen = sorted({whole.index(name) + 1 for name in whole} | {len(whole) // 2})
+    rented = sum(killed_at(at, tmp_path / str(at)) for at in chosen)
+    assert len(chosen) > 20
+    assert rented > len(chosen) / 3, "most steps lie within a machine's life"
+
+
+@pytest.mark.slow
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    total = len(steps(tmp_path / "whole"))
     assert total > 60
-    for at in range(1, total + 1):
-        folder = tmp_path / str(at)
-        folder.mkdir()
-        evening, kill = Evening(folder), Kill(at)
-        with run_until_killed(kill, going(evening, kill)):
-            rented += bool(evening.fake.ours())
-            take_over(evening, evening.provider, kill.steps[-1])
-            assert evening.fake.ours() == [], kill.steps[-1]
-    assert rented > total / 3, "most steps lie within a machine's life"
+    rented = sum(killed_at(at, tmp_path / str(at)) for at in range(1, total + 1))
+    assert rented > total / 3
 
 
 def test_a_create_on_its_way_when_the_owner_dies(tmp_path: Path) -> None:
@@ -221,6 +241,7 @@ def test_kill_9_of_the_owner(tmp_path: Path, account: tuple[FakeRunpod, str]) ->
     assert KEY not in "".join(path.read_text() for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_the_owner_lets_go(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
     fake, url = account
     session, spec = renting(tmp_path / "done", url, time.time() + 3600)

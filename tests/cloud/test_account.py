@@ -1,0 +1,111 @@
+"""Another account's credentials: its lists are empty, and prove nothing about what this one rented."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.cloud import teardown, upkeep
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, OtherAccountError, ProviderError, Refused
+from common.cloud.flow import World, go
+from common.cloud.http import Call, Reply
+from common.cloud.ledger import ledgers
+from common.cloud.options import Down, OnMachine, Sweep, Verify
+from common.cloud.providers import check_lasts
+from common.cloud.runpod import Runpod
+from common.cloud.survey import open_here
+from tests.cloud.fake_runpod import KEY, OTHER_KEY
+from tests.cloud.runpod_bodies import problem
+from tests.cloud.world import ROOT, Evening
+
+
+@pytest.fixture(autouse=True)
+def small_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.cloud.work.packed", lambda root: b"code")
+
+
+def asked_with(key: str, evening: Evening) -> World:
+    return replace(evening.world, provider=Runpod(key, evening.clock, "http://127.0.0.1:1", evening.fake.exchange))
+
+
+def test_another_accounts_key_proves_nothing(tmp_path: Path) -> None:
+    evening = Evening(tmp_path, frozenset({"terminate_ignored"}))
+    assert evening.go() == BILLING, "and its machine is still there"
+    results = tmp_path / "results"
+    evening.said.clear()
+    other = asked_with(OTHER_KEY, evening)
+    assert upkeep.verify(Verify(results), other, ROOT) == BILLING
+    said = "\n".join(evening.said)
+    assert "rented by account user_1, and these credentials are of user_2" in said
+    assert "machine pod-1 may still bill, at $7.18 per hour. End it: curl -X DELETE" in said
+    assert "https://console.runpod.io" in said
+    assert upkeep.sweep(Sweep(results), other, ROOT) == BILLING
+    with pytest.raises(OtherAccountError) as raised:
+        upkeep.down(Down(results), other, ROOT)
+    assert raised.value.code == BILLING
+    with pytest.raises(OtherAccountError):
+        upkeep.sync(OnMachine(results), other, ROOT)
+    assert not ledgers(results)[0].closed
+
+    evening.fake.faults = frozenset()
+    own = asked_with(KEY, evening)
+    assert upkeep.down(Down(results, discard=True), own, ROOT) == CLEAN
+    assert upkeep.verify(Verify(results), own, ROOT) == CLEAN
+    assert "account user_1" in evening.said[-1]
+    assert upkeep.verify(Verify(results), other, ROOT) == CLEAN, "a receipt proves that renting's end"
+    assert "account user_2" in evening.said[-1], "and what was looked at now is said"
+
+
+def test_no_receipt_by_another_accounts_lists(tmp_path: Path) -> None:
+    """Whoever asks for the proof: a watchdog that was given another key, or a verb that forgot to look."""
+    evening = Evening(tmp_path, frozenset({"terminate_ignored"}))
+    assert evening.go() == BILLING
+    (session,) = open_here(asked_with(OTHER_KEY, evening), tmp_path / "results")
+    verdict = teardown.end(session)
+    assert verdict.verified is None
+    assert verdict.code == BILLING
+    assert not session.ledger.closed
+    assert "user_2" in "".join((session.ledger.load("teardown.json") or {})["left"])
+
+
+def test_a_key_that_may_not_ask_is_known_by_its_checksum(tmp_path: Path) -> None:
+    provider = Runpod(KEY, exchange=lambda call: problem(403, "no right"))
+    name = provider.account()
+    assert name.startswith("key-")
+    assert name == Runpod(KEY, exchange=lambda call: problem(404, "no such path")).account()
+    assert name != Runpod(OTHER_KEY, exchange=lambda call: problem(403, "no right")).account()
+    assert KEY[4:12] not in name
+
+
+def test_temporary_credentials_must_outlive_the_deadline(tmp_path: Path) -> None:
+    """Without them neither `go` nor the watchdog can end anything."""
+    evening = Evening(tmp_path)
+    now = evening.clock.now()
+    short = replace(evening.world, spec={"token": "x", "expires": now + 3000})
+    with pytest.raises(Refused, match="aws sso login") as raised:
+        go(evening.request, short)
+    assert raised.value.code == BAD_INPUT
+    assert "--max-hours" in str(raised.value)
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+    assert check_lasts({"token": "x", "expires": now + 7200}, now + 6000) is None
+    assert check_lasts({"token": None}, now) is None
+    warning = check_lasts({"token": "x"}, now + 6000)
+    assert warning is not None
+    assert "the watchdog" in warning
+    assert "a key that does not end" in warning
+
+
+def test_where_the_account_is_not_known_nothing_is_rented(tmp_path: Path) -> None:
+    evening = Evening(tmp_path)
+    ask = evening.fake.exchange
+
+    def silent(call: Call) -> Reply:
+        return problem(500, "internal error") if call.url.endswith("/v2/account") else ask(call)
+
+    with pytest.raises(ProviderError, match="/v2/account"):
+        go(evening.request, replace(evening.world, provider=Runpod(KEY, evening.clock, exchange=silent)))
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
