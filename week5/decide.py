@@ -33,7 +33,7 @@ import tyro
 from common.analysis.decision.answer import Decision, Question, decide
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Work
-from common.analysis.decision.page import Page, summary, write_page
+from common.analysis.decision.page import FOLDER, Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
@@ -174,7 +174,7 @@ def main() -> int:
     options = parse(DecisionOptions, __doc__ or "")
     try:
         page = make_page(options)
-        paths = write_page(page, options.results_dir.expanduser() / "decision")
+        paths = write_page(page, options.results_dir.expanduser() / FOLDER)
     except (StoreError, ValueError, OSError) as error:
         refuse(str(error))
     decision = page.decision

@@ -18,6 +18,7 @@ from common.analysis.scaling.rows import (
     scaling_rows,
 )
 from common.core.arrivals import ClosedLoop, Replay
+from common.core.capacity import usd_per_million_tokens
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
 from common.core.weight_split import plan_parameters
@@ -130,7 +131,7 @@ def usd_per_million(row: ScalingRow, result: Result) -> float | None:
     usd_per_hour = result.cost.get("usd_per_hour")
     if usd_per_hour is None or row.throughput is None:
         return None
-    return usd_per_hour / 3600 / row.throughput.value * 1e6
+    return usd_per_million_tokens(usd_per_hour, row.throughput.value)
 
 
 _ESTIMATES = ("throughput", "speedup", "efficiency")
