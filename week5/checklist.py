@@ -29,6 +29,8 @@ from typing import Annotated
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
+
 from common.analysis.learning.checklist import ANY, OPEN, SCALING, Here, checklist
 from common.analysis.learning.checklist_table import as_document, print_checklist
 from common.analysis.learning.configuration import write_configuration
@@ -39,6 +41,7 @@ from common.experiment.loss import shows_loss
 from common.experiment.options import BAD_INPUT, RESULTS, InputError, parse
 from common.experiment.view import say_plainly
 from common.machine.devices import DeviceError, find_machine
+from common.machine.reader import while_read
 
 RENTED = ("RUNPOD_POD_ID",)  # set by providers on their machines
 
@@ -147,4 +150,4 @@ def asked(quizzes: Sequence[Quiz]) -> tuple[dict[str, float], list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))
