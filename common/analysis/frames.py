@@ -104,6 +104,13 @@ def chosen_result(experiment: str = "benchmark_scaling") -> Path:
     return place
 
 
+def named(place: Path) -> str:
+    """A result's file, and whose it is: a reader must not take the lab's reference for a measurement of their own."""
+    if (RESULTS / "reference").resolve() in place.resolve().parents:
+        return f"{place.name} (the lab's committed reference, not your own)"
+    return f"{place.name} (named by {CHOSEN})"
+
+
 def scaling_frame(result: Result) -> pd.DataFrame:
     """One row per line of the scaling table; SI units but for `ttft_ms`, `tpot_ms` and `e2el_ms`."""
     return pd.DataFrame([_scaling_record(row, result) for row in scaling_rows(result)], columns=_SCALING_COLUMNS)
