@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Item
 from common.analysis.learning.evidence import Evidence
-from common.analysis.scaling.table import plain, stdout
+from common.analysis.scaling.table import empty_table, plain, stdout
 
 MOST_PROBLEMS = 5  # below one command, and of unfinished runs, the newest files first
 
@@ -22,7 +20,7 @@ def print_checklist(items: Sequence[Item], evidence: Evidence, results: Path, co
     """Items with state and evidence; below them the files that show it, what does the rest, and what is not counted."""
     console = console or stdout()
     files = list(dict.fromkeys(item.file for item in items if item.file))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = empty_table()
     for name in ("item", "state", "evidence"):
         table.add_column(name, no_wrap=name == "state")
     for item in items:
