@@ -13,13 +13,8 @@ from common.store.schema import Result
 
 
 def print_last_line(path: Path | None, status: str, summary: dict[str, Any]) -> None:
-    """Write `{"result": <absolute path>, "status": ..., "summary": {...}}`.
-
-    On a terminal without the summary: it fills a screen, and says what the tables above it say.
-    """
-    document: dict[str, Any] = {"result": None if path is None else str(path), "status": status}
-    if not sys.stdout.isatty():
-        document["summary"] = summary
+    """Write `{"result": <absolute path>, "status": ..., "summary": {...}}`."""
+    document = {"result": None if path is None else str(path), "status": status, "summary": summary}
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
