@@ -24,9 +24,8 @@ def test_it_takes_the_lab_it_stands_in_and_ends_quietly_where_nobody_reads(scrip
 
 
 @pytest.mark.slow
-@each_script
-def test_the_first_lines_of_help(script: Path) -> None:
-    command = f'"{sys.executable}" "{script}" --help | head -n 1; echo "${{PIPESTATUS[0]}}"'
+def test_the_first_lines_of_help() -> None:
+    command = f'"{sys.executable}" "{ROOT / "week5" / "checklist.py"}" --help | head -n 1; echo "${{PIPESTATUS[0]}}"'
     outcome = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd="/", timeout=120)
     assert outcome.stderr == ""
     first, _, code = outcome.stdout.rstrip().rpartition("\n")
