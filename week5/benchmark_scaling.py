@@ -27,7 +27,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.scaling.table import print_scaling
 from common.core.arrivals import Replay
@@ -42,6 +45,7 @@ from common.experiment.recordings import Recorded, read_recorded
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 
 METHOD_VERSION = 2
 Curve = Literal["fixed", "saturated", "pinned", "weak", "replay"]
@@ -181,4 +185,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

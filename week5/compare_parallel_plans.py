@@ -27,7 +27,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.plans.goals import GOALS, Goal
 from common.analysis.plans.table import plans_summary, print_plans
@@ -45,6 +48,7 @@ from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.view import say_plainly
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 from common.store.schema import Result
 
 METHOD_VERSION = 1
@@ -176,4 +180,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

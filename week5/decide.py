@@ -30,10 +30,12 @@ from typing import Annotated
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
+
 from common.analysis.decision.answer import Decision, Question, decide
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Work
-from common.analysis.decision.page import Page, summary, write_page
+from common.analysis.decision.page import FOLDER, Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
@@ -43,6 +45,7 @@ from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
 from common.experiment.report import print_last_line
 from common.experiment.slo import parse_slo
+from common.machine.reader import while_read
 from common.predict.hardware import taken_as
 from common.store.files import StoreError
 from week5 import predict_scaling
@@ -174,7 +177,7 @@ def main() -> int:
     options = parse(DecisionOptions, __doc__ or "")
     try:
         page = make_page(options)
-        paths = write_page(page, options.results_dir.expanduser() / "decision")
+        paths = write_page(page, options.results_dir.expanduser() / FOLDER)
     except (StoreError, ValueError, OSError) as error:
         refuse(str(error))
     decision = page.decision
@@ -185,4 +188,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

@@ -25,6 +25,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
@@ -37,6 +40,7 @@ from common.experiment.options import InputError, Options, Preset, check_load, p
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 
 METHOD_VERSION = 1
 TURNS: dict[Preset, int] = {"smoke": 2, "lab": 8, "full": 12}
@@ -115,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

@@ -29,11 +29,14 @@ from pathlib import Path
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
+
 from common.core.legality import MOST_DEVICES
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.engines.reference_models import REFERENCE_MODELS
+from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
 from common.predict.card_table import beside_lines, card_lines
@@ -82,6 +85,8 @@ def main() -> int:
     try:
         result = result_file(options.measured)
         return before_a_run(options) if result is None else after_a_run(result, options)
+    except BrokenPipeError:
+        raise  # who read has left, and wants no message
     except (ValueError, OSError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -182,4 +187,4 @@ def flat(card: Card) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

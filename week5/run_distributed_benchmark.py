@@ -24,9 +24,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.evening.plans import evening_summary, print_evening
 from common.analysis.report import write_report
@@ -42,6 +45,7 @@ from common.experiment.run import run
 from common.experiment.slo import parse_slo
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 from week5 import benchmark_scaling, simulate_concurrent_requests, test_mixed_workload, test_tensor_parallel
 
 METHOD_VERSION = 1
@@ -188,4 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

@@ -29,9 +29,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.concurrency.table import concurrency_summary, print_concurrency
 from common.core.plan import ParallelPlan
@@ -48,6 +51,7 @@ from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
 from common.experiment.words import Words
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 
 METHOD_VERSION = 1
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
@@ -187,4 +191,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

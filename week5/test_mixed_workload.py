@@ -30,7 +30,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.fairness.table import fairness_summary, print_fairness
 from common.core.mix import MixedWorkload, RequestClass
@@ -44,6 +47,7 @@ from common.experiment.options import InputError, Options, Preset, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 
 METHOD_VERSION = 1
 Variant = Literal["on", "control", "off", "threshold", "priority"]
@@ -173,4 +177,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

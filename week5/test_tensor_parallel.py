@@ -24,7 +24,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.verification.judgement import any_fails
 from common.analysis.verification.table import print_verification, verification_summary
@@ -37,6 +40,7 @@ from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.verify_spec import VerifySpec
 from common.machine.devices import Machine
+from common.machine.reader import while_read
 
 METHOD_VERSION = 1
 PROMPTS = {"smoke": 8, "lab": 16, "full": 32}
@@ -98,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

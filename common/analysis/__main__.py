@@ -18,6 +18,7 @@ from common.analysis.learning.beliefs import print_beliefs
 from common.analysis.learning.questions import print_guess
 from common.analysis.sharing.share import newest_of_ours, share_results
 from common.analysis.views import print_result, save_drawings
+from common.machine.reader import while_read
 from common.store.files import StoreError
 
 BAD_INPUT = 2
@@ -98,6 +99,8 @@ def main() -> int:
     commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m common.analysis", description=__doc__)
+    except BrokenPipeError:
+        raise  # who read has left, and wants no message
     except (StoreError, RefusedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
@@ -121,4 +124,4 @@ def _say(paths: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

@@ -18,6 +18,7 @@ from common.analysis.scaling.rows import (
     scaling_rows,
 )
 from common.core.arrivals import ClosedLoop, Replay
+from common.core.capacity import usd_per_million_tokens
 from common.core.model_shape import ModelShape
 from common.core.stats import Estimate
 from common.core.weight_split import plan_parameters
@@ -103,6 +104,13 @@ def chosen_result(experiment: str = "benchmark_scaling") -> Path:
     return place
 
 
+def named(place: Path) -> str:
+    """A result's file, and whose it is: a reader must not take the lab's reference for a measurement of their own."""
+    if (RESULTS / "reference").resolve() in place.resolve().parents:
+        return f"{place.name} (the lab's committed reference, not your own)"
+    return f"{place.name} (named by {CHOSEN})"
+
+
 def scaling_frame(result: Result) -> pd.DataFrame:
     """One row per line of the scaling table; SI units but for `ttft_ms`, `tpot_ms` and `e2el_ms`."""
     return pd.DataFrame([_scaling_record(row, result) for row in scaling_rows(result)], columns=_SCALING_COLUMNS)
@@ -130,7 +138,7 @@ def usd_per_million(row: ScalingRow, result: Result) -> float | None:
     usd_per_hour = result.cost.get("usd_per_hour")
     if usd_per_hour is None or row.throughput is None:
         return None
-    return usd_per_hour / 3600 / row.throughput.value * 1e6
+    return usd_per_million_tokens(usd_per_hour, row.throughput.value)
 
 
 _ESTIMATES = ("throughput", "speedup", "efficiency")

@@ -61,7 +61,8 @@ def execute(notebook: Path, result_path: Path) -> Any:  # noqa: ANN401  # nbform
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=["--log-level=ERROR"],  # else the kernel warns of talking to itself over TCP
     )
-    return client.execute(env={**os.environ, CHOSEN: str(result_path.absolute())})
+    here = os.pathsep.join(filter(None, [str(RESULTS.parent), os.environ.get("PYTHONPATH")]))  # not another checkout's
+    return client.execute(env={**os.environ, CHOSEN: str(result_path.absolute()), "PYTHONPATH": here})
 
 
 def _body(executed: Any) -> str:  # noqa: ANN401  # nbformat is untyped

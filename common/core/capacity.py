@@ -14,6 +14,11 @@ MOST_STEPS = 1_000  # and over so many engines of a plan
 ROUNDING = 1e-9  # a rate that is met but for rounding is met
 
 
+def usd_per_million_tokens(usd_per_hour: float, tokens_per_s: float) -> float:
+    """Dollars for a million tokens: dollars per second over tokens per second, times 10^6."""
+    return usd_per_hour / 3600 / tokens_per_s * 1e6
+
+
 @dataclass(frozen=True)
 class Capacity:
     """Requests per second that engines of one plan carry within the limits, by how many of them shared a machine.

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from common.analysis.learning.evidence import Shown
 from common.analysis.scaling.figures import DPI
-from common.analysis.scaling.loss_figure import loss
+from common.analysis.scaling.loss_figure import largest_bar, loss
 from common.analysis.scaling.reading import about, streams
 from common.analysis.scaling.table import print_scaling, stdout
 from common.core.beside import Beside
@@ -44,6 +45,23 @@ def knock_out_line(one: KnockOut) -> str:
         f" ({one.error:+.0%}, limit {TOLERANCE:.0%}); foretold {1 / one.foretold_s:.1f} tok/s,"
         f" measured {1 / one.slowed_s:.1f}, without the delay {1 / one.plain_s:.1f}."
     )
+
+
+def shows_loss(result: Result) -> Shown:
+    """For the checklist: the largest bar of the largest plan under the most streams, and what became of the test."""
+    try:
+        found = predict_result(result, stored_priors())
+    except NotPredictableError as error:
+        return Shown(missing=str(error))
+    told, tests = [one for one in found if one.bars is not None and not one.slowed], knock_outs(found)
+    if not told or not tests:
+        return Shown(missing="no plan was measured beside its base, and with slower all-reduces, at the same load")
+    most = max(told, key=lambda one: (one.plan.devices, one.concurrency))
+    assert most.bars is not None
+    name, share = largest_bar(most.bars)
+    passed = sum(one.passed for one in tests)
+    lost = f"{most.plan} at {streams(most.concurrency)} loses {most.bars.lost / most.bars.ideal:.0%}"
+    return Shown(f"{lost}, {share:.0%} to {name}; knock-out: {passed} of {len(tests)} PASS")
 
 
 def loss_summary(result: Result) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from common.analysis.learning.beliefs import print_beliefs
 from common.analysis.learning.questions import print_guess
 from common.analysis.scaling.rows import LATENCY, samples
+from common.core.capacity import usd_per_million_tokens
 from common.core.stats import geometric_mean
 from common.core.verdict import ClientCeiling
 from common.engines.models import ModelError
@@ -115,7 +116,7 @@ def _summarise(result: Result, usd_per_hour: float | None) -> None:
         if case.curve == "replay" and (latencies_ms := samples(case, LATENCY)):
             case.summary.append(geometric_mean(LATENCY, "ms", latencies_ms))
         if usd_per_hour is not None:
-            usd = usd_per_hour / 3600 / throughput.value * 1e6
+            usd = usd_per_million_tokens(usd_per_hour, throughput.value)
             case.summary.append(geometric_mean("usd_per_million_output_tokens", "USD", [usd]))
     if usd_per_hour is not None:
         measured_s = sum(repeat["duration"] for case in result.cases for repeat in case.repeats)

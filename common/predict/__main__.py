@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
 from common.predict.evaluate import Predicted, document, refused, summary
@@ -136,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(while_read(main))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.core.capacity import usd_per_million_tokens
 from common.core.legality import why_not_divided
 from common.core.plan import ParallelPlan
 from common.core.traffic import bytes_per_token
@@ -144,9 +145,9 @@ def _range(value: float, margin: float) -> Range:
 
 def usd_per_million(plan: ParallelPlan, line: Line, usd_per_device_hour: float) -> Range:
     """Dollars per million output tokens on the plan's devices, fully loaded."""
-    cost = usd_per_device_hour * plan.devices / 3600 * 1e6
-    rate = line.output_tokens_s
-    return Range(cost / rate.value, cost / rate.high, cost / rate.low)
+    usd_per_hour, rate = usd_per_device_hour * plan.devices, line.output_tokens_s
+    value, low, high = (usd_per_million_tokens(usd_per_hour, one) for one in (rate.value, rate.high, rate.low))
+    return Range(value, low, high)
 
 
 def recommend(card: Card) -> tuple[ParallelPlan, str]:

@@ -7,23 +7,29 @@ import io
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from common.analysis.frames import latest_reference
-from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist, verified_plans
+from common.analysis.frames import latest_reference, load_sound
+from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Here, Item, checklist
 from common.analysis.learning.checklist_table import print_checklist
 from common.analysis.learning.configuration import NAME, write_configuration
+from common.analysis.learning.cost import note_price, price_file
 from common.analysis.learning.evidence import gather
 from common.analysis.learning.self_test import answers_file, self_test, store_answers
+from common.analysis.learning.shown import verified_plans
+from common.experiment.loss import shows_loss
 from common.store.files import save
 from common.store.schema import CaseError, Check, Result
+from tests.analysis.mixed_results import mixed_case, mixed_result, on_and_off
 from tests.analysis.planted import TP1, TP2, X2, case, full, result
 
 STEM = "20260102T030405Z-2x1core-synthetic-qwen2-9m"
+CLIENTS = "20260102T030406Z-2x1core-synthetic-qwen2-9m"  # of the concurrency result
 
 
 @pytest.fixture
@@ -49,8 +55,25 @@ def concurrent() -> Result:
     return result(cases, experiment="simulate_concurrent_requests")
 
 
+def lost() -> Result:
+    """A real account of a loss, as if it were one's own: what predicts takes more than a few planted numbers."""
+    return replace(load_sound(latest_reference("explain_loss")), run_id=STEM)
+
+
+def plans() -> Result:
+    return replace(full(), experiment="compare_parallel_plans", cost={})
+
+
+def decide(results: Path) -> Path:
+    """The page of a decision from the concurrency result, as far as the checklist reads it."""
+    page = results / "decision" / "decision.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"# 2 devices carry it\n\n## The answer\n\nFrom: `{CLIENTS}.json`.\n")
+    return page
+
+
 def items(results: Path, devices: int | None = 2, rented: bool = False) -> dict[str, Item]:
-    return {item.name: item for item in checklist(gather(results), Here(results, devices, rented))}
+    return {item.name: item for item in checklist(gather(results), Here(results, devices, rented), shows_loss)}
 
 
 def states(results: Path, devices: int | None = 2) -> dict[str, str]:
@@ -60,8 +83,12 @@ def states(results: Path, devices: int | None = 2) -> dict[str, str]:
 def do_everything(results: Path) -> Path:
     """All results, right answers and the configuration; the scaling result's path."""
     put(results, verified())
-    put(results, concurrent())
+    put(results, concurrent(), CLIENTS)
+    put(results, on_and_off())
+    put(results, lost())
+    put(results, plans())
     scaling = put(results, full())
+    decide(results)
     store_answers(results, scaling, {quiz.key: quiz.right for quiz in self_test(full())})
     write_configuration([(scaling, full())], results)
     return scaling
@@ -71,7 +98,7 @@ def test_on_a_fresh_clone_everything_is_open(results: Path) -> None:
     found = states(results)
     assert found.pop("terminated") == IMPOSSIBLE
     assert set(found.values()) == {OPEN}
-    assert len(found) == 8
+    assert len(found) == 12
 
 
 def test_everything_done(results: Path) -> None:
@@ -83,6 +110,14 @@ def test_everything_done(results: Path) -> None:
     assert found["concurrency"].evidence == "tp1: 1 to 16 streams, most 160 tok/s at 16"
     assert found["scaling"].evidence == "tp2 1.67 [1.60, 1.74]x, 83% of each device (saturated)"
     assert found["compared"].evidence.startswith("tp2 against tp1 at 16 streams: 1.56 [1.43, 1.70]x the tokens")
+    assert found["mixed"].evidence == (
+        "tp1, chunked prefill: short requests' longest standstill of an answer 0.25 [0.24, 0.26]x"
+    )
+    assert found["loss"].evidence == (
+        "tp2 at 16 streams loses 30%, 16% to everything else on device and host; knock-out: 2 of 2 PASS"
+    )
+    assert found["plans"].evidence == "3 plans; best: tp2 for throughput, tp2 for memory"
+    assert found["decided"].evidence == "2 devices carry it"
     assert found["cost"].evidence == "$1.20 per hour: $1.67 per million output tokens with tp2"
     assert all(item.file is not None and item.file.is_file() for item in found.values() if item.state == DONE)
 
@@ -91,13 +126,17 @@ def test_everything_done(results: Path) -> None:
     ("experiment", "reopened"),
     [
         ("test_tensor_parallel", {"verified"}),
-        ("simulate_concurrent_requests", {"concurrency"}),
+        ("simulate_concurrent_requests", {"concurrency", "decided"}),
+        ("test_mixed_workload", {"mixed"}),
         ("benchmark_scaling", {"scaling", "compared", "understood", "configuration", "cost"}),
+        ("explain_loss", {"loss"}),
+        ("compare_parallel_plans", {"plans"}),
     ],
 )
 def test_deleting_a_result_reopens_its_items(results: Path, experiment: str, reopened: set[str]) -> None:
     do_everything(results)
-    (results / experiment / f"{STEM}.json").unlink()
+    for path in (results / experiment).glob("*.json"):
+        path.unlink()
     assert {name for name, state in states(results).items() if state == OPEN} == reopened
 
 
@@ -179,7 +218,7 @@ def test_whatever_stands_in_a_file_nothing_crashes(results: Path) -> None:
                     break
                 place = inner
         path.write_text(json.dumps(content))
-        assert len(items(results)) == 9
+        assert len(items(results)) == 13
 
 
 @pytest.mark.parametrize(("status", "said"), [("interrupted", "(interrupted, "), ("running", "(running, or killed, ")])
@@ -208,26 +247,50 @@ def test_a_run_whose_split_failed_is_named_with_its_reason(results: Path) -> Non
 def test_no_more_files_are_named_below_a_command_than_a_screen_takes(results: Path) -> None:
     for second in range(8):
         put(results, result([], experiment="test_tensor_parallel"), f"20260102T03040{second}Z-x-y")
-    evidence = gather(results)
-    stream = io.StringIO()
-    found = checklist(evidence, Here(results, 2))
-    print_checklist(found, evidence, results, Console(file=stream, width=80))
-    lines = stream.getvalue().partition("TP verified:\n")[2].partition("\n\n")[0].splitlines()
+    lines = printed(results).partition("TP verified:\n")[2].partition("\n\n")[0].splitlines()
     assert lines[0].strip() == "python week5/test_tensor_parallel.py"
     assert len(lines) == 1 + 5 + 1
     assert lines[-1].strip() == "- and 3 more"
     assert "20260102T030407Z" in lines[1], "the newest first"
 
 
+def printed(results: Path) -> str:
+    """What a terminal of 80 columns shows."""
+    evidence = gather(results)
+    stream = io.StringIO()
+    found = checklist(evidence, Here(results, 2), shows_loss)
+    print_checklist(found, evidence, results, Console(file=stream, width=80))
+    return stream.getvalue()
+
+
+def test_a_truncated_result_is_named_once_however_many_items_it_reopens(results: Path) -> None:
+    path = do_everything(results)
+    path.write_text(path.read_text()[:3000])
+    text = printed(results)
+    assert text.count("is truncated") == 1
+    assert f"\nnot counted: benchmark_scaling: {STEM}.json is truncated" in text
+    assert text.count("see below") >= 2, "an item without evidence says where to look"
+
+
+def test_unfinished_runs_are_named_once_and_only_where_they_are_needed(results: Path) -> None:
+    for second in range(8):
+        read = full()
+        read.status = "interrupted"
+        put(results, read, f"20260102T03040{second}Z-x-y")
+    text = printed(results)
+    assert text.count("is unfinished") == 5
+    assert text.count("not counted: and 3 more") == 1
+    do_everything(results)
+    assert "is unfinished" not in printed(results)
+
+
 def test_what_a_terminal_obeys_does_not_reach_it(results: Path) -> None:
     read = verified()
     read.cases[1].checks[0] = Check("weights", False, "\x1b[2J gone")
     put(results, read)
-    evidence = gather(results)
-    stream = io.StringIO()
-    print_checklist(checklist(evidence, Here(results, 2)), evidence, results, Console(file=stream, width=80))
-    assert "?[2J gone" in stream.getvalue()
-    assert "\x1b" not in stream.getvalue()
+    text = printed(results)
+    assert "?[2J gone" in text
+    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize(("rates", "passes"), [([10.0, 40.0], False), ([10.0, 40.0, 90.0], True), ([0.0] * 3, False)])
@@ -307,7 +370,7 @@ def test_a_failed_check_is_named(results: Path) -> None:
 
 def test_one_device_makes_comparisons_impossible_and_not_the_rest(results: Path) -> None:
     found = states(results, devices=1)
-    assert {name for name, state in found.items() if state == OPEN} == {"concurrency", "cost"}
+    assert {name for name, state in found.items() if state == OPEN} == {"concurrency", "mixed", "decided", "cost"}
     do_everything(results)
     assert states(results, devices=1)["scaling"] == DONE, "measured elsewhere and brought home"
     assert set(states(results, devices=None).values()) == {DONE, IMPOSSIBLE}
@@ -339,6 +402,93 @@ def test_spoilt_answers_are_named(results: Path, text: str) -> None:
     found = items(results)["understood"]
     assert found.state == OPEN
     assert len(found.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is cut off"),
+        ("# 2 devices carry it\n\n## The an", "is cut off"),
+        ("# 2 devices carry it\n\nPREDICTED, not measured\n", "predictions alone?"),
+        (f"# 2 devices carry it\n\nFrom: `{CLIENTS}.json`, `20260102T0-somebodys.json`.\n", "is not yours, gone or"),
+        ("\x00", "is cut off"),
+    ],
+)
+def test_a_decision_that_rests_on_no_result_of_ones_own_is_named(results: Path, text: str, said: str) -> None:
+    do_everything(results)
+    decide(results).write_text(text)
+    found = items(results)["decided"]
+    assert found.state == OPEN
+    assert said in found.problems[0]
+
+
+def test_a_mixed_load_on_one_engine_compares_nothing(results: Path) -> None:
+    put(results, mixed_result([mixed_case("on")]))
+    found = items(results)["mixed"]
+    assert (found.state, found.problems) == (
+        OPEN,
+        [f"{STEM}.json: no two engines could be compared (measured: on)"],
+    )
+
+
+def test_plans_are_compared_on_the_same_devices(results: Path) -> None:
+    cases = [case(TP1, "fixed", 1, [10.0, 11.0]), case(TP2, "fixed", 1, [15.0, 16.0])]
+    put(results, result(cases, experiment="compare_parallel_plans"))
+    assert "no two plans for the same devices" in items(results)["plans"].problems[0]
+    put(results, result([*cases, case(X2, "fixed", 1, [10.0, 11.0])], experiment="compare_parallel_plans"))
+    assert items(results)["plans"].state == DONE
+
+
+def test_a_loss_without_a_knock_out_is_not_accounted_for(results: Path) -> None:
+    read = lost()
+    read.cases = [one for one in read.cases if one.curve != "slowed"]
+    put(results, read)
+    assert "with slower all-reduces, at the same load" in items(results)["loss"].problems[0]
+
+
+def test_cost_is_asked_of_what_has_tokens_per_second_and_needs_no_new_measurement(results: Path) -> None:
+    put(results, verified())
+    put(results, on_and_off())
+    found = items(results)["cost"]
+    assert (found.state, found.evidence, found.problems) == (OPEN, "no result yet", [])
+    assert found.command.startswith("python week5/benchmark_scaling.py"), "there is nothing to price yet"
+    unpriced = full()
+    unpriced.cost = {}
+    path = put(results, unpriced)
+    found = items(results)["cost"]
+    assert (found.state, found.evidence, found.problems) == (OPEN, "no result has a price yet", [])
+    assert found.command == "python week5/checklist.py --usd-per-hour 0.05"
+    note_price([(path, unpriced)], results, 0.6)
+    found = items(results)["cost"]
+    assert (found.state, found.file) == (DONE, path)
+    assert found.evidence == "$0.60 per hour: $0.833 per million output tokens with tp2 (noted afterwards)"
+    path.unlink()
+    assert items(results)["cost"].state == OPEN
+    assert "gone or not complete" in items(results)["cost"].problems[0]
+
+
+def test_a_price_noted_later_is_that_of_its_own_result_alone(results: Path) -> None:
+    first = put(results, full())
+    note_price([(first, full())], results, 0.6)
+    assert items(results)["cost"].evidence.startswith("$0.60 per hour"), "said last"
+    dearer = full()
+    dearer.cost = {"usd_per_hour": 2.4}
+    put(results, dearer, "20270101T000000Z-x-y")
+    assert items(results)["cost"].evidence.startswith("$2.40 per hour"), "of the newest result that has one"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"result": 1}', "\x00"])
+@pytest.mark.parametrize("price", [None, "much", -1.0, 0.0, 1e9, float("nan")])
+def test_a_spoilt_price_is_named(results: Path, text: str, price: object) -> None:
+    unpriced = full()
+    unpriced.cost = {}
+    put(results, unpriced)
+    price_file(results).parent.mkdir(parents=True)
+    for note in (text, json.dumps({"result": f"benchmark_scaling/{STEM}.json", "usd_per_hour": price})):
+        price_file(results).write_text(note)
+        found = items(results)["cost"]
+        assert found.state == OPEN
+        assert "price.json" in found.problems[0] and "again" in found.problems[0]
 
 
 @pytest.mark.parametrize("spoil", ["", "# Mine\n", "From `benchmark_scaling/gone.json`: x.\n"])

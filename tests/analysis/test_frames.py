@@ -44,6 +44,8 @@ def test_a_reader_chooses_by_environment(tmp_path: Path, monkeypatch: pytest.Mon
     own = store(tmp_path, 3)
     monkeypatch.delenv(frames.CHOSEN, raising=False)
     assert frames.chosen_result() == frames.latest_reference() == committed
+    assert "committed reference, not your own" in frames.named(committed)
+    assert frames.named(own) == f"{own.name} (named by LAB_RESULT)"
     monkeypatch.setenv(frames.CHOSEN, str(own))
     assert frames.chosen_result() == own
     monkeypatch.setenv(frames.CHOSEN, str(own.parent.parent / "benchmark_scaling"))

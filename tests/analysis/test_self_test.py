@@ -50,12 +50,29 @@ def test_what_was_not_measured_is_not_asked() -> None:
 
 def test_answers_are_read_as_a_person_writes_them() -> None:
     quizzes = self_test(full())
-    assert parse_answers(["a=78%", "b=28,2", "c=-1", "e= .5 USD"], quizzes) == {"a": 78, "b": 28.2, "c": -1, "e": 0.5}
-    for word in ("", "a", "a=", "a=much", "z=1", "=1", "a=nan", "a=1e99", "a=1=2"):
-        with pytest.raises(ValueError, match="--answers"):
-            parse_answers([word], quizzes)
-    with pytest.raises(ValueError, match="twice"):
-        parse_answers(["a=1", "a=2"], quizzes)
+    words = ["a=78%", "b=28,2", "c=-1", "d=10.5 MB", "e= .5 USD"]
+    assert parse_answers(words, quizzes) == ({"a": 78, "b": 28.2, "c": -1, "d": 10.5, "e": 0.5}, [])
+    for price in ("$0.743", "0.743$", "0.743"):
+        assert parse_answers([f"e={price}"], quizzes) == ({"e": 0.743}, [])
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        *((word, "the keys are a, b, c, d, e") for word in ("", "a", "z=1", "=1")),
+        *(
+            (word, "not a number; write a=0.74")
+            for word in ("a=", "a=much", "a=nan", "a=1e99", "a=1=2", "a=$", "a=$$1")
+        ),
+        ("e=bash.743", "not a number; write e=0.74, or in quotes 'e=$0.74'"),  # what a shell makes of e=$0.743
+        ("b=2", "b is answered twice, the first counts"),
+    ],
+)
+def test_what_is_no_answer_is_named_and_the_others_are_kept(word: str, why: str) -> None:
+    answers, refused = parse_answers(["b=28", word, "d=10.5"], self_test(full()))
+    assert answers == {"b": 28, "d": 10.5}
+    (line,) = refused
+    assert line.startswith(f"--answers {word}: ") and why in line
 
 
 def test_answers_add_up_for_one_result_and_not_over_two(tmp_path: Path) -> None:

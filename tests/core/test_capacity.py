@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.core.capacity import Capacity, Prices, least, need, other_plan_above, other_plan_below
+from common.core.capacity import (
+    Capacity,
+    Prices,
+    least,
+    need,
+    other_plan_above,
+    other_plan_below,
+    usd_per_million_tokens,
+)
 from common.core.plan import ParallelPlan
 
 TP1, TP2, TP4 = ParallelPlan(), ParallelPlan(tp=2), ParallelPlan(tp=4)
@@ -106,3 +114,7 @@ def test_what_is_not_known_costs_nothing_known() -> None:
     assert Prices(buy_usd=1.0).bought_usd is None, "without months nothing can be written off"
     assert Prices(buy_usd=36.0, months=36.0).bought_usd == 1.0
     assert Prices(usd_per_hour=0.001, buy_usd=1.0, months=1.0, watts=1e5, usd_per_kwh=1.0).even_months is None
+
+
+def test_a_million_tokens_at_a_thousand_a_second_take_a_thousand_seconds() -> None:
+    assert usd_per_million_tokens(usd_per_hour=3.6, tokens_per_s=1000) == pytest.approx(1.0)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +17,7 @@ from common.analysis.comparison.compared import METRICS, STEADY, ComparedCase, c
 from common.analysis.comparison.differences import Difference, Named, differences
 from common.analysis.frames import load_sound
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.table import plain, stdout
+from common.analysis.scaling.table import empty_table, plain, stdout
 from common.core.arrivals import ClosedLoop
 from common.core.stats import Estimate
 from common.store.files import StoreError
@@ -106,7 +105,7 @@ def _print_ratios(console: Console, compared: Sequence[ComparedCase], covered: S
 
 
 def _table(shown: Sequence[ComparedCase]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = empty_table()
     table.add_column("case", no_wrap=True)
     for heading in HEADINGS.values():
         table.add_column(heading, justify="right")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from common.analysis.concurrency.reading import read_concurrency
 from common.analysis.concurrency.rows import (
@@ -21,7 +20,7 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import is_invalid, sampling_unit
-from common.analysis.scaling.table import say, stdout
+from common.analysis.scaling.table import framed, say, stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
 
@@ -37,7 +36,8 @@ def print_concurrency(result: Result, console: Console | None = None, said: Sequ
     rows = measured(result)
     console.print(f"[bold]Concurrency[/]  {about(result)}", soft_wrap=True)
     if rows:
-        console.print(_table(shown(result), [row.who for row in rows]))
+        ends = [place for place, (one, following) in enumerate(pairwise(rows)) if one.who != following.who]
+        console.print(framed(shown(result), ends, left=("plan", "knee"), heading_lines=1))
         for line in (f"tok/s: mean of repeats, {sampling_unit(concurrency_cases(result))}", *LEGEND):
             console.print(line, markup=False)
     else:
@@ -114,13 +114,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _table(frame: pd.DataFrame, groups: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name in map(str, frame.columns):
-        table.add_column(name, justify="left" if name in ("plan", "knee") else "right", no_wrap=True)
-    for index, cells in enumerate(frame.itertuples(index=False)):
-        end = index + 1 < len(groups) and groups[index] != groups[index + 1]
-        table.add_row(*map(str, cells), end_section=end)
-    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,14 @@ from common.analysis.decision.reading import (
     side_by_side,
     within_words,
 )
+from common.analysis.learning.evidence import Measured
 from common.analysis.page import as_page, joined, listed, pictures, table
 from common.analysis.scaling.figures import DPI
 from common.analysis.scaling.reading import interval
 from common.core.capacity import Need, need
 
-MARKDOWN, HTML = "decision.md", "decision.html"
+FOLDER, MARKDOWN, HTML = "decision", "decision.md", "decision.html"
+FROM = "From: "  # begins the line that names the results behind the page
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,24 @@ def write_page(page: Page, folder: Path) -> list[Path]:
     (folder / MARKDOWN).write_text(text, encoding="utf-8")
     (folder / HTML).write_text(as_page(text, folder, headline(page.decision)), encoding="utf-8")
     return [folder / HTML, folder / MARKDOWN, *figures]
+
+
+def decided(measured: Measured, results: Path) -> tuple[str, Path | None, list[str]]:
+    """What the page says first, the page where it rests on results that are there, and what is wrong with it."""
+    path = results / FOLDER / MARKDOWN
+    try:
+        first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    except FileNotFoundError:
+        return "not decided yet", None, []
+    except (OSError, UnicodeDecodeError):
+        return "", None, [f"{MARKDOWN} cannot be read; decide again"]
+    behind = next((line for line in reversed(lines) if line.startswith(FROM)), "")
+    files = set(re.findall(r"`([^`]+)`", behind))
+    if not first.startswith("# ") or not files:
+        return "", None, [f"{MARKDOWN} rests on no result of yours (predictions alone?), or is cut off; decide again"]
+    if not files <= {path.name for path, _ in measured}:
+        return "", None, [f"{MARKDOWN} rests on a result that is not yours, gone or not complete; decide again"]
+    return first.removeprefix("# "), path, []
 
 
 def summary(decision: Decision) -> dict[str, Any]:
@@ -96,7 +117,7 @@ def markdown(page: Page, drawn: Sequence[str]) -> str:
     parts += ["## What would change the answer", listed(changes(decision))]
     parts += ["## What to doubt", listed([*doubts(decision), *page.caveats, *left_out_lines(page.left_out)])]
     parts += [f"## {'Measure next' if decision.loads else 'Measure first'}", *page.next_step]
-    parts += [f"From: {', '.join(f'`{name}`' for name in page.files)}." if page.files else ""]
+    parts += [f"{FROM}{', '.join(f'`{name}`' for name in page.files)}." if page.files else ""]
     return joined(parts)
 
 

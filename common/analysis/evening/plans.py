@@ -19,6 +19,7 @@ from common.analysis.scaling.rows import is_invalid, kv_cache_tokens, samples, s
 from common.analysis.scaling.table import framed, print_scaling, stdout
 from common.analysis.verification.judgement import plan_findings, verified
 from common.analysis.verification.table import print_verification, read_verification
+from common.core.capacity import usd_per_million_tokens
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean
 from common.store.schema import Case, Result
@@ -69,7 +70,7 @@ def _usd(throughput: Estimate | None, result: Result) -> float | None:
     usd_per_hour = result.cost.get("usd_per_hour")
     if throughput is None or usd_per_hour is None:
         return None
-    return usd_per_hour / 3600 / throughput.value * 1e6
+    return usd_per_million_tokens(usd_per_hour, throughput.value)
 
 
 def cheapest(rows: Iterable[PlanRow]) -> PlanRow | None:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from common.analysis.fairness.reading import (
     classes_of,
@@ -22,7 +20,7 @@ from common.analysis.fairness.reading import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import is_invalid, sampling_unit
-from common.analysis.scaling.table import say, stdout
+from common.analysis.scaling.table import framed, say, stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
 from common.store.schema import Case, Result
@@ -39,7 +37,7 @@ def print_fairness(result: Result, console: Console | None = None, said: Sequenc
     console = console or stdout()
     console.print(f"[bold]Mixed load[/]  {about(result)}", soft_wrap=True)
     frame = fairness_shown(result)
-    console.print(_table(frame) if len(frame) else "nothing was measured")
+    console.print(framed(frame, left=LEFT, heading_lines=3) if len(frame) else "nothing was measured")
     unit = sampling_unit(mixes(result))
     console.print(
         "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"
@@ -74,15 +72,6 @@ def fairness_summary(result: Result) -> dict[str, Any]:
 def _numbers(value: float, low: float | None, high: float | None) -> dict[str, float]:
     numbers = {"value": value, "low": low, "high": high}
     return {name: round(number, 4) for name, number in numbers.items() if number is not None}
-
-
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name in map(str, frame.columns):
-        table.add_column(name.replace(" ", "\n"), justify="left" if name in LEFT else "right", no_wrap=True)
-    for cells in frame.itertuples(index=False):
-        table.add_row(*map(str, cells))
-    return table
 
 
 def _cells(case: Case, one: RequestClass) -> list[str]:

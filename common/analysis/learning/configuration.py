@@ -53,11 +53,11 @@ def documented(measured: Measured, results: Path) -> tuple[str, Path | None, lis
         return "", None, [f"{NAME} does not say which result it is from; write it again"]
     result = next((one for path, one in measured if path.relative_to(results).as_posix() == source[1]), None)
     if result is None:
-        return "", None, [f"{NAME} is from {source[1]}, which is gone or not complete; write it again"]
+        return "", None, [f"{NAME} is from a result that is gone or not complete; write it again"]
     try:
         expected = configuration(result, source[1])
     except UNREADABLE:
-        return "", None, [f"{source[1]} cannot be read any more; measure again, then write {NAME} again"]
+        return "", None, [f"the result of {NAME} cannot be read any more; measure again, then write it again"]
     if not text.startswith(expected) or not expected:
         return "", None, [f"{NAME} is not what its result says; write it again (your notes are kept)"]
     best = best_throughput(result)

@@ -44,6 +44,11 @@ class Evidence:
     results: list[tuple[Path, Result]] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
+    @property
+    def unfinished(self) -> list[tuple[Path, str]]:
+        """One line for every result of a run that did not come to its end, newest first."""
+        return [(path, _unfinished(path, result)) for path, result in self.results if result.status != "complete"]
+
     def complete(self, experiments: Sequence[str]) -> list[tuple[Path, Result]]:
         """Complete results of these experiments, newest first."""
         return [
@@ -60,7 +65,7 @@ class Evidence:
                 continue
             shown = judged(assess, result)
             if result.status != "complete":
-                problems.append(f"{path.name} is unfinished ({_progress(result)}): give the same command again")
+                problems.append(_unfinished(path, result))
             elif shown.figure:
                 return Finding(path, shown.figure, problems)
             else:
@@ -113,10 +118,11 @@ def has_sound_numbers(result: Result) -> bool:
     )
 
 
-def _progress(result: Result) -> str:
+def _unfinished(path: Path, result: Result) -> str:
     measured = sum(case.status == "ok" and bool(case.repeats) for case in result.cases)
     state = "running, or killed" if result.status == "running" else result.status
-    return f"{state}, {plural(measured, 'case')} measured{_failures(result)}"
+    progress = f"{state}, {plural(measured, 'case')} measured{_failures(result)}"
+    return f"{path.name} is unfinished ({progress}): give the same command again"
 
 
 def _failures(result: Result) -> str:

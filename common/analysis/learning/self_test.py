@@ -12,6 +12,7 @@ from pathlib import Path
 from common.analysis.learning.evidence import UNREADABLE, Measured
 from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, samples, scaling_rows
+from common.core.capacity import usd_per_million_tokens
 from common.core.model_shape import ModelShape
 from common.core.plural import plural
 from common.core.scaling import karp_flatt
@@ -20,6 +21,7 @@ from common.store.schema import Result
 
 RIGHT_WITHIN = 0.05  # of the answer: enough for rounding, not for another formula
 ROUNDING = 0.05  # in the answer's unit, for answers near 0
+NUMBER = re.compile(r"\s*\$?\s*(-?\d+(?:[.,]\d*)?|-?[.,]\d+)\s*(?:%|us|ms|MB|USD|\$)?\s*")
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,23 @@ def check(quizzes: Sequence[Quiz], answers: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def parse_answers(words: Sequence[str], quizzes: Sequence[Quiz]) -> dict[str, float]:
-    """`a=1.6 b=40%` as numbers by question.
-
-    Raises:
-        ValueError: not of this form, or no such question.
-    """
+def parse_answers(words: Sequence[str], quizzes: Sequence[Quiz]) -> tuple[dict[str, float], list[str]]:
+    """`a=1.6 b=40% e=$0.74` as numbers by question, and why the other words are none."""
     keys = [quiz.key for quiz in quizzes]
     answers: dict[str, float] = {}
+    refused = []
     for word in words:
-        key, _, text = word.partition("=")
-        number = re.fullmatch(r"\s*(-?\d+(?:[.,]\d*)?|-?[.,]\d+)\s*(?:%|us|ms|MB|USD)?\s*", text)
-        if key not in keys or number is None:
-            raise ValueError(f"--answers {word}: write key=number, as in {keys[0]}=1.6; the keys are {', '.join(keys)}")
-        if key in answers:
-            raise ValueError(f"--answers: {key} is answered twice")
-        answers[key] = float(number[1].replace(",", "."))
-    return answers
+        key, equals, text = word.partition("=")
+        number = NUMBER.fullmatch(text)
+        if not equals or key not in keys:
+            refused.append(f"--answers {word}: write key=number, as in {keys[0]}=1.6; the keys are {', '.join(keys)}")
+        elif number is None:  # a shell makes of $0.74 its own name and .74
+            refused.append(f"--answers {word}: not a number; write {key}=0.74, or in quotes '{key}=$0.74'")
+        elif key in answers:
+            refused.append(f"--answers {word}: {key} is answered twice, the first counts")
+        else:
+            answers[key] = float(number[1].replace(",", "."))
+    return answers, refused
 
 
 def answers_file(results: Path) -> Path:
@@ -125,7 +127,7 @@ def answered(measured: Measured, results: Path) -> tuple[str, Path | None, list[
         return "", None, [str(error)]
     result = next((result for path, result in askable(measured) if path.name == name), None)
     if result is None:
-        return "", None, [f"the answers are about {name}, which is gone or not complete: answer again"]
+        return "", None, ["the answers are about a result that is gone or not complete: answer again"]
     quizzes = self_test(result)
     wrong = [line for line in check(quizzes, answers) if not line.endswith(": right")]
     if wrong:
@@ -214,5 +216,5 @@ def _price(row: ScalingRow, result: Result) -> Quiz:
         f"At ${usd_per_hour:g} per hour for the whole machine and {_rate(row):g} output tok/s: how many dollars do a"
         " million output tokens cost?"
     )
-    right = usd_per_hour / 3600 / _rate(row) * 1e6
+    right = usd_per_million_tokens(usd_per_hour, _rate(row))
     return Quiz("e", text, "USD", right, "A million tokens take 10^6 / (tok/s) seconds.")

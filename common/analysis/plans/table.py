@@ -14,6 +14,7 @@ from common.analysis.plans.goals import GOALS, Goal, Recommendation, recommend
 from common.analysis.plans.points import Point, plan_points, started
 from common.analysis.scaling.rows import by_model
 from common.analysis.scaling.table import framed, print_scaling, stdout
+from common.core.capacity import usd_per_million_tokens
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.store.schema import Result
@@ -67,7 +68,7 @@ def anatomy_shown(plans: Sequence[ParallelPlan], shape: ModelShape) -> pd.DataFr
 
 
 def _cells(point: Point, usd_per_hour: float | None) -> list[str]:
-    usd = "" if usd_per_hour is None else f"{usd_per_hour / 3600 / point.throughput * 1e6:.2f}"
+    usd = "" if usd_per_hour is None else f"{usd_per_million_tokens(usd_per_hour, point.throughput):.2f}"
     return [
         str(point.plan),
         f"{point.streams:g}",

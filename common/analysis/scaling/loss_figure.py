@@ -48,12 +48,14 @@ def finding(plans: Sequence[tuple[str, FourBars]]) -> str:
     if not plans:
         return "No plan with a base under the same load was measured"
     name, bars = plans[-1]
+    worst, share = largest_bar(bars)
+    return f"{name} gives {bars.measured / bars.ideal:.0%} of its devices' worth; {worst} takes the most, {share:.0%}"
+
+
+def largest_bar(bars: FourBars) -> tuple[str, float]:
+    """The name of the bar that takes the most, and its share of the devices' worth."""
     worst = max(BARS, key=lambda bar: float(getattr(bars, bar)))
-    share = float(getattr(bars, worst)) / bars.ideal
-    return (
-        f"{name} gives {bars.measured / bars.ideal:.0%} of its devices' worth;"
-        f" {NAMES.get(worst, worst)} takes the most, {share:.0%}"
-    )
+    return NAMES.get(worst, worst), float(getattr(bars, worst)) / bars.ideal
 
 
 def _draw(axes: Axes, place: int, bars: FourBars) -> None:

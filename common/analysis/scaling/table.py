@@ -95,12 +95,20 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def framed(frame: pd.DataFrame, ends: Sequence[int] = ()) -> Table:
-    """A frame of texts as a table of the house; `ends` are rows after which a group ends."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+def empty_table() -> Table:
+    """A table of the house, without columns."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+
+
+def framed(frame: pd.DataFrame, ends: Sequence[int] = (), left: Sequence[str] = LEFT, heading_lines: int = 2) -> Table:
+    """A frame of texts as a table of the house.
+
+    `ends` are rows after which a group ends, `left` the columns of text; headings are broken at so many lines' spaces.
+    """
+    table = empty_table()
     for name in map(str, frame.columns):
-        title = name.replace(" ", "\n", 1)  # narrow columns: the unit goes below
-        table.add_column(title, justify="left" if name in LEFT else "right", no_wrap=name != "speed-up")
+        title = "\n".join(name.split(" ", heading_lines - 1))  # narrow columns: the unit goes below
+        table.add_column(title, justify="left" if name in left else "right", no_wrap=name != "speed-up")
     for index, cells in enumerate(frame.itertuples(index=False)):
         table.add_row(*map(str, cells), end_section=index in ends)
     return table

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from common.analysis.scaling.reading import CARRIES_OVER, about
-from common.analysis.scaling.table import say, stdout
+from common.analysis.scaling.table import framed, say, stdout
 from common.analysis.verification.judgement import (
     EXPECTED_WEIGHTS,
     INFERENCE,
@@ -43,11 +41,11 @@ def print_verification(result: Result, console: Console | None = None, said: Seq
     console = console or stdout()
     console.print(f"[bold]Does tensor parallelism work here?[/]  {about(result)}", soft_wrap=True)
     verdicts = verdicts_shown(result)
-    console.print(_table(verdicts) if len(verdicts) else "nothing was measured")
+    console.print(framed(verdicts, left=LEFT) if len(verdicts) else "nothing was measured")
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  of the fullest rank of each plan, served")
-        console.print(_table(memory))
+        console.print(framed(memory, left=LEFT))
     console.print()
     say(console, read_verification(result), said)
 
@@ -207,12 +205,3 @@ def _fullest(case: Case, name: str) -> float | None:
 
 def _number(value: float | None, unit: float) -> str:
     return "" if value is None else f"{value / unit:.1f}"
-
-
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name in map(str, frame.columns):
-        table.add_column(name.replace(" ", "\n", 1), justify="left" if name in LEFT else "right", no_wrap=True)
-    for cells in frame.itertuples(index=False):
-        table.add_row(*map(str, cells))
-    return table
