@@ -24,6 +24,9 @@ look:  ## without vLLM: a real table and figures from the committed reference re
 # Tests that hold times against a clock run alone; their places are named, because looking for them takes ten seconds.
 TIMED := tests/load tests/machine tests/experiment/test_bench.py
 
+# Without compiled modules every worker compiles all tests, and every script that a test starts all it imports.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
 	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
 	@$(BIN)/python -m pytest -m "vllm or timing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ from tests.shared_engines import SharedEngines
 
 # A shell that starts us in the background has SIGINT ignored, for us and for every script that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# jsonschema, and with it nbformat, would build a grammar of addresses when imported: two seconds in every worker.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 NEEDS_VLLM = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed (make setup, Linux)")
 

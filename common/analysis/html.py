@@ -6,10 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
-
 from common.analysis.frames import CHOSEN, RESULTS
 from common.analysis.page import body_of, page_of
 from common.analysis.report import markdown
@@ -54,6 +50,9 @@ def execute(notebook: Path, result_path: Path) -> Any:  # noqa: ANN401  # nbform
     Raises:
         CellExecutionError: a cell failed.
     """
+    import nbformat  # two seconds, most of them for a grammar of addresses that no notebook here needs
+    from nbclient import NotebookClient
+
     content = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
         content,
@@ -67,6 +66,8 @@ def execute(notebook: Path, result_path: Path) -> Any:  # noqa: ANN401  # nbform
 
 def _body(executed: Any) -> str:  # noqa: ANN401  # nbformat is untyped
     """Text, figures and printed lines; the code stays in the notebook."""
+    from nbconvert import HTMLExporter
+
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True, embed_images=True)
     body: str = exporter.from_notebook_node(executed)[0]
     return body

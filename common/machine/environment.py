@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,9 @@ def _nvidia(machine: Machine, nvml: Nvml | None) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(package: str) -> str | None:
+    """Kept: a run asks several times, and each answer parses the package's whole metadata."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from common.predict.calibrate import MISSES, Line, Priors, linearised
 from common.predict.cases import Measured
@@ -63,6 +62,8 @@ def learn(measured: Sequence[Measured], calibrate_devices: Collection[int], roun
     Raises:
         ValueError: there is no such group.
     """
+    from scipy.optimize import minimize  # a third of a second, which predicting does without
+
     groups: dict[str, list[Measured]] = {}
     for row in measured:
         groups.setdefault(row.group, []).append(row)

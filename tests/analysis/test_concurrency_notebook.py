@@ -1,4 +1,4 @@
-"""The concurrency notebook runs on a planted result and on the committed one."""
+"""The concurrency notebook runs on a planted result; on the committed one it runs in test_notebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from common.analysis import html
-from common.analysis.frames import latest_reference
 from common.store.files import save
 from tests.analysis.planted_concurrency import full
 
@@ -32,11 +31,6 @@ def test_it_finds_what_was_planted(tmp_path: Path) -> None:
     assert pictures == 2
     for part in ("SYNTHETIC", "tp1: the knee is at 16 streams", "tp2: one request with 16 prompts gives 1.20 ["):
         assert part in text
-
-
-def test_it_runs_on_the_committed_result() -> None:
-    text, pictures = printed(latest_reference("simulate_concurrent_requests"))
-    assert pictures == 2 and "knee" in text and "16 prompts" in text
 
 
 @pytest.mark.parametrize("word", ["Question", "Prediction", "Reading"])

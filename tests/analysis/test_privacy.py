@@ -14,7 +14,7 @@ from common.analysis.frames import latest_reference
 from common.analysis.sharing.privacy import Names, Privacy, names_here, rules_for
 from common.analysis.sharing.share import words_of
 from common.store.files import load
-from common.store.schema import RESULT
+from common.store.schema import RESULT, Result
 
 ADA = Names(
     frozenset({"rack7-node3.cs.example.edu", "rack7-node3", "", "localhost"}),
@@ -109,13 +109,17 @@ def test_what_is_harmless_is_left_alone(text: str) -> None:
     assert PRIVACY.clean(text) == text
 
 
+@pytest.fixture(scope="module")
+def committed() -> Result:
+    return load(latest_reference())
+
+
 @pytest.mark.parametrize("user", ["a", "me", "root", "ubuntu", "fixed", "max", "epyc", "tp1", "model", "ok", "path"])
-def test_a_name_that_results_use_themselves_does_not_destroy_them(user: str) -> None:
+def test_a_name_that_results_use_themselves_does_not_destroy_them(committed: Result, user: str) -> None:
     """`epyc` is what the hardware is called, `fixed` a curve, `max` a part of every other option."""
-    made = load(latest_reference())
-    document = json.loads(RESULT.dump_json(made))
+    document = json.loads(RESULT.dump_json(committed))
     names = Names(frozenset({user}), frozenset({user}), f"/home/{user}")
-    privacy = Privacy(rules_for(names, words_of([made])))
+    privacy = Privacy(rules_for(names, words_of([committed])))
     assert privacy.clean_json(document) == document
     assert privacy.found_json(document) == []
     assert privacy.clean(f"/home/{user}/x and /srv/{user}/y") == "<path> and <path>", "in a path it goes all the same"

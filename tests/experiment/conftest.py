@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from common.core.verdict import ClientCeiling
+from common.engines import reference_models
 from common.engines.reference_models import ensure_model
 from common.experiment import batch_spec, bench, preflight, prepare
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
+
+SUMMED = cache(reference_models._sha256)
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving is tested in tests/store; here it happens hundreds of times."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def sums_of_the_model_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage is looked for in tests/engines; here every run of a script would read the same 20 MB again."""
+    monkeypatch.setattr(reference_models, "_sha256", SUMMED)
 
 
 @pytest.fixture

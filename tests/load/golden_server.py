@@ -274,7 +274,7 @@ async def freezes(stream: Stream) -> bool:
 
 async def thinks(stream: Stream) -> bool:
     """Sends not even the head before the first token, as uvicorn does, and takes its time over that."""
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(0.35)
     return await golden(stream)
 
 

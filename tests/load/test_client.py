@@ -18,6 +18,7 @@ from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.workload import Request
 from common.engines.models import find_model, token_counter
 from common.engines.reference_models import ensure_model
+from common.load import client
 from common.load.client import Endpoint, run_load
 from tests.load.conftest import GoldenServer, make_requests
 
@@ -82,17 +83,18 @@ def test_what_a_run_says_of_itself(golden: GoldenServer) -> None:
 def test_a_blocked_event_loop_shows(golden: GoldenServer) -> None:
     result = run_load(
         [golden.endpoint("golden:5:20")],
-        make_requests(2, tokens=30),
+        make_requests(2, tokens=20),
         ClosedLoop(2),
         progress=lambda done, tokens: time.sleep(0.1),
     )
     assert result.loop_lag.max_s > 0.08
 
 
-def test_silence_counts_from_the_first_send(golden: GoldenServer) -> None:
-    """A first byte that takes longer than the patrol's quarter of a second is no hang; one past the time-out is."""
+def test_silence_counts_from_the_first_send(golden: GoldenServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first byte that takes longer than the patrol's round is no hang; one past the time-out is."""
+    monkeypatch.setattr(client, "PATROL_S", 0.1)
     endpoint = golden.endpoint("thinks")
-    hasty = run_load([replace(endpoint, idle_timeout_s=0.3)], make_requests(3), ClosedLoop(1))
+    hasty = run_load([replace(endpoint, idle_timeout_s=0.12)], make_requests(3), ClosedLoop(1))
     assert [record.error_kind for record in hasty.records] == ["stalled", "cancelled", "cancelled"]
     patient = run_load([replace(endpoint, idle_timeout_s=60)], make_requests(2), ClosedLoop(1))
     assert [record.error_kind for record in patient.records] == [None] * 2

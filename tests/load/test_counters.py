@@ -44,7 +44,7 @@ class Rising(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def rising() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Rising)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

@@ -378,11 +378,13 @@ def test_priors_survive_being_stored() -> None:
     assert Priors.from_json(stored_priors().to_json()).to_json() == stored_priors().to_json()
 
 
-def test_where_nothing_is_predicted_the_command_says_what_is_needed() -> None:
-    command = [sys.executable, "-m", "common.predict", "evaluate", str(PUBLIC), "--calibrate-devices", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "nothing to predict. A group needs a row on --calibrate-devices 64 and one on another count" in done.stderr
+def test_where_nothing_is_predicted_the_command_says_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["common.predict", "evaluate", str(PUBLIC), "--calibrate-devices", "64"])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert "nothing to predict. A group needs a row on --calibrate-devices 64 and one on another count" in said
 
 
 @pytest.mark.parametrize(
