@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
-
 from common.cloud.main import main
 
 if __name__ == "__main__":

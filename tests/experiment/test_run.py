@@ -349,7 +349,7 @@ def test_a_second_run_on_the_same_file_is_refused_in_one_line(
 
 def test_the_exit_code_of_the_script_is_that_of_main(script: Script) -> None:
     code = Path(str(script.module.__file__)).read_text()
-    assert "sys.exit(main())" in code
+    assert "sys.exit(while_read(main))" in code
 
 
 def test_an_unwritten_environment_is_described_once(script: Script, world: World, results: Path) -> None:
