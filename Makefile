@@ -6,7 +6,7 @@ RESULT ?=
 TO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab look test test-fast lint notebooks report share bench-sweep bench-client clean
+.PHONY: help setup lab look test test-beside test-fast lint notebooks report share bench-sweep bench-client clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,11 +25,14 @@ look:  ## without vLLM: a real table and figures from the committed reference re
 TIMED := tests/load tests/machine tests/experiment/test_bench.py
 
 # Without compiled modules every worker compiles all tests, and every script that a test starts all it imports.
-test test-fast: export PYTHONDONTWRITEBYTECODE =
+test test-beside test-fast: export PYTHONDONTWRITEBYTECODE =
 
-test: setup lint  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
-	@$(BIN)/python -m pytest -m "not vllm and not timing" -n 2
-	@$(BIN)/python -m pytest -m "vllm or timing"
+test: setup  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
+	@$(MAKE) --no-print-directory -j 2 lint test-beside
+	@$(BIN)/python -m pytest -m "(vllm or timing) and not apart"
+
+test-beside:
+	@$(BIN)/python -m pytest -m "not timing and (not vllm or apart)" -n 2 --dist worksteal
 
 test-fast:  ## what can be tested without vLLM in a minute and a half
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,11 +23,15 @@ NEEDS_VLLM = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not ins
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `vllm` are skipped, and reported as such, where no engine can start; they run last."""
+    """Tests marked `vllm` are skipped, and reported as such, where no engine can start.
+
+    They run last; on one of several workers first, because they take longest.
+    """
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker(NEEDS_VLLM)
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+    among_workers = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.get_closest_marker("vllm") is None) == among_workers)
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,8 @@ from common.engines.process_tree import (
     shared_memory_of,
 )
 
-PATIENT_S = (15.0, 2.0)  # from SIGINT to SIGTERM, from SIGTERM to SIGKILL: a stop that was asked for
-HASTY_S = (2.0, 1.0)  # the script is gone: nobody waits for a graceful end
+TO_TERMINATE_S, TO_KILL_S = 15.0, 2.0  # from SIGINT to SIGTERM, from SIGTERM to SIGKILL: a stop that was asked for
+FREEZE_S, KILL_S = 2.0, 10.0  # as long as this, if processes cannot be stopped or ended sooner
 ORPHANS_S = 1.0  # once the main process has ended, whoever is left has this long to follow it
 # Ranks on CPUs spin while they wait for each other. The client, which takes a hundredth of a core, must not stand in
 # line behind them: where they share cores its stamps would be late by whole time slices.
@@ -70,24 +70,28 @@ def guard(start: Callable[[Spec], int], **facts: object) -> None:
     spec: Spec = json.loads(line)
     engine = Tree(spec, start)
     _tell("started", guard=os.getpid(), pid=engine.pid, **facts)
-    deadlines = _watch(engine, lambda: asked)
+    somebody_waits = _watch(engine, lambda: asked)
+    began = time.monotonic()
     if engine.exit_status is not None:
         _tell("exited", returncode=engine.exit_status)
-    _tell("gone", **engine.end(deadlines))
+    if somebody_waits:
+        engine.end_gently()
+    left = engine.end()
+    _tell("gone", seconds=round(time.monotonic() - began, 3), **left)
 
 
-def _watch(engine: Tree, asked: Callable[[], bool]) -> tuple[float, float]:
-    """Return once the engine has ended or is to end, with the time that it then has."""
+def _watch(engine: Tree, asked: Callable[[], bool]) -> bool:
+    """Return once the engine has ended or is to end; whether the script is still there."""
     tick_s = STARTING_TICK_S
     while not asked() and engine.note_exit() is None:
         if select.select([0], [], [], tick_s)[0]:
             words = os.read(0, 4096).split()
             if not words or b"stop" in words:
-                return PATIENT_S if words else HASTY_S
+                return bool(words)
             if b"ready" in words:
                 tick_s = SERVING_TICK_S
         engine.note_shared_memory()
-    return PATIENT_S
+    return True
 
 
 class Tree:
@@ -116,54 +120,64 @@ class Tree:
         for pid in descendants(os.getpid()):
             self.shared_memory.update(set(shared_memory_of(pid)) - self.before)
 
-    def end(self, deadlines_s: tuple[float, float]) -> dict[str, Any]:
-        """End every process and remove what they left; returns what had to be done, and what is still there."""
-        began = time.monotonic()
-        self.note_shared_memory()
-        to_terminate_s, to_kill_s = deadlines_s
+    def end_gently(self) -> None:
+        """Ask the main process to end, then whoever is left of its tree."""
         if self.exit_status is None:
             send(signal.SIGINT, [self.pid])
-            self._wait(to_terminate_s, lambda: self.note_exit() is not None)
-        self._wait_until_empty(ORPHANS_S)
-        self._signal_all_until_empty(signal.SIGTERM, to_kill_s)
-        killed = self._signal_all_until_empty(signal.SIGKILL, 10.0)
+            self._wait(TO_TERMINATE_S, lambda: self.exit_status is not None)
+        self._wait(ORPHANS_S, lambda: not self._alive())
+        asked: set[int] = set()
+
+        def ask_each_once() -> bool:  # so that nobody's clean-up is interrupted
+            alive = self._alive()
+            send(signal.SIGTERM, alive - asked)
+            asked.update(alive)
+            return not alive
+
+        self._wait(TO_KILL_S, ask_each_once)
+
+    def end(self) -> dict[str, Any]:
+        """End every process and remove what they left; returns what had to be done, and what is still there.
+
+        They are frozen first: whoever still runs could make a file in the moment between the last look and its end.
+        """
+        killed: set[int] = set()
+
+        def freeze() -> bool:
+            new = self._alive() - killed
+            send(signal.SIGSTOP, new)
+            killed.update(new)
+            return not new
+
+        def kill() -> bool:
+            alive = self._alive()
+            send(signal.SIGKILL, alive)
+            return not alive
+
+        self._wait(FREEZE_S, freeze)
+        self.note_shared_memory()
+        self._wait(KILL_S, kill)
         removed = [name for name in sorted(self.shared_memory) if _remove(Path(name))]
         shutil.rmtree(self.scratch, ignore_errors=True)
         return {
-            "seconds": round(time.monotonic() - began, 3),
-            "killed": killed,
+            "killed": len(killed),
             "shared_memory_removed": removed,
             "shared_memory_left": [name for name in self.shared_memory if Path(name).exists()],
-            "processes_left": list(descendants(os.getpid())),
+            "processes_left": sorted(self._alive()),
         }
 
-    def _signal_all_until_empty(self, number: signal.Signals, deadline_s: float) -> int:
-        """Signal every process, again each round for those born meanwhile; returns how many were signalled."""
-        signalled: set[int] = set()
+    def _alive(self) -> set[int]:
+        """All that descend from this guard, once what has ended is reaped."""
+        self.note_exit()
+        return set(descendants(os.getpid()))
 
-        def signal_the_living() -> bool:
-            self.note_exit()
-            alive = set(descendants(os.getpid()))
-            # One TERM each, so that nobody's clean-up is interrupted; KILL as often as it takes.
-            send(number, alive if number == signal.SIGKILL else alive - signalled)
-            signalled.update(alive)
-            return not alive
-
-        self._wait(deadline_s, signal_the_living)
-        return len(signalled)
-
-    def _wait_until_empty(self, deadline_s: float) -> None:
-        def empty() -> bool:
-            self.note_exit()
-            return not set(descendants(os.getpid()))
-
-        self._wait(deadline_s, empty)
-
-    @staticmethod
-    def _wait(deadline_s: float, done: Callable[[], bool]) -> None:
+    def _wait(self, deadline_s: float, done: Callable[[], bool]) -> None:
+        """Until it is done or the deadline is over; an engine that is told to end may still be making files."""
         deadline = time.monotonic() + deadline_s
         while not done() and time.monotonic() < deadline:
+            self.note_shared_memory()
             time.sleep(0.02)
+            self.note_exit()
 
 
 def _start(spec: Spec) -> int:

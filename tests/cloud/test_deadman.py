@@ -68,6 +68,7 @@ def test_a_clock_that_is_hours_behind(tmp_path: Path) -> None:
         assert ended_within(ended, 8) is not None
 
 
+@pytest.mark.slow
 def test_idle(tmp_path: Path) -> None:
     with armed(tmp_path, dead_man(tmp_path, 3600, idle_s=1, grace_s=1), {"nvidia-smi": "echo 0; echo 3"}) as ended:
         assert ended_within(ended, 10) is not None

@@ -181,6 +181,7 @@ def test_selftest_watches_a_machine_end_itself(place: Place, monkeypatch: pytest
 
 
 @pytest.mark.vllm
+@pytest.mark.apart
 def test_the_smallest_scaling_benchmark_on_real_vllm(place: Place) -> None:
     """The lab's own checkout, sent, run on CPU slices with the 9M model, brought home, and the "machine" gone."""
     place.root = ROOT

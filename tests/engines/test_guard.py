@@ -132,6 +132,32 @@ def owned_by_a_script(
         return owner, [int(pid) for pid in owner.stdout.readline().split()]
 
 
+def test_what_is_made_until_the_last_moment_goes_too(tmp_path: Path) -> None:
+    """A script killed while its engine starts: one that maps files faster than anybody looks."""
+    marker = f"lab-test-{os.getpid()}-{time.monotonic_ns()}"
+    busy = f"""
+    import mmap, time
+    for number in range(100_000):
+        with open(f"/dev/shm/{marker}-{{number}}", "w+b") as file:
+            file.truncate(4096)
+            kept = mmap.mmap(file.fileno(), 4096) if number == 0 else [kept, mmap.mmap(file.fileno(), 4096)]
+        time.sleep(0.01)
+    """
+    script = f"""
+    import os, signal, sys, time
+    from pathlib import Path
+    from common.engines.guarded import GuardedProcess
+    process = GuardedProcess([sys.executable, "-c", {textwrap.dedent(busy)!r}], {environment(tmp_path)!r},
+                             Path({str(tmp_path / "log")!r}), 1)
+    while not list(Path("/dev/shm").glob("{marker}-*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, timeout=30)
+    wait_for(lambda: not list(Path("/dev/shm").glob(f"{marker}-*")))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_script_takes_its_engine_along(
     tmp_path: Path, stubborn: tuple[list[str], int, Path], number: signal.Signals

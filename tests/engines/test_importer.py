@@ -80,6 +80,7 @@ def test_engines_that_differ_only_in_what_vllm_reads_at_their_start_share_an_imp
 
 
 @pytest.mark.vllm
+@pytest.mark.apart
 def test_each_thread_of_a_rank_is_bound_to_a_core_of_its_own() -> None:
     """On as many cores as there are: the threads that compute, by what the kernel says of them."""
     cores = sorted(os.sched_getaffinity(0))[:4]

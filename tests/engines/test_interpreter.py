@@ -201,6 +201,7 @@ def test_an_interpreter_that_dies_meanwhile_is_said_to_be_unchecked(tmp_path: Pa
 
 
 @pytest.mark.vllm
+@pytest.mark.apart
 def test_the_real_parser_knows_its_flags_and_names_the_nearest() -> None:
     """Of all that it is given, the pinned and the users', it refuses one word."""
     wrong = "--max-num-sequences"

@@ -19,7 +19,7 @@ import pytest
 from common.store import files
 from common.store.schema import Result
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.apart, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "week5" / "benchmark_scaling.py"
 SMALLEST = ["--model", "qwen2-9m", "--curves", "fixed", "--repeats", "2", "--input-tokens", "16"]
