@@ -29,7 +29,7 @@ test test-beside test-fast: export PYTHONDONTWRITEBYTECODE =
 
 test: setup  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
 	@$(MAKE) --no-print-directory -j 2 lint test-beside
-	@$(BIN)/python -m pytest -m "(vllm or timing) and not apart"
+	@$(BIN)/python -m pytest -m "(vllm or timing) and not apart" $(TIMED) tests/engines tests/experiment tests/week5
 
 test-beside:
 	@$(BIN)/python -m pytest -m "not timing and (not vllm or apart)" -n 2 --dist worksteal

@@ -17,7 +17,7 @@ from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
 from common.machine.devices import Device, find_machine
 
-MOST = 3  # at once: one and two devices, which most tests ask for, and another; ending one leaves its importer
+MOST = 3  # at once: one and two devices, which most tests ask for and which stay, and another
 TIMED_BATCHES = (1, 2, 4, 8, 16, 1024)
 # As a script settles them on this machine, with --engine-args of these words: in float32 tokens can be compared exactly
 EXACT = ("--dtype", "float32")
@@ -39,6 +39,11 @@ def devices_of(plan: ParallelPlan) -> list[Device]:
     return [devices[rank % len(devices)] for rank in range(plan.devices)]
 
 
+def _is_common(wanted: Wanted) -> bool:
+    plan, _, settings = wanted
+    return plan in (ParallelPlan(), ParallelPlan(tp=2)) and settings == settings_of("qwen2-9m")
+
+
 class Lent:
     """A shared engine; whoever stops it only gives it back."""
 
@@ -53,7 +58,7 @@ class Lent:
 
 
 class SharedEngines:
-    """Starts what is not there, and ends what was asked for longest ago: another start takes some seconds."""
+    """Starts what is not there, and ends what few ask for: another start takes some seconds."""
 
     def __init__(self, logs: Path) -> None:
         self._launcher = VllmLauncher(logs, TIMED_BATCHES, lambda _: None)
@@ -66,7 +71,7 @@ class SharedEngines:
         engine = self._serving.pop(wanted, None)
         if engine is None or engine.death() is not None:
             while len(self._serving) >= MOST:
-                self._end(next(iter(self._serving)))
+                self._end(min(self._serving, key=_is_common))  # of equals the one asked for longest ago
             engine = self._launcher.start(plan, devices, settings)
             self.starts += 1
         self._serving[wanted] = engine  # last: asked for latest

@@ -184,7 +184,7 @@ def test_any_faults_together_and_ctrl_c_at_any_pause(faults: frozenset[str], int
 
 
 @pytest.mark.slow
-@settings(QUIET, max_examples=80)
+@settings(QUIET, max_examples=40)
 @given(**MIXED)
 def test_many_more_of_them(faults: frozenset[str], interrupt_at: int | None) -> None:
     mixture(faults, interrupt_at)
