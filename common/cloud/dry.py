@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.cloud.aws_leftovers import KINDS
-from common.cloud.caps import clock_time
 from common.cloud.checks import check_tools, missing, ssh_key
 from common.cloud.clock import Clock
 from common.cloud.errors import CLEAN
@@ -23,7 +22,7 @@ from common.cloud.runpod import URL, Runpod
 from common.cloud.session import Say
 from common.cloud.shown import shown
 from common.cloud.start import start_script
-from common.cloud.upkeep import LATE_S, SELFTEST_S
+from common.cloud.upkeep import LATE_S, SELFTEST_S, say_open
 
 YOUR_KEY = "<your public key>"
 AGAIN = "the account, the lists and the machine once more, ten seconds later"
@@ -141,12 +140,6 @@ def _selftest(provider: str, profile: Profile, say: Say) -> None:
 def _open(provider: str, options: Verb, say: Say) -> None:
     """What is known here to be up, and what it can still cost: the verb itself costs nothing."""
     say("this verb rents nothing and costs nothing")
-    now = Clock().now()
     for ledger in ledgers(options.results_dir):
-        intent = ledger.last("intent") or {}
-        if intent.get("provider") != provider or ledger.closed:
-            continue
-        usd, until = float(intent["usd_per_hour"]), float(intent["deadline"])
-        ids = ", ".join(ledger.machine_ids()) or "no machine made"
-        worst = f"at most ${usd * max(0.0, until - now) / 3600:.2f} more until {clock_time(until)}"
-        say(f"open here: {intent.get('name')} ({ids}) at ${usd:.2f} per hour, {worst}")
+        if (ledger.last("intent") or {}).get("provider") == provider and not ledger.closed:
+            say_open(ledger, say, Clock().now())

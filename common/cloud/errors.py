@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CLEAN, BAD_INPUT, OVER_CAP, NO_CAPACITY, RUN_FAILED, BILLING = 0, 2, 3, 4, 5, 9
+INTERRUPTED = 130  # with nothing of ours open
 
 
 class CloudError(Exception):

@@ -21,7 +21,7 @@ from common.cloud.providers import check_lasts
 from common.cloud.session import Say, Session
 from common.cloud.start import start_script
 from common.cloud.teardown import Verdict
-from common.cloud.watchdog import Armed, arm
+from common.cloud.watchdog import Armed, arm, is_watched
 from common.cloud.work import Job, Worker
 
 MOST_SKEW_S = 60.0
@@ -194,7 +194,11 @@ def settle(session: Session, verdict: Verdict, code: int, failure: BaseException
     if not verdict.verified:
         for line in teardown.alarm(session, verdict):
             session.say(line)
-        session.say("the watchdog goes on trying; look at the provider's page until nothing is listed")
+        session.say(
+            "the watchdog goes on trying; look at the provider's page until nothing is listed"
+            if is_watched(session.ledger)
+            else "NO WATCHDOG IS LEFT: nothing here tries again. Use the command above now, then `verify` until it is 0"
+        )
         return BILLING
     usd = cost.spent(session.ledger.events(), session.clock.now())
     price = "" if usd is None else f", about ${usd:.2f}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from common.cloud.caps import ENDING_S
 from common.cloud.deadman import POLL_S, DeadMan
 from common.cloud.errors import DeniedError, MachineError, NotMadeError, OverCapError, ProviderError, UnansweredError
+from common.cloud.ledger import RECEIPT
 from common.cloud.probe import probe
 from common.cloud.provider import Machine, Order, Quote
 from common.cloud.session import Session
@@ -14,6 +16,7 @@ from common.cloud.teardown import end
 from common.cloud.transport import Transport
 
 DEARER = 1.05  # what a machine may cost over its quote: rounding, and the disk
+ROUNDING = 1.001  # of prices, and of a deadline in whole seconds
 CANDIDATES = 2
 Connect = Callable[[Machine], Transport]
 
@@ -57,6 +60,7 @@ def dead_man(deadline: int, left_s: float) -> DeadMan:
 
 def create(session: Session, order: Order) -> Machine:
     """Send the create once, after the ledger has it; whatever comes back, look who bears our name."""
+    session.ledger.withdraw(RECEIPT)  # of the candidate before: it says nothing of this one
     session.note("creating", name=order.marks.name, attempt=order.attempt)
     try:
         made = session.provider.create(order)
@@ -120,6 +124,7 @@ def _take_over(session: Session, quote: Quote, machine: Machine, connect: Connec
             raise OverCapError(
                 f"{machine.id} costs ${now.usd_per_hour:.2f} per hour where ${quote.usd_per_hour:.2f} was quoted"
             )
+        _check_cap(session, now)
         if now.state == "running" and now.host:
             if now.usd_per_hour is None:
                 raise OverCapError(f"{machine.id} runs and the provider does not say what it costs")
@@ -134,6 +139,22 @@ def _take_over(session: Session, quote: Quote, machine: Machine, connect: Connec
     session.note("probed", **found)
     session.say(", ".join(f"{key} {value}" for key, value in found.items()))
     return Launched(now, transport, now.usd_per_hour)
+
+
+def _check_cap(session: Session, machine: Machine) -> None:
+    """Hold the price that was read back, a little over the quote perhaps, against the cap in dollars.
+
+    Raises:
+        OverCapError: up to the deadline, and while it is being ended, it would cost more.
+    """
+    most_usd = (session.ledger.last("intent") or {}).get("max_usd")
+    if machine.usd_per_hour is None or most_usd is None:
+        return
+    usd = machine.usd_per_hour * (session.left_s + ENDING_S) / 3600
+    if usd > most_usd * ROUNDING:
+        raise OverCapError(
+            f"{machine.id} costs ${machine.usd_per_hour:.2f} per hour, up to ${usd:.2f} where the cap is ${most_usd:g}"
+        )
 
 
 def _answers(transport: Transport) -> Transport | None:

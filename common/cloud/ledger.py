@@ -45,7 +45,7 @@ class Ledger:
     def events(self) -> list[dict[str, Any]]:
         """All lines; half a line, which a crash may leave, is not one."""
         found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []:
             try:
                 event = json.loads(line)
             except ValueError:
@@ -63,9 +63,17 @@ class Ledger:
         return list(dict.fromkeys(str(one["id"]) for one in self.events() if one["event"] == "created"))
 
     def marks(self) -> Marks | None:
-        """Its marks, from the intent."""
-        intent = self.last("intent")
-        return None if intent is None else Marks(intent["purpose"], intent["lab_id"], intent["deadline"])
+        """Its marks, from the intent; None where there is none, or a spoiled one."""
+        intent = self.last("intent") or {}
+        purpose, lab_id, deadline = (intent.get(name) for name in ("purpose", "lab_id", "deadline"))
+        if not (isinstance(purpose, str) and isinstance(lab_id, str) and lab_id and isinstance(deadline, int)):
+            return None
+        return Marks(purpose, lab_id, deadline)
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a machine was asked for, and what it was meant to be cannot be read any more."""
+        return self.marks() is None and (self.last("creating") or self.last("created")) is not None
 
     def save(self, name: str, document: object) -> Path:
         """Replace a JSON file of the folder in one step."""
@@ -76,6 +84,11 @@ class Ledger:
             os.fsync(file.fileno())
         Path(file.name).replace(path)
         return path
+
+    def withdraw(self, name: str) -> None:
+        """Remove a file of the folder, on the disk before this returns; harmless where there is none."""
+        (self.folder / name).unlink(missing_ok=True)
+        _sync(self.folder)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """A JSON object of the folder; None where it is missing or broken."""
@@ -104,12 +117,16 @@ def new_ledger(results: Path) -> tuple[Ledger, str]:
         folder.mkdir(parents=True)
         Ledger(folder).path.touch(0o600)
         for changed in (folder, folder.parent):  # the names, too, must be on the disk
-            descriptor = os.open(changed, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            _sync(changed)
     except OSError as error:
         raise Refused(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
     return Ledger(folder), lab_id
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def ledgers(results: Path) -> list[Ledger]:

@@ -11,9 +11,10 @@ from typing import Any
 from common.cloud import account, dry, upkeep
 from common.cloud.checks import check_job, check_region, check_tools, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
-from common.cloud.errors import BILLING, NO_CAPACITY, CloudError, NotMadeError, Refused
+from common.cloud.errors import BILLING, INTERRUPTED, NO_CAPACITY, CloudError, NotMadeError, Refused
 from common.cloud.flow import World, go
 from common.cloud.launch import Connect
+from common.cloud.ledger import ledgers
 from common.cloud.options import Go, Price, Renting, Run, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine
@@ -41,6 +42,7 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
     """Run one verb; the exit code (0 clean, 2 bad input, 3 over cap, 4 no capacity, 5 run failed, 9 still bills)."""
     setting = setting or Setting()
     words = sys.argv[1:] if arguments is None else arguments
+    options: Verb | None = None
     try:
         verb, options = parse(words, f"{profiles.parent.name}/run.py", ABOUT)
         check_region(provider, options.region)
@@ -53,8 +55,8 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
         say(f"error: {error}")
         return error.code
     except KeyboardInterrupt:
-        say("interrupted: what was rented is ended by the watchdog; `verify` proves it")
-        return BILLING
+        say("interrupted")
+        return BILLING if options is None or _say_all_open(provider, options) else INTERRUPTED
 
 
 def say(line: str) -> None:
@@ -125,6 +127,17 @@ def _ssh(session: Session, provider: str, key: Path | None) -> Connect:
     return connect
 
 
+def _say_all_open(provider: str, options: Verb) -> bool:
+    """Name each machine that may be up by what is written here; whether there is one."""
+    mine = [one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == provider]
+    known = [one for one in mine if not one.closed]
+    for ledger in known:
+        upkeep.say_open(ledger, say, Clock().now())
+    if known:
+        say("each ends itself, or by its watchdog, at that time at the latest; `down` ends it now, `verify` proves it")
+    return bool(known)
+
+
 def _check_someone_answers(options: Verb) -> None:
     if not options.yes and not sys.stdin.isatty():
         raise Refused("nobody can be asked here: look at --dry-run, then say --yes")
@@ -156,7 +169,13 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
         return dry.other(provider, verb, options, profiles, say)
     if verb == "doctor":
         return account.doctor(provider, options, setting.url, say)
-    world = _world(provider, options, setting, getattr(options, "ssh_key", None))
+    try:
+        world = _world(provider, options, setting, getattr(options, "ssh_key", None))
+    except Refused as error:  # without credentials nothing can be asked; what is known here is said all the same
+        if verb not in ("verify", "down", "sweep", "sync") or not _say_all_open(provider, options):
+            raise
+        say(f"error: {error}")
+        return BILLING
     handlers: Mapping[str, Callable[[Any, World, Path], int]] = upkeep.HANDLERS
     if isinstance(options, Selftest):
         profile = read_profiles(profiles, provider)["selftest"]

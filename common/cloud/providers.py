@@ -16,7 +16,8 @@ from common.cloud.runpod import URL, Runpod
 KEY = re.compile(r"[\x21-\x7e]{8,300}")
 SAFE_URL = re.compile(r"https://[\w.-]+|http://127\.0\.0\.1:\d+")
 WHERE = (
-    "make one at https://console.runpod.io/user/settings (Restricted: Pods read and write), then export RUNPOD_API_KEY"
+    "make one at https://console.runpod.io/user/settings (Restricted: Pods read and write;"
+    " Network volumes, Clusters and Billing read), then export RUNPOD_API_KEY"
 )
 
 

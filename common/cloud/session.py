@@ -31,7 +31,7 @@ class Session:
 
     def owns(self, thing: Machine | Leftover) -> bool:
         """Whether it bears this renting's mark."""
-        return thing.lab_id == self.marks.lab_id
+        return bool(thing.lab_id) and thing.lab_id == self.marks.lab_id
 
     def check_account(self) -> None:
         """Check that who is asked is the account that rented: in another one nothing of this renting is ever listed.

@@ -51,6 +51,11 @@ def survey(world: World, results: Path) -> Survey:
         found.unanswered.append(str(error))
     found.ours = [thing for thing in things if thing.lab_id is not None]
     found.others = [f"{thing.id} {thing.name}" for thing in things if thing.lab_id is None]
+    found.unanswered += [
+        f"{ledger.folder} cannot be read, and a machine was asked for there: look on the provider's page"
+        for ledger in ledgers(results)
+        if ledger.spoiled and not ledger.closed
+    ]
     own = [session for session in open_here(world, results) if not _elsewhere(session, found)]
     remembered = {machine_id for session in own for machine_id in session.ledger.machine_ids()}
     for machine_id in sorted(remembered - {one.id for one in found.ours}):

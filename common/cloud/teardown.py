@@ -69,14 +69,19 @@ def look(session: Session) -> Look:
     return found
 
 
-def end(session: Session) -> Verdict:
+def prove(session: Session) -> Verdict:
+    """Look until it is proven that nothing of this renting is left; where something is, say so and end nothing."""
+    return end(session, ends=False)
+
+
+def end(session: Session, *, ends: bool = True) -> Verdict:
     """End everything of this renting and prove it; insists for `insist_s`, then says what is left."""
     pauses, clock = session.pauses, session.clock
     began = clock.now()
     looks: list[Look] = []
     terminated: list[str] = []
     empty_since: float | None = None
-    session.note("ending")
+    session.note("ending" if ends else "proving")
     while True:
         found = look(session)
         looks.append(found)
@@ -86,6 +91,8 @@ def end(session: Session) -> Verdict:
                 return _close(session, True, looks, terminated)
         else:
             empty_since = None
+            if not ends:
+                return _close(session, False if found.machines or found.leftovers else None, looks, terminated)
             terminated += _end_what_is_ours(session, found)
         if clock.now() - began > pauses.insist_s:
             left = found.machines or found.leftovers

@@ -14,13 +14,13 @@ from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineE
 from common.cloud.estimate import model_of, script_of, split
 from common.cloud.flow import Request, World, arguments, begin, bring_up, close, quoted, settle
 from common.cloud.launch import create, dead_man
-from common.cloud.ledger import ledgers
+from common.cloud.ledger import Ledger, ledgers
 from common.cloud.options import Cost, Down, OnMachine, Run, Selftest, Sweep, Verify
 from common.cloud.profiles import Profile
 from common.cloud.provider import Machine, Order
 from common.cloud.session import Session
 from common.cloud.start import start_script
-from common.cloud.survey import deadline_of, end_listed, open_here, survey
+from common.cloud.survey import Survey, deadline_of, end_listed, open_here, survey
 from common.cloud.watchdog import Armed
 from common.cloud.work import Job, Worker
 from common.engines.reference_models import REFERENCE_MODELS
@@ -73,17 +73,19 @@ def sync(options: OnMachine, world: World, _: Path) -> int:
 
 def down(options: Down, world: World, _: Path) -> int:
     """Bring home, terminate, prove. Without the results only where the person says so, or the machine is gone."""
-    for session in _sessions(options, world):
-        session.check_account()
-        machine = _living(session)
-        if machine is not None and not options.discard:
-            home = _worker(session, machine, world, options).last_pull()
-            if not home and not world.confirm("results could not be brought home; terminate all the same?"):
-                raise Refused("the machine goes on until its deadline; --discard ends it without its results")
-        code = settle(session, teardown.end(session), CLEAN, None)
-        if code != CLEAN:
-            return code
-    return CLEAN
+    return max([_down(session, options, world) for session in _sessions(options, world)])
+
+
+def _down(session: Session, options: Down, world: World) -> int:
+    session.check_account()
+    machine = _living(session)
+    if machine is not None and not options.discard:
+        home = _worker(session, machine, world, options).last_pull()
+        if not home and not world.confirm("results could not be brought home; terminate all the same?"):
+            world.say(f"{machine.id} goes on until its deadline; --discard ends it without its results")
+            say_open(session.ledger, world.say, session.clock.now())
+            return BILLING
+    return settle(session, teardown.end(session), CLEAN, None)
 
 
 def verify(options: Verify, world: World, _: Path) -> int:
@@ -91,22 +93,32 @@ def verify(options: Verify, world: World, _: Path) -> int:
     first = survey(world, options.results_dir)
     world.clock.sleep(world.pauses.between_s)
     last = survey(world, options.results_dir)
+    _say_found(world, first, last)
+    if not (first.empty and last.empty):
+        return BILLING
+    for session in open_here(world, options.results_dir):
+        verdict = teardown.prove(session)
+        if verdict.verified is not True:
+            for line in teardown.alarm(session, verdict):
+                world.say(line)
+            return BILLING
+    world.say(f"proven: nothing of the lab is left in account {last.account}, looked for twice")
+    return CLEAN
+
+
+def _say_found(world: World, first: Survey, last: Survey) -> None:
     for line in last.others:
         world.say(f"somebody else's, left alone: {line}")
     for one in last.ours:
         rate = "an unknown price" if one.usd_per_hour is None else f"${one.usd_per_hour:.2f} per hour"
         world.say(f"{one.id} ({one.name}) BILLS at {rate}. End it: {world.provider.by_hand(one.id)}")
-    for reason in (*first.unanswered, *last.unanswered):
+    for one in first.ours:
+        if one.id not in {still.id for still in last.ours}:
+            world.say(f"{one.id} ({one.name}) was there ten seconds ago and is not now: `verify` again proves it")
+    for reason in dict.fromkeys((*first.unanswered, *last.unanswered)):
         world.say(f"NOT KNOWN: {reason}. {world.provider.by_hand('<its id>')}")
     for line in last.elsewhere:
         world.say(line)
-    if not (first.empty and last.empty):
-        return BILLING
-    for session in open_here(world, options.results_dir):
-        if teardown.end(session).verified is not True:
-            return BILLING
-    world.say(f"proven: nothing of the lab is left in account {last.account}, looked for twice")
-    return CLEAN
 
 
 def sweep(options: Sweep, world: World, root: Path) -> int:
@@ -185,6 +197,21 @@ def selftest(options: Selftest, world: World, profile: Profile) -> int:
 HANDLERS: dict[str, Callable[[Any, World, Path], int]] = {
     **{"run": run, "sync": sync, "down": down, "verify": verify, "sweep": sweep, "cost": show_cost},
 }
+
+
+def say_open(ledger: Ledger, say: Callable[[str], None], now: float) -> None:
+    """What an open renting can still cost, by what is written here; silent about one that was spoiled."""
+    intent, marks = ledger.last("intent") or {}, ledger.marks()
+    if marks is None:
+        return
+    read_back = ledger.last("reachable") or ledger.last("created") or {}
+    rates = [one.get("usd_per_hour") for one in (intent, read_back)]  # what is read back may leave out the disk
+    usd = max((rate for rate in rates if isinstance(rate, int | float)), default=None)
+    ids = ", ".join(ledger.machine_ids()) or "no machine made"
+    price = "an unknown price"
+    if usd is not None:
+        price = f"${usd:.2f} per hour, at most ${usd * max(0.0, marks.deadline - now) / 3600:.2f} more"
+    say(f"open here: {intent.get('name', marks.name)} ({ids}) at {price} until {clock_time(marks.deadline)}")
 
 
 def open_regions(results: Path) -> list[str]:

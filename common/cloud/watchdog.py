@@ -20,6 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import psutil
+
 from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import MachineError
 from common.cloud.ledger import Ledger
@@ -33,6 +35,14 @@ from common.cloud.transport import harmless
 ROOT = Path(__file__).resolve().parents[2]
 PIDFILE = "watchdog.pid"
 Owner = Literal["alive", "done", "keep", "dead"]
+
+
+def is_watched(ledger: Ledger) -> bool:
+    """Whether the watchdog of a renting lives."""
+    try:
+        return "common.cloud.watchdog" in psutil.Process(int((ledger.folder / PIDFILE).read_text())).cmdline()
+    except (OSError, ValueError, psutil.Error):
+        return False
 
 
 class Armed:
