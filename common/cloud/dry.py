@@ -12,7 +12,7 @@ from common.cloud.clock import Clock
 from common.cloud.errors import CLEAN
 from common.cloud.flow import Request, describe_deadline
 from common.cloud.launch import dead_man
-from common.cloud.ledger import ledgers
+from common.cloud.ledger import open_ledgers
 from common.cloud.marks import Marks
 from common.cloud.options import OnMachine, Renting, Verb
 from common.cloud.profiles import Profile, read_profiles
@@ -140,6 +140,5 @@ def _selftest(provider: str, profile: Profile, say: Say) -> None:
 def _open(provider: str, options: Verb, say: Say) -> None:
     """What is known here to be up, and what it can still cost: the verb itself costs nothing."""
     say("this verb rents nothing and costs nothing")
-    for ledger in ledgers(options.results_dir):
-        if (ledger.last("intent") or {}).get("provider") == provider and not ledger.closed:
-            say_open(ledger, say, Clock().now())
+    for ledger in open_ledgers(options.results_dir, provider):
+        say_open(ledger, say, Clock().now())

@@ -132,3 +132,9 @@ def _sync(folder: Path) -> None:
 def ledgers(results: Path) -> list[Ledger]:
     """All rentings that are known here, oldest first."""
     return [Ledger(path.parent) for path in sorted((results.expanduser().absolute() / "cloud").glob("*/ledger.jsonl"))]
+
+
+def open_ledgers(results: Path, provider: str) -> list[Ledger]:
+    """Those of a provider whose end no receipt proves, oldest first."""
+    mine = [one for one in ledgers(results) if (one.last("intent") or {}).get("provider") == provider]
+    return [one for one in mine if not one.closed]

@@ -14,7 +14,7 @@ from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import BILLING, INTERRUPTED, NO_CAPACITY, CloudError, NotMadeError, Refused
 from common.cloud.flow import World, go
 from common.cloud.launch import Connect
-from common.cloud.ledger import ledgers
+from common.cloud.ledger import open_ledgers
 from common.cloud.options import Go, Price, Renting, Run, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine
@@ -129,8 +129,7 @@ def _ssh(session: Session, provider: str, key: Path | None) -> Connect:
 
 def _say_all_open(provider: str, options: Verb) -> bool:
     """Name each machine that may be up by what is written here; whether there is one."""
-    mine = [one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == provider]
-    known = [one for one in mine if not one.closed]
+    known = open_ledgers(options.results_dir, provider)
     for ledger in known:
         upkeep.say_open(ledger, say, Clock().now())
     if known:

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.cloud import teardown
 from common.cloud.errors import BILLING, CLEAN, OtherAccountError, ProviderError
 from common.cloud.flow import World
-from common.cloud.ledger import ledgers
+from common.cloud.ledger import ledgers, open_ledgers
 from common.cloud.marks import read_name
 from common.cloud.provider import Leftover, Machine
 from common.cloud.session import Session
@@ -100,10 +100,8 @@ def deadline_of(thing: Machine | Leftover) -> float:
 def open_here(world: World, results: Path) -> list[Session]:
     """Rentings of this provider whose end no receipt here proves, oldest first."""
     found = []
-    for ledger in ledgers(results):
-        marks = ledger.marks()
-        same = (ledger.last("intent") or {}).get("provider") == world.provider.kind
-        if marks is not None and same and not ledger.closed:
+    for ledger in open_ledgers(results, world.provider.kind):
+        if (marks := ledger.marks()) is not None:
             found.append(Session(world.provider, ledger, marks, world.say, world.clock, world.pauses))
     return found
 

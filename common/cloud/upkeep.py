@@ -216,8 +216,8 @@ def say_open(ledger: Ledger, say: Callable[[str], None], now: float) -> None:
 
 def open_regions(results: Path) -> list[str]:
     """AWS regions of all rentings whose end is not proven: a machine is looked for where it was made."""
-    open_here = [ledger.last("intent") or {} for ledger in ledgers(results) if not ledger.closed]
-    return sorted({str(one["region"]) for one in open_here if one.get("region")})
+    intents = [ledger.last("intent") or {} for ledger in ledgers(results) if not ledger.closed]
+    return sorted({str(one["region"]) for one in intents if one.get("region")})
 
 
 def _sessions(options: OnMachine, world: World) -> list[Session]:
