@@ -72,40 +72,40 @@ class Here:
     rented: bool = False
 
 
+Find = Callable[[Evidence, Path], Finding]
+"""Looks, in what was measured and in the results folder, for what shows an item."""
+
+
+def _measured(experiments: tuple[str, ...], assess: Assess) -> Find:
+    """The newest result of these experiments that shows it."""
+    return lambda evidence, _: evidence.find(experiments, assess)
+
+
+def _written(experiments: tuple[str, ...], answer: Answer) -> Find:
+    """Something written from what these experiments measured."""
+
+    def find(evidence: Evidence, results: Path) -> Finding:
+        said, path, problems = answer(evidence.complete(experiments), results)
+        return Finding(path, said, problems)
+
+    return find
+
+
 @dataclass(frozen=True)
 class Task:
-    """Something to measure, how a result is seen to do it, and the command that does."""
+    """Something to do, how it is seen to be done, and the command that does it."""
 
     name: str
     title: str
-    experiments: tuple[str, ...]
-    assess: Assess
+    find: Find
     command: str
     needs_two_devices: bool = True
 
     def item(self, evidence: Evidence, here: Here) -> Item:
         """Its line in the list."""
-        found = evidence.find(self.experiments, self.assess)
+        found = self.find(evidence, here.results)
         state, text = _state(found, here, self.needs_two_devices)
         return Item(self.name, self.title, state, text, self.command, found.path, found.problems)
-
-
-@dataclass(frozen=True)
-class Writing:
-    """Something to write from what was measured, how it is seen to be right, and the command that writes it."""
-
-    name: str
-    title: str
-    experiments: tuple[str, ...]
-    answer: Answer
-    command: str
-    needs_two_devices: bool = True
-
-    def item(self, evidence: Evidence, here: Here) -> Item:
-        """Its line in the list."""
-        said, path, problems = self.answer(evidence.complete(self.experiments), here.results)
-        state, text = _state(Finding(path, said, problems), here, self.needs_two_devices)
-        return Item(self.name, self.title, state, text, self.command, path, problems)
 
 
 def checklist(evidence: Evidence, here: Here, shows_loss: Assess) -> list[Item]:
@@ -114,24 +114,32 @@ def checklist(evidence: Evidence, here: Here, shows_loss: Assess) -> list[Item]:
     `shows_loss` says what a result shows of the account of a loss: it takes predictions, which a floor above has.
     """
     tasks = (
-        Task("devices", "Two devices at hand", ANY, shows_devices, MEASURE),
-        Task("verified", "TP verified", VERIFYING, shows_verification, "python week5/test_tensor_parallel.py"),
+        Task("devices", "Two devices at hand", _measured(ANY, shows_devices), MEASURE),
         Task(
-            *("concurrency", "Concurrency tested", CONCURRENT, shows_concurrency),
+            "verified", "TP verified", _measured(VERIFYING, shows_verification), "python week5/test_tensor_parallel.py"
+        ),
+        Task(
+            *("concurrency", "Concurrency tested", _measured(CONCURRENT, shows_concurrency)),
             *("python week5/simulate_concurrent_requests.py", False),
         ),
-        Task("mixed", "Mixed load tested", MIXED, shows_mixed_load, "python week5/test_mixed_workload.py", False),
-        Task("scaling", "Scaling measured", SCALING, shows_scaling, MEASURE),
-        Task("compared", "One device against several", SCALING, shows_comparison, MEASURE),
-        Task("loss", "Loss accounted for", LOSS, shows_loss, "python week5/explain_loss.py"),
-        Task("plans", "Plans compared", PLANS, shows_plans, "python week5/compare_parallel_plans.py"),
-        Writing("understood", "Efficiency and overhead understood", SCALING, answered, f"{CHECKLIST} --answers"),
-        Writing(
-            *("configuration", "Best configuration documented", SCALING, documented),
+        Task(
+            "mixed",
+            "Mixed load tested",
+            _measured(MIXED, shows_mixed_load),
+            "python week5/test_mixed_workload.py",
+            False,
+        ),
+        Task("scaling", "Scaling measured", _measured(SCALING, shows_scaling), MEASURE),
+        Task("compared", "One device against several", _measured(SCALING, shows_comparison), MEASURE),
+        Task("loss", "Loss accounted for", _measured(LOSS, shows_loss), "python week5/explain_loss.py"),
+        Task("plans", "Plans compared", _measured(PLANS, shows_plans), "python week5/compare_parallel_plans.py"),
+        Task("understood", "Efficiency and overhead understood", _written(SCALING, answered), f"{CHECKLIST} --answers"),
+        Task(
+            *("configuration", "Best configuration documented", _written(SCALING, documented)),
             f"{CHECKLIST} --write-configuration",
         ),
-        Writing("decided", "Devices for a rate decided", DECIDING, decided, DECIDE, False),
-        Writing("cost", "Cost noted", ANY, noted, _command_of_cost(evidence), False),
+        Task("decided", "Devices for a rate decided", _written(DECIDING, decided), DECIDE, False),
+        Task("cost", "Cost noted", _written(ANY, noted), _command_of_cost(evidence), False),
     )
     return [*(task.item(evidence, here) for task in tasks), _terminated(here)]
 
