@@ -2,13 +2,14 @@
 
 Question.    A model split over n devices gives less than n times the tokens of one. How much of what is missing goes
              to memory and batch, to communication, to everything else, and how much can nobody explain?
-Prediction.  Made before the last engine starts: if each all-reduce takes so many microseconds longer, a step takes
+Prediction.  Made before anything is slowed: if each all-reduce takes so many microseconds longer, a step takes
              that times the number of all-reduces in it longer. An account of the loss that is right must put exactly
              that into its communication bar. Write your guess down: how large is that bar without the delay?
-Method.      Real vLLM. The smallest plan, the largest TP size (or --tp), and the same once more with its communication
-             knocked out: on CPUs every all-reduce waits --delay-us first, on GPUs P2P and the custom all-reduce are
-             off. All-reduces are timed in every engine, alone, at the model's own message sizes. A step model is
-             calibrated on the first two plans; the third is judged by it, and the model is not told of the delay.
+Method.      Real vLLM. The smallest plan, the largest TP size (or --tp), and the same with its communication knocked
+             out: on CPUs every all-reduce waits --delay-us first, by turns with none on the same engine; on GPUs P2P
+             and the custom all-reduce are off, on an engine of its own. All-reduces are timed in every engine, alone,
+             at the model's own message sizes. A step model is calibrated on the first two plans; the third is judged
+             by it, and the model is not told of the delay.
 Reading.     Bars go from n times the base's rate down to what was measured. Memory and batch: every device reads its
              weights and its share of the KV cache, however few requests share a step. Communication: all-reduces.
              Everything else: launches, scheduler, API server, which no device count makes shorter. Unexplained: what
@@ -17,7 +18,7 @@ Reading.     Bars go from n times the base's rate down to what was measured. Mem
 
 Examples:
   python explain_loss.py                             # tp1, the largest TP size here, and that with slower all-reduces
-  python explain_loss.py --delay-us 4000 --concurrency 1 16
+  python explain_loss.py --delay-us 5000 --concurrency 1 16
   python explain_loss.py --tp 1 4 --preset lab
 """
 
@@ -38,11 +39,12 @@ from common.experiment.load_spec import LoadSpec
 from common.experiment.loss import loss_summary, print_loss, write_loss_figure
 from common.experiment.options import InputError, Options, Preset, check_load, parse
 from common.experiment.run import run
+from common.experiment.slowed_spec import SlowedSpec
 from common.experiment.spec import Spec
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 TURNS: dict[Preset, int] = {"smoke": 2, "lab": 8, "full": 12}
 REPEATS: dict[Preset, int] = {"smoke": 3, "lab": 2, "full": 3}
 FEWEST_REQUESTS = 4
@@ -55,9 +57,9 @@ class LossOptions(Options):
 
     concurrency: tuple[int, ...] = (1, 16)
     """Streams of the fixed curve; the knock-out is measured at each."""
-    delay_us: float = 2000.0
+    delay_us: float = 3000.0
     """How much longer every all-reduce takes in the knock-out, in microseconds; on GPUs it has no say. On slices that
-    share their cores with the API server, its work hides in the waits: 1 to 2 ms of each step, whatever the delay."""
+    share their cores with the API server, a millisecond or two of its work hides in the waits of each step."""
     input_tokens: int | None = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
     output_tokens: int | None = None
@@ -71,7 +73,7 @@ class LossOptions(Options):
         """
         super().check()
         if not 0 < self.delay_us <= MOST_US:
-            raise InputError(f"--delay-us {self.delay_us:g}: above 0 and at most {MOST_US:g}, as in --delay-us 2000")
+            raise InputError(f"--delay-us {self.delay_us:g}: above 0 and at most {MOST_US:g}, as in --delay-us 3000")
         check_load(self.concurrency, {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens})
 
 
@@ -87,8 +89,6 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
         )
     base, split = possible[0], sizes[-1] if options.tp else possible[-1]
     lengths = default_lengths(model, machine, options.input_tokens, options.output_tokens)
-    gpus = machine.kind == "gpu"
-    knock_out = ("peer_to_peer", False) if gpus else ("all_reduce_delay_us", options.delay_us)
 
     def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
         turns, repeats = TURNS[options.preset], options.repeats or REPEATS[options.preset]
@@ -104,10 +104,16 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
             )
             for streams in dict.fromkeys(options.concurrency)
         ]
-        slowed = [replace(spec, curve="slowed", changed=(knock_out,)) for spec in fixed]
-        return fixed if plan == base else [*fixed, *slowed]
+        return fixed if plan == base else [*fixed, *(slowed(spec, options, machine) for spec in fixed)]
 
     return list_cases([base, split], of_plan, options, model, machine)
+
+
+def slowed(spec: LoadSpec, options: LossOptions, machine: Machine) -> LoadSpec:
+    """The same load with its communication knocked out."""
+    if machine.kind == "gpu":
+        return replace(spec, curve="slowed", changed=(("peer_to_peer", False),))
+    return SlowedSpec(**vars(replace(spec, curve="slowed")), delay_us=options.delay_us)
 
 
 EXPERIMENT = Experiment("explain_loss", METHOD_VERSION, cases, print_loss, loss_summary, write_report=write_loss_figure)

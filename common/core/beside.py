@@ -27,6 +27,8 @@ class Beside:
     """What an output token takes by the model."""
     slowed: bool
     """Whether its communication was knocked out."""
+    undelayed: float | None
+    """What a slowed one gave left alone, by turns on the same engine; None where it has an engine to itself."""
     doubts: tuple[str, ...] = ()
     """Why the prediction is of low confidence, its interval wider; empty where nothing speaks against it."""
 

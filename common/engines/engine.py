@@ -74,6 +74,13 @@ class Engine(Protocol):
     def front_end_cpu_s(self) -> list[float]:
         """CPU seconds that each replica's API server has used so far; empty where that is unknown."""
 
+    def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> Sequence[AllReduceTime]:
+        """Have each all-reduce wait so long first, from now on (0: as it was), on CPUs; times those of so many tokens.
+
+        Raises:
+            EngineError: there is no answer.
+        """
+
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""
 

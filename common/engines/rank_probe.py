@@ -57,7 +57,6 @@ class RankProbe:
                 "enable_prefix_caching": bool(cache.enable_prefix_caching),
                 "block_size": cache.block_size,
                 "gpu_memory_utilization": cache.gpu_memory_utilization,
-                "all_reduce_delay_us": slow_links.delay_us(),
             },
         }
 
@@ -91,6 +90,11 @@ class RankProbe:
             "seconds": seconds,
             "path": path,
         }
+
+    def lab_slow_all_reduces(self, microseconds: str) -> dict[str, Any]:
+        """On a CPU, have every all-reduce wait so long first, from now on; "0" takes it back."""
+        slow_links.slow_all_reduces(float(microseconds))
+        return {}
 
     def lab_trace_begin(self) -> dict[str, Any]:
         """Record every operation of this rank from now on with torch's profiler."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from common.core.plan import ParallelPlan
-from common.engines.engine import EngineFacts
+from common.engines.engine import AllReduceTime, EngineFacts
 from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
@@ -118,6 +118,10 @@ class RemoteEngine:
     def front_end_cpu_s(self) -> list[float]:
         """Unknown."""
         return []
+
+    def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> list[AllReduceTime]:
+        """Never: they are not ours to slow."""
+        raise NotImplementedError("no case of somebody else's server slows it")
 
     def alive(self) -> bool:
         """Its processes are not ours to see; whether it still answers is asked once a request has failed."""

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from common.core.plan import ParallelPlan
 from common.engines.importer import IMPORT_ONCE
-from common.engines.slow_links import DELAY_US
 from common.machine.devices import Device
 
 # Ends a word of the name: HF_TOKEN, PGPASSWORD and AWS_SECRET_ACCESS_KEY, not TOKENIZERS_PARALLELISM
@@ -21,7 +20,7 @@ SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|PRIVATE)(_|
 PP_LAYERS = "VLLM_PP_LAYER_PARTITION"  # vLLM's only way to be told the layers of each stage
 # Read by vLLM when an engine starts, not when it is imported; the rest of an environment is read by then
 CPU_SLICES, CPU_KV_GIB = "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_KVCACHE_SPACE"
-READ_AT_START = ("TMPDIR", "VLLM_RPC_BASE_PATH", CPU_SLICES, CPU_KV_GIB, PP_LAYERS, DELAY_US)
+READ_AT_START = ("TMPDIR", "VLLM_RPC_BASE_PATH", CPU_SLICES, CPU_KV_GIB, PP_LAYERS)
 READ_BY_NOBODY = ("PYTEST_CURRENT_TEST",)  # another one in each test that starts an engine
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -62,8 +61,7 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_gib: int = 1
     num_gpu_blocks: int | None = None  # vLLM's word for KV-cache blocks per rank, on CPUs too
-    all_reduce_delay_us: float = 0.0  # each waits so long first: communication knocked out, on CPUs
-    peer_to_peer: bool = True  # False: no P2P between GPUs and no custom all-reduce, the same knock-out there
+    peer_to_peer: bool = True  # False: no P2P between GPUs and no custom all-reduce: communication knocked out
     extra_args: tuple[str, ...] = ()
     engine: InstalledEngine | None = None  # None: the vLLM of this environment
     offline: bool = False  # the `LLM(...)` API behind a small server of the lab's, instead of `vllm serve`
@@ -129,10 +127,8 @@ class EngineSettings:
             **({IMPORT_ONCE: os.environ.get(IMPORT_ONCE, "1")} if devices[0].kind == "cpu" else {}),
         }
         added |= {} if self.peer_to_peer else {"NCCL_P2P_DISABLE": "1"}
-        added |= {DELAY_US: f"{self.all_reduce_delay_us:g}"} if self.all_reduce_delay_us else {}
         inherited = base_environment()
-        for name in (PP_LAYERS, DELAY_US):  # stages are the plan's, a delay the experiment's
-            inherited.pop(name, None)
+        inherited.pop(PP_LAYERS, None)  # stages are the plan's
         return {**inherited, **added}
 
 

@@ -162,6 +162,19 @@ class VllmEngine:
         used = [server.front_end_cpu_s() for server in self._servers]
         return [seconds for seconds in used if seconds is not None] if None not in used else []
 
+    def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> list[AllReduceTime]:
+        """Have each all-reduce wait so long first, from now on (0: as it was), on CPUs; times those of so many tokens.
+
+        Raises:
+            EngineError: a server does not answer.
+        """
+        try:
+            for server in self._servers:
+                server.ask_ranks("lab_slow_all_reduces", str(delay_us))
+            return _time_all_reduces(self._servers[0], tokens)
+        except control.ControlError as error:
+            raise EngineError(self.death() or _no_answer(error)) from error
+
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""
         return all(server.process.alive for server in self._servers)

@@ -1,20 +1,19 @@
 """What the lab adds to vLLM, loaded by vLLM itself in each of its processes (`vllm.general_plugins`).
 
-Four things, each a function below or a module of its own:
+Three things, each a function below or a module of its own:
 
 - each rank's weight bytes are counted right after loading: later it is too late, because the CPU back end packs linear
   weights away and they are no longer parameters;
 - questions to ranks (`/collective_rpc`) are answered by the ranks of every data-parallel engine, where vLLM passes on
   the first engine's answers alone;
-- on a CPU, and nowhere else, what its back end breaks for pipeline and expert parallelism is mended (`cpu_mends`);
-- all-reduces are made slower where an experiment asks for it (`slow_links`).
+- on a CPU, and nowhere else, what its back end breaks for pipeline and expert parallelism is mended (`cpu_mends`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from common.engines import cpu_mends, slow_links
+from common.engines import cpu_mends
 
 weight_bytes: int | None = None  # of this process' rank, once its model is loaded
 
@@ -23,7 +22,6 @@ def register() -> None:
     """Entry point; vLLM may call it several times in one process."""
     _act_when_weights_are_loaded()
     _hear_every_engine()
-    slow_links.slow_down_all_reduces()
 
 
 def _act_when_weights_are_loaded() -> None:

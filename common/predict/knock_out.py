@@ -44,7 +44,10 @@ class KnockOut:
 
 
 def knock_outs(found: Sequence[Beside]) -> list[KnockOut]:
-    """Every slowed case beside the same plan and load as it is, the fewest streams first."""
+    """Every slowed case beside the same plan and load as it is, the fewest streams first.
+
+    What was measured by turns on the same engine is held against itself: between engines, and minutes, machines drift.
+    """
     alone = {(one.plan, one.concurrency): one for one in found if not one.slowed}
     pairs = [(alone[key], one) for one in found if one.slowed and (key := (one.plan, one.concurrency)) in alone]
     return [_knock_out(plain, slowed) for plain, slowed in sorted(pairs, key=lambda pair: pair[0].concurrency)]
@@ -52,5 +55,5 @@ def knock_outs(found: Sequence[Beside]) -> list[KnockOut]:
 
 def _knock_out(plain: Beside, slowed: Beside) -> KnockOut:
     added = slowed.time.communication_s - plain.time.communication_s
-    usual = 1 / plain.measured
+    usual = 1 / (slowed.undelayed or plain.measured)
     return KnockOut(plain.plan, plain.concurrency, usual + added, usual, 1 / slowed.measured, added)

@@ -26,6 +26,7 @@ from common.store.schema import Case, Result
 CURVES = ("fixed", "ladder", "saturated", "weak")
 SLOWED = "slowed"  # the curve of cases whose communication was knocked out
 THROUGHPUT = "output_throughput"
+UNDELAYED = "undelayed_output_throughput"  # of a slowed case's repeats: the rate by turns with it, without the delay
 CALIBRATING_PLANS = 2
 CPU_CENTRES = {
     "memory": 0.8,
@@ -144,7 +145,7 @@ def _beside(
             bars = four_bars(times[base], times[at], of_base, _rate(case), times_base)
         load, measured, known = _load(case), _rate(case), bool(sample.calibrates[at])
         limits = (predicted / margin, predicted * margin)
-        told = (predicted, *limits, bars, times[at], case.curve == SLOWED, doubts)
+        told = (predicted, *limits, bars, times[at], case.curve == SLOWED, _undelayed(case), doubts)
         made.append(Beside(case.id, case.plan, load, measured, known, *told))
     return made
 
@@ -210,6 +211,11 @@ def _rates(case: Case) -> list[float]:
 
 def _rate(case: Case) -> float:
     return geometric_mean(THROUGHPUT, "tok/s", _rates(case)).value
+
+
+def _undelayed(case: Case) -> float | None:
+    rates = [repeat[UNDELAYED] for repeat in case.repeats if repeat.get(UNDELAYED, 0) > 0]
+    return geometric_mean(UNDELAYED, "tok/s", rates).value if rates else None
 
 
 def _load(case: Case) -> int:

@@ -68,7 +68,7 @@ def test_engines_that_differ_only_in_what_vllm_reads_at_their_start_share_an_imp
 ) -> None:
     settings, plan = EngineSettings("/m", "m"), ParallelPlan()
     split = ParallelPlan(pp=2, stage_layers=(5, 3))
-    other = replace(settings, cpu_kv_cache_gib=2, all_reduce_delay_us=5.0)
+    other = replace(settings, cpu_kv_cache_gib=2)
     one = importer_of("python", settings.environment(plan, [CORE], tmp_path / "a"))
     assert one == importer_of("python", other.environment(split, [CORE, CORE], tmp_path / "b"))
     assert one is not None

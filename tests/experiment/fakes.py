@@ -12,7 +12,7 @@ from common.core.greedy import Answer
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
 from common.core.workload import Request
-from common.engines.engine import EngineFacts
+from common.engines.engine import AllReduceTime, EngineFacts
 from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
@@ -70,6 +70,7 @@ class World:
     settings: list[EngineSettings] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
+    ended_with_delay_us: list[float] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     calls: list[tuple[str, list[tuple[int, ...]], list[int]]] = field(default_factory=list)  # of LLM.generate
     offline_dies: bool = False
@@ -158,6 +159,7 @@ class FakeEngine:
         self.facts = EngineFacts("0.32.0", 1.5, {"weights": 0.5}, 65_536, *per_rank, {"block_size": 128})
         self.dead = False
         self.preempted = 0
+        self.delay_us = 0.0
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -172,6 +174,10 @@ class FakeEngine:
     def front_end_cpu_s(self) -> list[float]:
         return [0.0] * self.plan.replicas
 
+    def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> list[AllReduceTime]:
+        self.delay_us = delay_us
+        return [AllReduceTime(count, 2048 * count, 1e-5 + delay_us / 1e6, "shm") for count in tokens]
+
     def alive(self) -> bool:
         return not self.dead
 
@@ -181,6 +187,7 @@ class FakeEngine:
     def stop(self) -> Gone:
         self.world.on_stop()
         self.world.stops.append(str(self.plan))
+        self.world.ended_with_delay_us.append(self.delay_us)
         self.world.engine = None
         return self.world.gone
 

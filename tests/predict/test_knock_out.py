@@ -6,7 +6,7 @@ import pytest
 
 from common.predict.calibrate import stored_priors
 from common.predict.knock_out import knock_outs
-from common.predict.measured import SLOWED, NotPredictableError, cpu_priors, predict_result
+from common.predict.measured import SLOWED, UNDELAYED, NotPredictableError, cpu_priors, predict_result
 from common.store.schema import Case, Result
 from tests.predict.test_measured import LOADS, TP1, TP2, planted
 
@@ -56,6 +56,19 @@ def test_an_account_that_is_wrong_fails(share: float) -> None:
     """A delay that costs half or twice of what timing it says, or nothing, is not explained by communication."""
     tests = knock_outs(predict_result(with_knock_out(share * DELAY_S), stored_priors()))
     assert tests and not any(one.passed for one in tests)
+
+
+def test_what_was_measured_by_turns_is_held_against_itself() -> None:
+    """The machine is a third slower while the delay is tried: the same case minutes before says nothing about it."""
+    result = with_knock_out()
+    for case in result.cases:
+        if case.curve == SLOWED:
+            (repeat,) = case.repeats
+            slow_s, delay_s = 1 / repeat["output_throughput"], ALL_REDUCES * DELAY_S / int(case.id.rpartition("c")[2])
+            usual_s = 1.33 * (slow_s - delay_s)
+            case.repeats = [repeat | {UNDELAYED: 1 / usual_s, "output_throughput": 1 / (usual_s + delay_s)}]
+    for one in knock_outs(predict_result(result, stored_priors())):
+        assert one.passed and one.error == pytest.approx(0, abs=0.01)
 
 
 def test_a_slowed_case_calibrates_nothing() -> None:
