@@ -115,6 +115,8 @@ class VllmEngine:
         self.plan = plan
         self._servers = servers
         first = servers[0]
+        # Ranks that take turns on a device wait for it, and not for each other's messages: that says nothing
+        links = plan.tp > 1 and len(set(first.devices)) == len(first.devices)
         kv_tokens = [server.kv_cache_tokens() for server in servers]
         self.facts = EngineFacts(
             version=asyncio.run(control.version(first.base_url)),
@@ -127,8 +129,8 @@ class VllmEngine:
             experts_per_rank=_told_by_ranks(servers, "experts"),
             memory_bytes_per_rank=[used for server in servers for used in server.memory_bytes_per_rank()],
             settings=first.ranks[0]["settings"],
-            all_reduce=_time_all_reduces(first, tokens_to_time) if plan.tp > 1 else [],
-            all_reduce_traced=_trace_all_reduces(first) if plan.tp > 1 and not first.settings.offline else None,
+            all_reduce=_time_all_reduces(first, tokens_to_time) if links else [],
+            all_reduce_traced=_trace_all_reduces(first) if links and not first.settings.offline else None,
         )
         for server in servers:
             server.process.serving()

@@ -14,19 +14,19 @@ from tests.shared_engines import ENGINE_ARGS
 
 @pytest.mark.vllm
 def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], Script], tmp_path: Path) -> None:
-    """3 ms in each of the small model's all-reduces are most of a step: no noise of this machine hides them.
+    """2 ms in each of the small model's all-reduces are most of a step: no noise of this machine hides them.
 
     Prompts get passes of their own, and half a step of so small a model is the front end's: the script's own limit of a
     tenth is for the larger one.
     """
-    words = ["--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4", "--delay-us", "3000"]
+    words = ["--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4", "--delay-us", "2000"]
     words += ["--output-tokens", "32", "--repeats", "2", "--results-dir", str(tmp_path)]
     done = real_script("explain_loss")(*words, *ENGINE_ARGS)
     assert done.code == 0, done.err
     last = done.last
     cases = json.loads(Path(last["result"]).read_text())["cases"]
     slowed = next(case for case in cases if case["id"] == "tp2/slowed/c4")
-    assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 3000
+    assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
     found = last["summary"]["knock_out"].get("tp2/c4")
     if found is None and any(case["client"]["word"] == "INVALID" for case in cases):
         pytest.skip("the machine is too busy: a case's client is INVALID, and from such nothing is concluded")
