@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shap
 BOOT_S, INSTALL_S, ENDING_S = 240.0, 420.0, 60.0
 DOWNLOAD_BYTES_S = 200e6
 ROOM_BYTES = 40e9  # environment, caches, results
+LEAST_RUN_S = 300.0  # of an experiment that takes as long as it is given
 SPARE = 1.15
 OURS = ("--results-dir", "--usd-per-hour", "--dry-run", "--dry-run-gpus", "--engine-python")  # set by the flow
 ABOUT_THE_WEEK = ("__init__", "checklist", "decide", "predict_scaling")
@@ -48,6 +49,11 @@ class Estimate:
     def usd(self, usd_per_hour: float) -> float:
         """Dollars at this price of the whole machine."""
         return usd_per_hour * self.seconds / 3600
+
+    def within(self, seconds: float) -> Estimate:
+        """The same of an experiment that takes as long as it is given, in so many seconds from create to gone."""
+        other_s = self.seconds - self.run_s
+        return replace(self, run_s=min(self.run_s, max(LEAST_RUN_S, seconds - other_s)))
 
     @property
     def disk_bytes(self) -> float:

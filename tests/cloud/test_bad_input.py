@@ -26,8 +26,6 @@ A100 = ("--profile", "4xa100")
         ((*GO, *A100, "--max-usd", "15"), "both caps"),
         *(((*GO, *A100, "--max-usd", bad, "--max-hours", "1"), "--max-usd") for bad in NO_DOLLARS),
         *(((*GO, *A100, "--max-usd", "5", "--max-hours", bad), "--max-hours") for bad in NO_HOURS),
-        ((*GO, *A100, "--max-usd", "1", "--max-hours", "1"), "raise the cap"),
-        ((*GO, *A100, "--max-usd", "15", "--max-hours", "0.15"), "under 10"),
         ((*GO, "--profile", "4xa101", *CAPS), "did you mean"),
         ((*GO, "--profile", "4xa10g", *CAPS), "4xl4"),
         ((*GO, *CAPS), "name a machine"),
@@ -77,10 +75,26 @@ def test_refused_before_any_network(
     assert not (offline / "results").exists(), "nothing is written down either"
 
 
-def test_an_estimate_over_the_cap_is_3(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = estimate.Estimate(80, 20, 9000.0, 0.0, "as planned")
+@pytest.mark.parametrize("run_s", [9000.0, 780.0 + 4000.0])
+def test_an_estimate_over_the_caps_is_3(offline: Path, monkeypatch: pytest.MonkeyPatch, run_s: float) -> None:
+    """Also one within both caps that would not be over before the winding down."""
+    long = estimate.Estimate(80, 20, run_s, 0.0, "as planned")
     monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: long)
     assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 3
+
+
+@pytest.mark.parametrize("caps", [("1", "1"), ("0.01", "1"), ("15", "0.15"), ("15", "0.0001")])
+@pytest.mark.parametrize("more", [("--dry-run",), ("--yes",)])
+@pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA RTX A6000"])
+def test_a_cap_that_is_too_small_is_3(
+    offline: Path, capfd: pytest.CaptureFixture[str], caps: tuple[str, str], more: tuple[str, ...], gpu: str
+) -> None:
+    """Of a card without a dated price only the hours are known."""
+    if "A100" not in gpu and caps[1] == "1":
+        return
+    words = [*GO, "--gpu", gpu, "--count", "4", "--max-usd", caps[0], "--max-hours", caps[1], *more]
+    assert main("runpod", PROFILES, words) == 3
+    assert "under 10 nothing gets done: raise the cap" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["short", "with space in the middle", "line\nend-of-the-key"])

@@ -33,6 +33,26 @@ def test_a_deadline_keeps_both_caps(usd: float, hours: float, price: float) -> N
     assert seconds + ENDING_S <= hours * 3600 + 1e-6
 
 
+@given(st.floats(1, 100), st.floats(0.3, 24), st.floats(0.05, 100), st.floats(60, 90000))
+def test_what_an_estimate_that_does_not_fit_is_told_to_take_is_enough(
+    usd: float, hours: float, price: float, needs_s: float
+) -> None:
+    """An estimate is refused where the time to the winding down is shorter, and the caps that are named would do."""
+    caps = Caps(usd, hours)
+    try:
+        there_s = caps.seconds(price) - 300
+    except OverCapError:
+        return
+    if needs_s <= there_s:
+        caps.check(needs_s, price, 300.0)
+        return
+    with pytest.raises(OverCapError) as raised:
+        caps.check(needs_s, price, 300.0)
+    named = dict(re.findall(r"--max-(usd|hours) ([\d.e+]+)", str(raised.value)))
+    assert named
+    Caps(float(named.get("usd", usd)), float(named.get("hours", hours))).check(needs_s - 1e-6, price, 300.0)
+
+
 def test_the_nearer_cap_counts() -> None:
     assert Caps(15.0, 1.5).seconds(7.18) == 1.5 * 3600 - ENDING_S
     assert Caps(7.18, 1.5).seconds(7.18) == 3600 - ENDING_S
