@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud.aws_errors import NoSuchInstanceError, explained
-from common.cloud.aws_leftovers import clear, leftovers
+from common.cloud.aws_leftovers import KINDS, clear, leftovers
 from common.cloud.aws_order import (
     IMAGE,
     SUBNETS,
@@ -243,6 +243,8 @@ def requests_of(order: Order) -> list[str]:
         ("ec2: DescribeInstanceTypeOfferings", offers_question(profile.gpu)),
         ("pricing: GetProducts", price_question(profile.gpu, region)),
         ("sts: GetCallerIdentity", {}),
+        ("ec2: DescribeInstances", {}),
+        *((f"ec2: {kind[0].title().replace('_', '')}", kind[3]) for kind in KINDS.values()),
         ("ec2: CreateSecurityGroup", group_request(order)),
         ("ec2: AuthorizeSecurityGroupIngress", rule_request("<the group's id>")),
         ("ssm: GetParameter", {"Name": IMAGE.format(UBUNTUS[0])}),

@@ -18,7 +18,7 @@ from common.cloud.options import OnMachine, Renting, Verb
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Order, Quote
 from common.cloud.providers import check_key
-from common.cloud.runpod import URL, Runpod
+from common.cloud.runpod import LISTS, URL, Runpod
 from common.cloud.session import Say
 from common.cloud.shown import shown
 from common.cloud.start import start_script
@@ -97,8 +97,7 @@ def lists(provider: str) -> list[str]:
     if provider == "aws":
         operations = ["describe_instances", *(kind[0] for kind in KINDS.values())]
         return ["sts get_caller_identity", *(f"ec2 {operation}" for operation in operations)]
-    paths = ("/v2/account", "/v2/pods?includeClusterPods=true", "/v2/network-volumes", "/v2/clusters")
-    return [f"GET {URL}{path}" for path in paths]
+    return [f"GET {URL}{path}" for path in LISTS]
 
 
 def one(provider: str) -> str:

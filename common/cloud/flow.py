@@ -10,7 +10,7 @@ from typing import Any
 from common.cloud import cost, teardown
 from common.cloud.caps import Caps, clock_time
 from common.cloud.clock import Clock, Pauses
-from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, NotMadeError, OverCapError, Refused
+from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, DeniedError, NotMadeError, OverCapError, Refused
 from common.cloud.estimate import ENDING_S, LEAST_RUN_S, Estimate
 from common.cloud.launch import Connect, Launched, dead_man, launch
 from common.cloud.ledger import new_ledger
@@ -70,12 +70,15 @@ class World:
 
 
 def quoted(request: Request, world: World) -> Quote:
-    """The live price, held against both caps.
+    """The live price, held against both caps; and whether the end could be proven.
 
     Raises:
-        CloudError: not to be had, too dear, or the clocks differ so much that a deadline would lie.
+        CloudError: not to be had, too dear, the clocks differ so much that a deadline would lie, or a missing right.
     """
-    quote = world.provider.quote(request.profile)
+    try:
+        quote = world.provider.quote(request.profile)
+    except DeniedError as error:
+        raise Refused(str(error)) from error
     if abs(quote.clock_skew_s) > MOST_SKEW_S:
         raise Refused(
             f"this machine's clock is {abs(quote.clock_skew_s):.0f} s off the provider's: set it, or deadlines lie"
@@ -91,6 +94,7 @@ def quoted(request: Request, world: World) -> Quote:
         request.caps.check(planned.seconds, quote.usd_per_hour, world.pauses.wind_down_s)
     if not quote.available:
         raise NotMadeError(f"{request.profile.name} has no capacity now ({quote.detail})")
+    teardown.check_lists(world.provider)
     return quote
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
-from common.cloud.errors import BILLING, CLEAN, ProviderError
+from common.cloud.errors import BILLING, CLEAN, DeniedError, ProviderError, Refused
 from common.cloud.ledger import RECEIPT
-from common.cloud.provider import Leftover, Machine
+from common.cloud.provider import Leftover, Machine, Provider
 from common.cloud.session import Session
 
 LOOKS = 2
@@ -67,6 +67,21 @@ def look(session: Session) -> Look:
         if one is not None and one.bills and one.id not in {known.id for known in found.machines}:
             found.machines.append(one)
     return found
+
+
+def check_lists(provider: Provider) -> None:
+    """Ask for every list that a look will ask for: what cannot be listed can never be proven gone.
+
+    Raises:
+        Refused: the credentials may not list something; the call is named.
+        ProviderError: no answer.
+    """
+    try:
+        provider.account()
+        provider.machines()
+        provider.leftovers()
+    except DeniedError as error:
+        raise Refused(f"{error}. Without this list nothing could be proven gone, so nothing is rented") from error
 
 
 def prove(session: Session) -> Verdict:

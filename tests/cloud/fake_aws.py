@@ -54,6 +54,9 @@ class FakeAws:
         self.calls: list[str] = []
         self.others: set[str] = set()
         self.terminated: set[str] = set()
+        self.denied: set[str] = set()
+        self.creates_from = 10**9
+        """The number of the call that was the first create: what is listed before it has no faults."""
         self.made_at = 0.0
         self.step: Callable[[str], None] = lambda _: None
         self.image = "ami-03cf127a"
@@ -108,7 +111,9 @@ class FakeAws:
 
     def _call(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(operation)
-        count = self.calls.count(operation)
+        if operation == "RunInstances":
+            self.creates_from = min(self.creates_from, len(self.calls))
+        count = self.calls[self.creates_from :].count(operation)
         gaps: dict[str, Callable[[], Any]] = {
             "GetServiceQuota": lambda: {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}},
             "GetProducts": lambda: _products(arguments),
@@ -162,8 +167,10 @@ class FakeAws:
                 **({"instances_500_at_first": "InternalError"} if count < 5 else {}),
             },
         }
+        if operation in self.denied:
+            raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "planted"}}, operation)
         for fault, code in errors.get(operation, {}).items():
-            if fault in self.faults:
+            if fault in self.faults and len(self.calls) >= self.creates_from:
                 raise ClientError({"Error": {"Code": code, "Message": "planted"}}, operation)
         if operation == "RunInstances" and "request_lost" in self.faults:
             raise ReadTimeoutError(endpoint_url="https://ec2")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.cloud import teardown, upkeep
-from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, OtherAccountError, ProviderError, Refused
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, RUN_FAILED, OtherAccountError, ProviderError, Refused
 from common.cloud.flow import World, go
 from common.cloud.http import Call, Reply
 from common.cloud.ledger import ledgers
@@ -19,6 +19,9 @@ from common.cloud.survey import open_here
 from tests.cloud.fake_runpod import KEY, OTHER_KEY
 from tests.cloud.runpod_bodies import problem
 from tests.cloud.world import ROOT, Evening
+
+
+KEYFILE = Path("key")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +108,31 @@ def test_where_the_account_is_not_known_nothing_is_rented(tmp_path: Path) -> Non
     def silent(call: Call) -> Reply:
         return problem(500, "internal error") if call.url.endswith("/v2/account") else ask(call)
 
-    with pytest.raises(ProviderError, match="/v2/account"):
+    with pytest.raises(ProviderError, match="/v2/account") as raised:
         go(evening.request, replace(evening.world, provider=Runpod(KEY, evening.clock, exchange=silent)))
+    assert raised.value.code == RUN_FAILED
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/v2/pods", "Pods read and write"),
+        ("/v2/network-volumes", "Network volumes read"),
+        ("/v2/clusters", "Clusters read"),
+        ("/v2/catalog/gpus/NVIDIA A100-SXM4-80GB", ""),
+    ],
+)
+def test_a_key_that_may_not_list_is_refused_before_renting(path: str, right: str, tmp_path: Path) -> None:
+    """What cannot be listed could never be proven gone."""
+    evening = Evening(tmp_path)
+    evening.fake.denied = {path}
+    for rent in (lambda: go(evening.request, evening.world), lambda: upkeep.up(evening.request, evening.world, KEYFILE)):
+        with pytest.raises(Refused) as raised:
+            rent()
+        assert raised.value.code == BAD_INPUT
+        assert f"GET {path.partition(' ')[0]}" in str(raised.value)
+        assert f"give it {right}" in str(raised.value)
     assert not any(method == "POST" for method, _ in evening.fake.calls)
     assert not (tmp_path / "results").exists()

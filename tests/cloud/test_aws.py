@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from common.cloud import dry, launch, teardown
 from common.cloud.aws import Aws
+from common.cloud.aws_leftovers import KINDS
 from common.cloud.clock import Pauses
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
 from common.cloud.flow import Request, World, go
 from common.cloud.launch import Connect
 from common.cloud.ledger import Ledger
@@ -114,6 +115,20 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert [one and one[1] for one in named] == calls[: calls.index("RunInstances") + 1], "a dry run prints them all"
     assert any("PCIe only" in line for line in evening.said)
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())
+
+
+def test_rights_to_list_are_tried_before_renting(tmp_path: Path) -> None:
+    """What cannot be listed could never be proven gone."""
+    listing = ["DescribeInstances", *(kind[0].title().replace("_", "") for kind in KINDS.values())]
+    evening = AwsEvening(tmp_path)
+    with evening.aws.running():
+        for operation in listing:
+            evening.aws.denied = {operation}
+            assert evening.go() == BAD_INPUT
+            assert f"{re.sub('(?<!^)(?=[A-Z])', '_', operation).lower()} in us-east-1: Unauth" in evening.said[-1]
+            assert "aws/iam-policy.json" in evening.said[-1]
+    assert not [call for call in evening.aws.calls if call.startswith(("Run", "Create"))]
+    assert not (tmp_path / "results").exists()
 
 
 FIRST = ("no_quota", "terminate_ignored", "terminate_throttled", "volume_left")  # the others are slow
