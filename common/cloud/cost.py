@@ -58,6 +58,8 @@ def spent(events: Sequence[Mapping[str, Any]], end: float) -> float | None:
             open_since, rate = one["at"], quoted
         elif one["event"] in ("created", "reachable") and one.get("usd_per_hour"):
             rate = one["usd_per_hour"]
+        elif one["event"] == "not_made":
+            open_since = None
         elif one["event"] == "ended" and open_since is not None and one.get("verified"):
             usd, open_since = usd + _usd(rate, one["at"] - open_since), None
     if open_since is not None:

@@ -202,7 +202,8 @@ def close(session: Session, armed: Armed | None, code: int, failure: BaseExcepti
 def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
     """Say how it ended; proof outranks everything."""
     written = cost.enter_cost(session.ledger, session.clock.now())
-    session.ledger.save("cost.json", {"usd_estimate": cost.spent(session.ledger.events(), session.clock.now())})
+    usd = cost.spent(session.ledger.events(), session.clock.now())
+    session.ledger.save("cost.json", {"usd_estimate": None if usd is None else round(usd, 4)})
     for path in written:
         session.say(f"result: {path}")
     if not verdict.verified:
@@ -214,7 +215,6 @@ def settle(session: Session, verdict: Verdict, code: int, failure: BaseException
             else "NO WATCHDOG IS LEFT: nothing here tries again. Use the command above now, then `verify` until it is 0"
         )
         return BILLING
-    usd = cost.spent(session.ledger.events(), session.clock.now())
     price = "" if usd is None else f", about ${usd:.2f}"
     session.say(f"proven gone{price}; receipt: {session.ledger.folder / 'teardown.json'}")
     if isinstance(failure, CloudError):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
+from common.cloud.cost import spent
 from common.cloud.errors import BILLING, CLEAN, DeniedError, ProviderError, Refused
 from common.cloud.ledger import RECEIPT
 from common.cloud.provider import Leftover, Machine, Provider
@@ -172,23 +173,20 @@ def _may_still_come(session: Session, now: float) -> bool:
 def _close(session: Session, verified: bool | None, looks: list[Look], terminated: list[str]) -> Verdict:
     """Write the receipt, then the ledger's line."""
     verdict = Verdict(verified, looks, terminated)
-    made = session.ledger.last("created")
-    intent = session.ledger.last("intent") or {}
-    rate = (made or {}).get("usd_per_hour") or intent.get("usd_per_hour")
-    began = None if made is None else (session.ledger.last("creating") or made)["at"]
-    seconds = None if began is None else looks[-1].at - began
+    at = round(looks[-1].at, 3)  # as the ledger keeps it: the receipt and the ledger's line give the same cost
+    usd = spent(session.ledger.events(), at)
     receipt = {
         "verified": verified,
         "lab_id": session.marks.lab_id,
         "name": session.marks.name,
         "provider": session.provider.kind,
-        "account": intent.get("account"),
+        "account": (session.ledger.last("intent") or {}).get("account"),
         "machines": session.ledger.machine_ids(),
         "terminated": list(dict.fromkeys(terminated)),
         "looks": [asdict(one) | {"machines": [machine.id for machine in one.machines]} for one in looks[-LOOKS:]],
-        "usd_estimate": None if seconds is None or rate is None else round(rate * seconds / 3600, 4),
+        "usd_estimate": None if usd is None else round(usd, 4),
         "left": [] if verified else alarm(session, verdict),
     }
     session.ledger.save(RECEIPT, receipt)
-    session.note("ended", verified=verified)
+    session.ledger.write("ended", at, verified=verified)
     return verdict

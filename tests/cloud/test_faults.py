@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from common.cloud import launch, teardown
 from common.cloud.caps import Caps
+from common.cloud.cost import spent
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, OVER_CAP, RUN_FAILED, OverCapError, ProviderError
 from common.cloud.estimate import Estimate
 from common.cloud.flow import Request, go
@@ -65,6 +66,10 @@ def check(evening: Evening) -> int:
     assert evening.held.told == (["closed"] if code == BILLING else ["done"])
     if "made_twice" not in evening.faults:
         assert evening.fake.most_alive <= 1, "one machine at a time"
+    receipt = json.loads((evening.ledger.folder / "teardown.json").read_text())
+    usd = spent(evening.ledger.events(), receipt["looks"][-1]["at"])
+    assert usd is not None
+    assert receipt["usd_estimate"] == round(usd, 4)
     leak = "\n".join(evening.said) + "".join(path.read_text() for path in evening.ledger.folder.iterdir())
     assert KEY not in leak
     return code
@@ -194,6 +199,23 @@ def test_unreachable_for_ten_minutes_is_ended_and_the_next_one_tried(fault: str,
         assert 600 < given_up["at"] - made["at"] < 620
         assert "did not answer within 10 minutes" in given_up["reason"]
     assert evening.fake.most_alive == 1, "the first was proven gone before the second was made"
+
+
+@pytest.mark.parametrize("fault", ["stuck", "no_capacity"])
+def test_the_receipt_counts_every_candidate(fault: str, tmp_path: Path) -> None:
+    """Two machines that never answered cost both their ten minutes; two that were refused cost nothing."""
+    evening = Evening(tmp_path, frozenset({fault}))
+    evening.go()
+    events = evening.ledger.events()
+    made = [pod for pod in evening.fake.pods.values() if pod.body["name"].startswith("llmlab-")]
+    gone = [one["at"] for one in events if one["event"] == "ended"]
+    assert len(made) == (2 if fault == "stuck" else 0)
+    usd = sum((ended - pod.made_at) * 4 * 1.79 / 3600 for pod, ended in zip(made, gone, strict=bool(made)))
+    assert usd > 2 * 600 * 7.16 / 3600 or not made
+    for name in ("teardown.json", "cost.json"):
+        assert (evening.ledger.load(name) or {})["usd_estimate"] == pytest.approx(usd, abs=1e-4), name
+    assert spent(events, evening.clock.now()) == pytest.approx(usd, abs=1e-4)
+    assert f"about ${usd:.2f}; receipt" in evening.said[-1]
 
 
 def mixture(faults: frozenset[str], interrupt_at: int | None) -> None:
