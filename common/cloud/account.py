@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
@@ -26,12 +27,13 @@ def price(provider: str, profiles: Path, options: Price, url: str | None, say: S
     """Every profile, or the one that is named: dated price, live price, stock."""
     named = options.profile is not None or options.gpu is not None
     chosen = [profile_of(options, profiles, provider)] if named else list(read_profiles(profiles, provider).values())
+    chosen = [replace(one, region=options.region or one.region) for one in chosen]
     say(f"dated table compiled {table()['compiled']}")
     client = None if options.dry_run else provider_from(spec_of(provider, options.region, url))
     code = CLEAN
     for profile in (one for one in chosen if one.instead is None):
         dated = profile.dated_usd_per_hour
-        then = "no dated price" if dated is None else f"${dated:.2f} ({profile.listed.read_on or 'no date'})"
+        then = "no dated price" if dated is None else f"${dated:.2f} ({profile.dated_of})"
         live, failed = ("not asked", False) if client is None else _live(client, profile)
         code = BAD_INPUT if failed and named else code
         say(f"{profile.name:9} {profile.gpus} x {profile.listed.gpu:22} {then:24} live: {live}; {profile.links}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.cloud.caps import read_caps
 from common.cloud.clock import Pauses
-from common.cloud.errors import Refused
+from common.cloud.errors import OverCapError, Refused
 from common.cloud.estimate import LEAST_RUN_S, Estimate, check_fits, estimate, model_of, script_of, split
 from common.cloud.flow import Request
 from common.cloud.options import Go, OfMachine, Renting, Run
@@ -75,13 +75,15 @@ def request_of(options: Renting, profile: Profile, root: Path, purpose: str) -> 
         model = model_of(words, profile.gpus)
         weights = check_fits(model, profile)
         job = Job(script, words, None if model in REFERENCE_MODELS else model, options.keep_venv, env(options.env))
-    dated = profile.dated_usd_per_hour
-    exists_s = caps.seconds(dated)
-    if job is not None:
-        wind_down_s = Pauses().wind_down_s
-        time = _time(exists_s - wind_down_s, weights) if job.fills_its_time else ()
-        planned = estimate(root, job.script, (*job.arguments, *time), profile.gpus, weights)
-        caps.check(planned.seconds, dated, wind_down_s)
+    dated, wind_down_s = profile.dated_usd_per_hour, Pauses().wind_down_s
+    try:
+        exists_s = caps.seconds(dated)
+        if job is not None:
+            time = _time(exists_s - wind_down_s, weights) if job.fills_its_time else ()
+            planned = estimate(root, job.script, (*job.arguments, *time), profile.gpus, weights)
+            caps.check(planned.seconds, dated, wind_down_s)
+    except OverCapError as error:  # its region is hardly cheaper; a live quote comes only after this
+        raise OverCapError(f"{error} ({profile.dated_elsewhere})" if profile.dated_elsewhere else str(error)) from error
     return Request(profile, caps, purpose, job, planned, root, options.results_dir.expanduser().absolute(), "")
 
 

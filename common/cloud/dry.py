@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from common.cloud.aws_leftovers import KINDS
@@ -33,7 +34,7 @@ def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
     """The requests, and under them the worst cost and a note for everything that a real run would refuse for."""
     profile, caps = request.profile, request.caps
     usd = profile.dated_usd_per_hour
-    seconds = caps.max_hours * 3600 if usd is None else caps.seconds(usd)
+    seconds = caps.seconds(usd)
     deadline = int(Clock().now() + seconds)
     write(made(provider, profile, request.purpose, deadline, seconds))
     work = ["ssh: probe, code, environment, model, experiment; results home every minute, and once more at its end"]
@@ -44,9 +45,9 @@ def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
     if usd is None:
         say("no dated price is known: a real run quotes live")
     else:
-        say(f"${usd:.2f} per hour, disk included, by the table of {profile.listed.read_on or 'no date'}")
+        say(f"${usd:.2f} per hour, disk included, by the table of {profile.dated_of}")
         say(f"(source: {profile.listed.source})")
-        say(describe_deadline(deadline, usd * seconds / 3600))
+        say(describe_deadline(deadline, caps.max_usd if profile.dated_elsewhere else usd * seconds / 3600))
     if request.estimate is not None:
         say(request.estimate.in_words(usd))
     return done(say, lambda: check_key(provider), lambda: ssh_key(options.ssh_key), check_tools)
@@ -56,6 +57,7 @@ def other(provider: str, verb: str, options: Verb, profiles: Path, say: Say) -> 
     """The same for a verb that rents no machine of a person's choice."""
     if verb == "selftest":
         profile = read_profiles(profiles, provider)["selftest"]
+        profile = replace(profile, region=options.region or profile.region)
         _selftest(provider, profile, say)
     else:
         write(asked(provider, verb))
@@ -129,7 +131,7 @@ def _selftest(provider: str, profile: Profile, say: Say) -> None:
     usd = profile.dated_usd_per_hour
     price, most = "no dated price", ""
     if usd is not None:
-        price = f"${usd:.2f} per hour by the table of {profile.listed.read_on or 'no date'}"
+        price = f"${usd:.2f} per hour by the table of {profile.dated_of}"
         most = f", at most ${usd * (SELFTEST_S + LATE_S + 120) / 3600:.2f} if it does not and is ended from here"
     say(f"{profile.gpus} x {profile.listed.gpu}, {price}: ends itself after {SELFTEST_S / 60:.0f} minutes{most}")
     write(made(provider, profile, "selftest", int(Clock().now() + SELFTEST_S), SELFTEST_S, ""))

@@ -84,7 +84,7 @@ def quoted(request: Request, world: World) -> Quote:
             f"this machine's clock is {abs(quote.clock_skew_s):.0f} s off the provider's: set it, or deadlines lie"
         )
     dated = request.profile.dated_usd_per_hour
-    then = "" if dated is None else f" (the table of {request.profile.listed.read_on or 'no date'} says ${dated:.2f})"
+    then = "" if dated is None else f" (the table of {request.profile.dated_of} says ${dated:.2f})"
     world.say(f"{request.profile.name}: ${quote.usd_per_hour:.2f} per hour, {quote.tier}, {quote.detail}{then}")
     world.say(f"interconnect: {request.profile.links}")
     request.caps.seconds(quote.usd_per_hour)

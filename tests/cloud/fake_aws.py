@@ -33,7 +33,7 @@ FAULTS = (
 SECRET = "PLANTEDsecretPLANTEDsecretPLANTED0000000"
 SPEC = {"kind": "aws", "access": "AKIAPLANTED", "secret": SECRET, "token": None, "region": "us-east-1"}
 REGIONS = ("eu-west-1", "us-east-1", "us-west-2")
-USD = {"g6e.12xlarge": 10.49264, "g5.12xlarge": 5.672, "g6.12xlarge": 4.6016, "p4d.24xlarge": 21.957642}
+USD = {("g6e.12xlarge", ""): 10.49264, ("g6e.12xlarge", "us-west-2"): 11.5}  # anywhere, and in a region
 
 
 @functools.cache
@@ -204,5 +204,6 @@ def _marked(one: dict[str, Any]) -> bool:
 def _products(arguments: dict[str, Any]) -> dict[str, Any]:
     wanted = {one["Field"]: one["Value"] for one in arguments["Filters"]}
     assert wanted["operatingSystem"] == "Linux"
-    price = {"unit": "Hrs", "pricePerUnit": {"USD": str(USD.get(wanted["instanceType"], 0.096))}}
+    usd = USD.get((wanted["instanceType"], wanted["regionCode"]), USD.get((wanted["instanceType"], ""), 0.096))
+    price = {"unit": "Hrs", "pricePerUnit": {"USD": str(usd)}}
     return {"PriceList": [json.dumps({"terms": {"OnDemand": {"a": {"priceDimensions": {"b": price}}}}})]}

@@ -224,7 +224,7 @@ def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.
         assert verb("verify") == CLEAN
         assert verb("verify", "--all-regions") == BILLING
         said = capfd.readouterr().err
-        assert f"({name}) BILLS at $10.49 per hour" in said
+        assert f"({name}) BILLS at $11.50 per hour" in said, "its region's price, not the table's"
         assert "aws ec2 terminate-instances --region us-west-2" in said
         assert verb("sweep", "--all-regions") == CLEAN
         assert verb("verify", "--all-regions") == CLEAN
