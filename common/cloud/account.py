@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
+from common.cloud.dry import wrapped
 from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
 from common.cloud.options import Doctor, Price, Verb
 from common.cloud.prices import table
@@ -28,7 +29,8 @@ def price(provider: str, profiles: Path, options: Price, url: str | None, say: S
     named = options.profile is not None or options.gpu is not None
     chosen = [profile_of(options, profiles, provider)] if named else list(read_profiles(profiles, provider).values())
     chosen = [replace(one, region=options.region or one.region) for one in chosen]
-    say(f"dated table compiled {table()['compiled']}")
+    say = wrapped(say)
+    say(f"dated table compiled {table()['compiled']}; over PCIe tensor parallelism looks worse than over NVLink")
     client = None if options.dry_run else provider_from(spec_of(provider, options.region, url))
     code = CLEAN
     for profile in (one for one in chosen if one.instead is None):
@@ -36,7 +38,8 @@ def price(provider: str, profiles: Path, options: Price, url: str | None, say: S
         then = "no dated price" if dated is None else f"${dated:.2f} ({profile.dated_of})"
         live, failed = ("not asked", False) if client is None else _live(client, profile)
         code = BAD_INPUT if failed and named else code
-        say(f"{profile.name:9} {profile.gpus} x {profile.listed.gpu:22} {then:24} live: {live}; {profile.links}")
+        links = profile.listed.links if profile.gpus > 1 else "-"
+        say(f"{profile.name:8} {profile.gpus} x {profile.listed.gpu:14} {links:6} {then}; live: {live}")
     return code
 
 
