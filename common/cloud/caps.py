@@ -86,8 +86,8 @@ def read_caps(max_usd: str | None, max_hours: str | None, really: bool) -> Caps:
 
 
 def clock_time(epoch_s: float) -> str:
-    """A moment in this machine's time zone."""
-    return time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(epoch_s))
+    """A moment by this machine's clock, with the name of its time zone."""
+    return time.strftime("%H:%M:%S %Z on %Y-%m-%d", time.localtime(epoch_s))
 
 
 def _up(amount: float) -> str:

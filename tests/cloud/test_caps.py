@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.cloud.caps import ENDING_S, LEAST_S, Caps
+from common.cloud.caps import ENDING_S, LEAST_S, Caps, clock_time
 from common.cloud.errors import OverCapError, Refused
 from common.cloud.ledger import Ledger, ledgers, new_ledger
 from common.cloud.marks import Marks, read_name
@@ -56,6 +57,17 @@ def test_what_an_estimate_that_does_not_fit_is_told_to_take_is_enough(
 def test_the_nearer_cap_counts() -> None:
     assert Caps(15.0, 1.5).seconds(7.18) == 1.5 * 3600 - ENDING_S
     assert Caps(7.18, 1.5).seconds(7.18) == 3600 - ENDING_S
+
+
+@pytest.mark.parametrize(
+    ("zone", "said"), [("UTC", "08:00:00 UTC"), ("CET-1", "09:00:00 CET"), ("<+0530>-5:30", "13:30:00 +0530")]
+)
+def test_a_clock_time_names_its_zone(zone: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        assert clock_time(1_800_000_000) == f"{said} on 2027-01-15"
+    time.tzset()
 
 
 @settings(max_examples=40, deadline=None)
