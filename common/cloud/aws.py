@@ -35,7 +35,7 @@ from common.cloud.errors import NotMadeError, ProviderError, Refused
 from common.cloud.marks import TAG_ID
 from common.cloud.prices import TABLE_REGION, disk_usd_per_hour, find
 from common.cloud.profiles import Profile
-from common.cloud.provider import Leftover, Machine, Order, Quote, State
+from common.cloud.provider import Finding, Leftover, Machine, Order, Quote, State
 
 STATES: dict[str, State] = {
     **{"pending": "starting", "running": "running", "shutting-down": "stopped", "stopping": "stopped"},
@@ -145,7 +145,7 @@ class Aws:
         command = f"aws ec2 terminate-instances --region {region} --instance-ids {machine_id}"
         return f"{command}   or by hand: {CONSOLE}?region={region}#Instances:"
 
-    def state_of_account(self) -> list[tuple[bool, str]]:
+    def state_of_account(self) -> list[Finding]:
         """Quotas of the launch region."""
         return [quota_line(self.client("service-quotas", self.region), self.region, *one) for one in QUOTAS]
 

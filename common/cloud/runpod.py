@@ -18,10 +18,11 @@ from common.cloud.http import Call, NoReplyError, Reply, Send, repeat, send
 from common.cloud.marks import TAG_DEADLINE, TAG_ID, read_name
 from common.cloud.prices import disk_usd_per_hour
 from common.cloud.profiles import Profile
-from common.cloud.provider import Leftover, Machine, Order, Quote, State
+from common.cloud.provider import Finding, Leftover, Machine, Order, Quote, State
 
 URL = "https://api.runpod.io"
 CONSOLE = "https://console.runpod.io/pods"
+BILLING = "https://console.runpod.io/user/billing"
 CUDA = "13.0"
 STATES: dict[str, State] = {
     **{"PROVISIONING": "starting", "STARTING": "starting", "RUNNING": "running"},
@@ -129,9 +130,9 @@ class Runpod:
         header = '-H "Authorization: Bearer $RUNPOD_API_KEY"'
         return f"curl -X DELETE {header} {self._url}/v2/pods/{machine_id}   or by hand: {CONSOLE}"
 
-    def state_of_account(self) -> list[tuple[bool, str]]:
+    def state_of_account(self) -> list[Finding]:
         """The API tells neither balance nor spend limit to a key that may only rent."""
-        return [(True, "balance and auto-pay: see https://console.runpod.io/user/billing; prepaid, auto-pay off")]
+        return [(None, f"balance and auto-pay: not told by the API: look at {BILLING} (prepaid, auto-pay off)")]
 
     def requests(self, order: Order) -> list[str]:
         """The quote, the account, what it lists, and the create."""
@@ -201,7 +202,7 @@ FIELDS = (
 )
 REMEDIES = {
     401: "The key is wrong: see `doctor`",
-    402: "The balance is too low: a pod needs an hour's worth; add credit at https://console.runpod.io/user/billing",
+    402: f"The balance is too low: a pod needs an hour's worth; add credit at {BILLING}",
     403: "The key may not do this: give it Pods read and write",
     422: "The API has changed: see `doctor --check-api`",
 }

@@ -16,6 +16,7 @@ from common.cloud.options import Down, OnMachine, Sweep, Verify
 from common.cloud.providers import check_lasts
 from common.cloud.runpod import Runpod
 from common.cloud.survey import open_here
+from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import KEY, OTHER_KEY
 from tests.cloud.runpod_bodies import problem
 from tests.cloud.world import ROOT, Evening
@@ -59,6 +60,27 @@ def test_another_accounts_key_proves_nothing(tmp_path: Path) -> None:
     assert "account user_1" in evening.said[-1]
     assert upkeep.verify(Verify(results), other, ROOT) == CLEAN, "a receipt proves that renting's end"
     assert "account user_2" in evening.said[-1], "and what was looked at now is said"
+
+
+def test_doctor_calls_nothing_ok_that_it_did_not_ask(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    """A note is no fault: nothing is missing because of it."""
+    place("doctor")
+    said = capfd.readouterr().err.splitlines()
+    (balance,) = [line for line in said if "balance" in line]
+    assert balance.startswith("note    balance and auto-pay: not told by the API: look at https://console.runpod.io/")
+    assert [line for line in said if line.startswith("note") and "`selftest` shows it" in line]
+    oks = [line for line in said if line.startswith("ok ")]
+    assert all("lists its" in line or "are here" in line for line in oks)
+    assert len([line for line in oks if "lists its" in line]) == 2
+
+
+@pytest.mark.parametrize("answer", [True, None, False])
+def test_only_what_is_missing_makes_doctor_fail(
+    answer: bool | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runpod, "state_of_account", lambda _: [(answer, "x")])
+    monkeypatch.setattr("common.cloud.account.missing", lambda *_: [])
+    assert place("doctor") == (BAD_INPUT if answer is False else CLEAN)
 
 
 def test_no_receipt_by_another_accounts_lists(tmp_path: Path) -> None:
