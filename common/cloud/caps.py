@@ -77,7 +77,7 @@ def read_caps(max_usd: str | None, max_hours: str | None, really: bool) -> Caps:
     """
     if max_usd is None or max_hours is None:
         raise Refused("both caps are needed and have no default: --max-usd 15 --max-hours 1.5")
-    usd, hours = _number("--max-usd", max_usd), _number("--max-hours", max_hours)
+    usd, hours = plain_number("--max-usd", max_usd), plain_number("--max-hours", max_hours)
     if usd > MOST_USD:
         raise Refused(f"--max-usd {max_usd}: at most {MOST_USD:g}")
     if hours > MOST_HOURS and not really:
@@ -90,12 +90,17 @@ def clock_time(epoch_s: float) -> str:
     return time.strftime("%H:%M:%S %Z on %Y-%m-%d", time.localtime(epoch_s))
 
 
-def _up(amount: float) -> str:
-    """Rounded up, so that taking it at its word is enough."""
-    return f"{math.ceil(amount * 100) / 100:g}"
+def plain_number(option: str, text: str) -> float:
+    """A number as a person writes it.
 
-
-def _number(option: str, text: str) -> float:
+    Raises:
+        Refused: not one above 0, or none at all (nan and inf are none).
+    """
     if not NUMBER.fullmatch(text) or float(text) <= 0:
         raise Refused(f"{option} {text[:40]}: a plain number above 0, as in {option} 1.5")
     return float(text)
+
+
+def _up(amount: float) -> str:
+    """Rounded up, so that taking it at its word is enough."""
+    return f"{math.ceil(amount * 100) / 100:g}"

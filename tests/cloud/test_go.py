@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -155,8 +156,11 @@ def test_up_run_sync_down_verify(place: Place, capfd: pytest.CaptureFixture[str]
     assert place("down", *key) == CLEAN
     assert place.pods.alive() == []
     assert place("verify", "--yes") == CLEAN
-    assert place("cost") == CLEAN
-    assert "billed $0.51" in capfd.readouterr().err
+    assert place("cost", "--mtok", "0.001") == CLEAN
+    said = capfd.readouterr().err
+    assert "billed $0.51" in said
+    estimated, per = re.findall(r"estimated \$([\d.]+).*, \$([\d.]+) per million tokens, all in", said)[0]
+    assert float(per) == pytest.approx(float(estimated) / 0.001, abs=5.01)
     assert place("down", *key) == 2, "nothing is open any more"
 
 
