@@ -20,7 +20,7 @@ from common.cloud.session import Session
 from common.cloud.transport import Transport
 from common.store.schema import RESULT
 from tests.cloud.fake_runpod import KEY, FakeRunpod
-from tests.cloud.pods import LocalShell, Pods
+from tests.cloud.pods import LocalShell, Pods, end_watchdogs
 from tests.cloud.serving import serve
 from tests.cloud.world import PROFILES
 from tests.store.sample import sample_result
@@ -93,10 +93,11 @@ def a_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     (folder / "pods").mkdir()
     fake, pods = FakeRunpod(Clock(), boot_s=0.2), Pods(folder / "pods")
     with serve(fake) as url:
-        yield Place(folder, fake, pods, url)
-        for pod in list(fake.pods.values()):
-            if pod.id in pods.processes and pods.processes[pod.id].poll() is None:
-                pods.ended(pod)
+        try:
+            yield Place(folder, fake, pods, url)
+        finally:
+            end_watchdogs(folder)
+            pods.end_all()
 
 
 def going(folder: Path) -> list[str]:

@@ -29,6 +29,7 @@ from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.watchdog import PIDFILE, Armed, arm, watch
 from tests.cloud.fake_runpod import KEY, FakeRunpod
+from tests.cloud.pods import end_watchdogs
 from tests.cloud.serving import serve
 from tests.cloud.world import Evening
 
@@ -181,7 +182,10 @@ def test_it_leaves_alone_what_is_done_and_ends_what_is_kept_too_long(tmp_path: P
 def account(tmp_path: Path) -> Iterator[tuple[FakeRunpod, str]]:
     fake = FakeRunpod(Clock(), boot_s=0.0)
     with serve(fake) as url:
-        yield fake, url
+        try:
+            yield fake, url
+        finally:
+            end_watchdogs(tmp_path)
 
 
 def renting(folder: Path, url: str, deadline: float) -> tuple[Session, Mapping[str, Any]]:
@@ -224,17 +228,19 @@ def test_kill_9_of_the_owner(tmp_path: Path, account: tuple[FakeRunpod, str]) ->
     folder = tmp_path / "renting"
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), url], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    with owner.stdout as said:
-        name = said.readline().strip()
-    pid = int((folder / PIDFILE).read_text())
-    watchdog = psutil.Process(pid)
-    fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
-    assert os.getsid(pid) == pid, "the terminal's end is not its own"
-    assert KEY not in " ".join(watchdog.cmdline()) + str(watchdog.environ())
-    time.sleep(0.3)
-    assert fake.ours(), "while the owner lives nothing is ended"
-    os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
+    try:
+        with owner.stdout as said:
+            name = said.readline().strip()
+        pid = int((folder / PIDFILE).read_text())
+        watchdog = psutil.Process(pid)
+        fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
+        assert os.getsid(pid) == pid, "the terminal's end is not its own"
+        assert KEY not in " ".join(watchdog.cmdline()) + str(watchdog.environ())
+        time.sleep(0.3)
+        assert fake.ours(), "while the owner lives nothing is ended"
+    finally:
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
     wait_for(lambda: Ledger(folder).closed)
     assert fake.ours() == []
     wait_for(lambda: not psutil.pid_exists(pid) or watchdog.status() == psutil.STATUS_ZOMBIE)
