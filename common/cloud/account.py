@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.cloud.checks import check_tools, missing, profile_of, ssh_key
-from common.cloud.dry import wrapped
 from common.cloud.errors import BAD_INPUT, CLEAN, CloudError
 from common.cloud.options import Doctor, Price, Verb
 from common.cloud.prices import table
@@ -17,6 +16,7 @@ from common.cloud.provider import Finding, Provider
 from common.cloud.providers import provider_from, spec_of
 from common.cloud.runpod import Runpod
 from common.cloud.session import Say
+from common.cloud.shown import wrapped
 
 STATES = {True: "ok", False: "MISSING", None: "note"}
 
@@ -58,7 +58,7 @@ def doctor(provider: str, options: Verb, url: str | None, say: Say) -> int:
     else:
         found += list(_asked(client))
         found += client.state_of_account()
-        found.append((None, "the right to make and end machines: not told by the API; `selftest` shows it, for some cents"))
+        found.append((None, "the right to make and end machines: not told by the API; `selftest` shows it"))
         if isinstance(client, Runpod) and isinstance(options, Doctor) and options.check_api:
             found += [(False, line) for line in client.changed_fields()] or [(True, "the API knows every field sent")]
     for fine, line in found:

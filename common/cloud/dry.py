@@ -1,13 +1,12 @@
 """Dry runs: what a verb could cost by the dated table, then what it would ask; nothing here touches a network.
 
-What a person must know comes first, on stderr, and its shortest form once more as the last line; between them, on stdout,
-stand the very requests.
+What a person must know comes first, on stderr, and its shortest form once more as the last line; between them stand, on
+stdout, the very requests.
 """
 
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +26,11 @@ from common.cloud.provider import Order, Quote
 from common.cloud.providers import check_key
 from common.cloud.runpod import LISTS, URL, Runpod
 from common.cloud.session import Say
-from common.cloud.shown import shown
+from common.cloud.shown import lines, shown, wrapped
 from common.cloud.start import start_script
 from common.cloud.upkeep import LATE_S, SELFTEST_S, say_open
 
 YOUR_KEY = "<your public key>"
-WIDTH = 80
 AGAIN = "the account, the lists and the machine once more, ten seconds later"
 Check = Callable[[], object]
 
@@ -80,16 +78,6 @@ def other(provider: str, verb: str, options: Verb, profiles: Path, say: Say) -> 
     if isinstance(options, OnMachine) or verb == "doctor":
         needs += [lambda: ssh_key(getattr(options, "ssh_key", None)), check_tools]
     return _shown(say, short, requests, *needs)
-
-
-def wrapped(say: Say) -> Say:
-    """The same in lines of at most 80 columns; what has no space in it, as an address, stays whole."""
-
-    def lines(text: str) -> None:
-        for line in _lines(text):
-            say(line)
-
-    return lines
 
 
 def made(
@@ -140,7 +128,7 @@ def write(requests: list[str]) -> None:
     """Requests, on stdout: what can be sent as it stands is left whole, what is described is wrapped."""
     for request in requests:
         whole = "\n" in request or len(request.split()) <= 2
-        sys.stdout.write(f"{shown(request) if whole else chr(10).join(_lines(request))}\n")
+        sys.stdout.write(f"{shown(request) if whole else chr(10).join(lines(request))}\n")
     sys.stdout.flush()
 
 
@@ -152,10 +140,6 @@ def _shown(say: Say, short: str, requests: list[str], *needs: Check) -> int:
     write(requests)
     say(f"in short: {short}; nothing was asked of any network")
     return CLEAN
-
-
-def _lines(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _selftest(provider: str, profile: Profile) -> tuple[str, list[str]]:

@@ -21,7 +21,6 @@ from tests.cloud.fake_runpod import KEY, OTHER_KEY
 from tests.cloud.runpod_bodies import problem
 from tests.cloud.world import ROOT, Evening
 
-
 KEYFILE = Path("key")
 
 
@@ -150,9 +149,9 @@ def test_a_key_that_may_not_list_is_refused_before_renting(path: str, right: str
     """What cannot be listed could never be proven gone."""
     evening = Evening(tmp_path)
     evening.fake.denied = {path}
-    for rent in (lambda: go(evening.request, evening.world), lambda: upkeep.up(evening.request, evening.world, KEYFILE)):
+    for verb in ("go", "up"):
         with pytest.raises(Refused) as raised:
-            rent()
+            go(evening.request, evening.world) if verb == "go" else upkeep.up(evening.request, evening.world, KEYFILE)
         assert raised.value.code == BAD_INPUT
         assert f"GET {path.partition(' ')[0]}" in str(raised.value)
         assert f"give it {right}" in str(raised.value)

@@ -14,6 +14,7 @@ from tests.cloud.world import PROFILES, ROOT
 
 NO_DOLLARS = ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")
 NO_HOURS = ("0", "-1", "25", "1h", "nan")
+NO_TOKENS = ("banana", "nan", "-3", "0", "inf", "1e400")
 GO = ("go", "--exp", "benchmark_scaling", "--exp-args", "--model qwen2-9m")
 CAPS = ("--max-usd", "15", "--max-hours", "1.5")
 A100 = ("--profile", "4xa100")
@@ -52,8 +53,8 @@ A100 = ("--profile", "4xa100")
         ((*GO, *A100, *CAPS, "--profle", "x"), "unknown option --profle"),
         ((*GO, *A100, *CAPS, "--max-users", "x"), "unknown option"),
         (("gone",), "did you mean"),
-        *((("cost", "--mtok", bad), f"--mtok {bad}: a plain number above 0") for bad in ("banana", "nan", "-3", "0", "inf")),
-        (("cost", "--mtok", "1e400", "--dry-run"), "--mtok 1e400: a plain number above 0"),
+        *((("cost", "--mtok", bad), f"--mtok {bad}: a plain number above 0") for bad in NO_TOKENS),
+        (("cost", "--mtok", "nan", "--dry-run"), "--mtok nan: a plain number above 0"),
         (("run", "benchmark_scalling"), "unknown experiment"),
         (("run", "benchmark_scaling", "--env", "TOKEN=x"), "looks like a secret"),
         (("run",), "which experiment?"),

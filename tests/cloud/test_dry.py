@@ -24,8 +24,7 @@ from common.cloud.shown import shown
 from tests.cloud.test_bad_input import A100, CAPS, GO
 from tests.cloud.world import PROFILES, ROOT
 
-
-SENT = re.compile(r'[ {}]|in us-east-1, |GET \S+$')  # bodies, scripts, addresses: as they would be sent
+SENT = re.compile(r"[ {}]|in us-east-1, |GET \S+$")  # bodies, scripts, addresses: as they would be sent
 
 
 def wide(text: str) -> list[str]:
