@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.cloud import cost, teardown
+from common.cloud import teardown
 from common.cloud.caps import Caps, clock_time
 from common.cloud.clock import Clock, Pauses
+from common.cloud.cost import spent
+from common.cloud.entered import enter_cost
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, DeniedError, NotMadeError, OverCapError, Refused
 from common.cloud.estimate import ENDING_S, LEAST_RUN_S, Estimate
 from common.cloud.launch import Connect, Launched, dead_man, launch
@@ -201,8 +203,8 @@ def close(session: Session, armed: Armed | None, code: int, failure: BaseExcepti
 
 def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
     """Say how it ended; proof outranks everything."""
-    written = cost.enter_cost(session.ledger, session.clock.now())
-    usd = cost.spent(session.ledger.events(), session.clock.now())
+    written = enter_cost(session.ledger, session.clock.now())
+    usd = spent(session.ledger.events(), session.clock.now())
     session.ledger.save("cost.json", {"usd_estimate": None if usd is None else round(usd, 4)})
     for path in written:
         session.say(f"result: {path}")

@@ -8,8 +8,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import ClassVar
 
 from common.cloud.errors import Refused
 from common.cloud.prices import TABLE_REGION, Listed, disk_usd_per_hour, find
@@ -28,7 +27,7 @@ LINKS_SAY = {
 class Profile:
     """A machine that can be ordered."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     provider: str
     name: str
@@ -139,6 +138,8 @@ def _count(text: str | None, listed: Listed) -> int:
 
 
 def _profile(path: Path, provider: str, name: str, table: object) -> Profile:
+    from pydantic import TypeAdapter, ValidationError  # the watchdog, which reads no profiles, starts without it
+
     fields = dict(table) if isinstance(table, dict) else {}
     born = {"provider": provider, "name": name, "region": TABLE_REGION if provider == "aws" else None}
     known = [field for field in Profile.__dataclass_fields__ if field not in ("provider", "name")]

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from common.cloud.clock import Clock, Pauses
 from common.cloud.launch import Connect
@@ -24,6 +23,9 @@ from tests.cloud.pods import LocalShell, Pods, end_watchdogs
 from tests.cloud.serving import serve
 from tests.cloud.world import PROFILES
 from tests.store.sample import sample_result
+
+if TYPE_CHECKING:  # the `go` that is killed starts without it
+    import pytest
 
 QUICK = Pauses(
     **{"poll_s": 0.1, "found_s": 0.5, "between_s": 0.2, "reachable_s": 20, "pull_s": 0.3, "wind_down_s": 5},

@@ -45,6 +45,14 @@ def client(service: str, region: str, tries: int) -> Any:
 MADE = Aws.client
 
 
+@functools.cache
+def method_names(kind: type) -> list[str]:
+    """moto looks through all methods of EC2 at every call, which is a tenth of what a renting takes."""
+    from moto.core.utils import method_names_from_class
+
+    return list(method_names_from_class(kind))
+
+
 class FakeAws:
     """The account; `boto` answers through moto unless a fault or a gap is in the way."""
 
@@ -76,7 +84,8 @@ class FakeAws:
         def known(_: Aws, service: str, region: str, tries: int = 4) -> Any:
             return client(service, region, tries)
 
-        with mock_aws(), mock.patch.object(Aws, "client", known):
+        quick = mock.patch("moto.core.responses.method_names_from_class", method_names)
+        with mock_aws(), quick, mock.patch.object(Aws, "client", known):
             other = self.ec2().run_instances(ImageId=self.image, InstanceType="m5.large", MinCount=1, MaxCount=1)
             self.others = {other["Instances"][0]["InstanceId"]}
             with mock.patch.object(botocore.client.BaseClient, "_make_api_call", call):
