@@ -32,16 +32,18 @@ def price(provider: str, profiles: Path, options: Price, url: str | None, say: S
     chosen = [profile_of(options, profiles, provider)] if named else list(read_profiles(profiles, provider).values())
     chosen = [replace(one, region=options.region or one.region) for one in chosen]
     say = wrapped(say)
-    say(f"dated table compiled {table()['compiled']}; over PCIe tensor parallelism looks worse than over NVLink")
+    elsewhere = next((f"; {one.dated_elsewhere}" for one in chosen if one.dated_elsewhere), "")
+    say(f"dated table compiled {table()['compiled']}{elsewhere}")
     client = None if options.dry_run else provider_from(spec_of(provider, options.region, url))
     code = CLEAN
     for profile in (one for one in chosen if one.instead is None):
         dated = profile.dated_usd_per_hour
-        then = "no dated price" if dated is None else f"${dated:.2f} ({profile.dated_of})"
+        then = "no dated price" if dated is None else f"${dated:.2f} ({profile.listed.read_on or 'no date'})"
         live, failed = ("not asked", False) if client is None else _live(client, profile)
         code = BAD_INPUT if failed and named else code
         links = profile.listed.links if profile.gpus > 1 else "-"
         say(f"{profile.name:8} {profile.gpus} x {profile.listed.gpu:14} {links:6} {then}; live: {live}")
+    say("over PCIe tensor parallelism looks worse than over NVLink")
     return code
 
 

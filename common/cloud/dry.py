@@ -47,7 +47,7 @@ def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
     say(describe_deadline(deadline, worst_usd))
     say(f"caps: ${caps.max_usd:g} and {caps.max_hours:g} hours; the nearer one at the live price is the deadline")
     if request.estimate is not None:
-        say(request.estimate.in_words(usd))
+        say(request.estimate.in_words(usd, profile.dated_elsewhere))
     say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
     say(f"price: {price}; a real run quotes live (source: {profile.listed.source})")
     asked = made(provider, profile, request.purpose, deadline, seconds)
@@ -136,7 +136,7 @@ def _shown(say: Say, short: str, requests: list[str], *needs: Check) -> int:
     """What is missing, the requests, and the shortest form of what was said before them."""
     for line in missing(*needs):
         say(f"missing for a real run: {line}")
-    say("what would be asked, to the letter:")
+    say("what would be asked:")
     write(requests)
     say(f"in short: {short}; nothing was asked of any network")
     return CLEAN

@@ -60,9 +60,9 @@ class Estimate:
         """Free space that the machine must have."""
         return SPARE * self.download_bytes + ROOM_BYTES
 
-    def in_words(self, usd_per_hour: float | None) -> str:
-        """One line."""
-        usd = "" if usd_per_hour is None else f", about ${self.usd(usd_per_hour):.2f}"
+    def in_words(self, usd_per_hour: float | None, of: str = "") -> str:
+        """One line; `of` says what that price is of where it is not the machine's own."""
+        usd = "" if usd_per_hour is None else f", about ${self.usd(usd_per_hour):.2f}{f' ({of})' if of else ''}"
         download = f"download {self.download_bytes / 1e9:.0f} GB, " if self.download_bytes else ""
         return (
             f"estimate: {self.cases} cases, {self.engine_starts} engine starts, {download}{self.run_s / 60:.0f} minutes"

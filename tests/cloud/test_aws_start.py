@@ -85,6 +85,7 @@ def test_a_price_of_another_region_says_so(offline: Path, capfd: pytest.CaptureF
         assert main("aws", PROFILES, [verb, *own, "--region", region, "--dry-run"]) == 0
         said = " ".join(capfd.readouterr().err.split())
         assert ("price of us-east-1, not of eu-west-1" in said) == elsewhere
+        assert ("minutes in all, about $3.86 (price of us-east-1, not of" in said) == (elsewhere and verb == "go")
         assert ("at most $15.00" in said) == (elsewhere and bool(own))
     tight = ["up", "--profile", "4xl40s", "--max-usd", "1", "--max-hours", "1", "--region", "eu-west-1"]
     assert main("aws", PROFILES, tight) == 3

@@ -49,7 +49,7 @@ def test_cost_caps_and_deadline_come_first_and_last(offline: Path, provider: str
     assert f"in short: {worst[0]}, gone by " in last
     asks = [number for number, line in enumerate(lines) if line.startswith(("GET ", "POST ", "in us-east-1, "))]
     assert len(lines) > 100
-    assert min(asks) > next(number for number, line in enumerate(lines) if "to the letter" in line)
+    assert min(asks) > next(number for number, line in enumerate(lines) if "what would be asked" in line)
 
 
 @pytest.mark.parametrize("provider", ["runpod", "aws"])
