@@ -53,7 +53,7 @@ class Caps:
             OverCapError: they are not; the message names the minutes, those there are, and the caps that would do.
         """
         exists_s = self.seconds(usd_per_hour)
-        if seconds <= exists_s - wind_down_s:
+        if seconds < exists_s - wind_down_s + 1:  # a plan that fills its time may be a rounding over it
             return
         hours = (seconds + wind_down_s + ENDING_S) / 3600
         wanted = [] if hours <= self.max_hours else [f"--max-hours {_up(hours)}"]

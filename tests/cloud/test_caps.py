@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from common.cloud.caps import ENDING_S, LEAST_S, Caps, clock_time
 from common.cloud.errors import OverCapError, Refused
+from common.cloud.estimate import LEAST_RUN_S, Estimate
 from common.cloud.ledger import Ledger, ledgers, new_ledger
 from common.cloud.marks import Marks, read_name
 from common.cloud.prices import find, table
@@ -44,8 +46,12 @@ def test_what_an_estimate_that_does_not_fit_is_told_to_take_is_enough(
         there_s = caps.seconds(price) - 300
     except OverCapError:
         return
-    if needs_s <= there_s:
-        caps.check(needs_s, price, 300.0)
+    filled = Estimate(1, 1, 1e9, 0.0, "").within(there_s)
+    assert filled.seconds == pytest.approx(max(there_s, 12 * 60 + LEAST_RUN_S))
+    for enough_s in (needs_s, filled.seconds, math.nextafter(there_s, math.inf)):
+        if enough_s < there_s + 1:
+            caps.check(enough_s, price, 300.0)
+    if needs_s < there_s + 1:
         return
     with pytest.raises(OverCapError) as raised:
         caps.check(needs_s, price, 300.0)
