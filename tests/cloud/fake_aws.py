@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import email.utils
 import functools
 import json
@@ -60,6 +61,7 @@ class FakeAws:
         assert faults <= set(FAULTS), faults
         self.clock, self.faults = clock, faults
         self.calls: list[str] = []
+        self.described: dict[tuple[str, str, str], Any] = {}
         self.others: set[str] = set()
         self.terminated: set[str] = set()
         self.denied: set[str] = set()
@@ -139,7 +141,7 @@ class FakeAws:
             if again or "terminate_ignored" in self.faults:
                 return {}
             self.terminated |= set(arguments["InstanceIds"])
-        made = answer()
+        made = self._answered(answer, client, operation, arguments)
         if operation == "RunInstances":
             self.made_at = self.clock.now()
             self._after_launch(client, arguments)
@@ -149,6 +151,16 @@ class FakeAws:
             self._bend(made, count)
         made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
         return made
+
+    def _answered(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        """moto's answer; it takes some milliseconds, and what is described is the same until something is changed."""
+        if not operation.startswith("Describe"):
+            self.described.clear()
+            return answer()
+        asked = client.meta.region_name, operation, json.dumps(arguments, sort_keys=True)
+        if asked not in self.described:
+            self.described[asked] = answer()
+        return copy.deepcopy(self.described[asked])
 
     def _parameter(self, name: str) -> Any:
         assert "base-oss-nvidia-driver-gpu-ubuntu" in name
