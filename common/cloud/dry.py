@@ -50,16 +50,16 @@ def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
         say(request.estimate.in_words(usd, profile.dated_elsewhere))
     say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
     say(f"price: {price}; a real run quotes live (source: {profile.listed.source})")
-    asked = made(provider, profile, request.purpose, deadline, seconds)
-    asked.append(f"{one(provider)}, until it runs: price and state are read back")
+    requests = made(provider, profile, request.purpose, deadline, seconds)
+    requests.append(f"{one(provider)}, until it runs: price and state are read back")
     if request.job is None:
-        asked.append("ssh: probe; the machine stays until `down`, or its deadline")
+        requests.append("ssh: probe; the machine stays until `down`, or its deadline")
     else:
-        asked.append("ssh: probe, code, environment, model, experiment; results home every minute, and at its end")
-        asked += [ending(provider), *lists(provider), one(provider), AGAIN]
+        requests.append("ssh: probe, code, environment, model, experiment; results home every minute, and at its end")
+        requests += [ending(provider), *lists(provider), one(provider), AGAIN]
     short = f"at most ${worst_usd:.2f}, gone by {clock_time(deadline)} if it began now"
     needs = (lambda: check_key(provider), lambda: ssh_key(options.ssh_key), check_tools)
-    return _shown(say, short, asked, *needs)
+    return _shown(say, short, requests, *needs)
 
 
 def other(provider: str, verb: str, options: Verb, profiles: Path, say: Say) -> int:
