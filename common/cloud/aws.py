@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud.aws_errors import NoSuchInstanceError, explained
-from common.cloud.aws_leftovers import clear, leftovers
+from common.cloud.aws_leftovers import KINDS, clear, leftovers
 from common.cloud.aws_order import (
     IMAGE,
     SUBNETS,
@@ -31,11 +31,11 @@ from common.cloud.aws_order import (
 )
 from common.cloud.aws_price import QUOTAS, check_quota, live_price, price_question, quota_line, quota_question
 from common.cloud.clock import Clock
-from common.cloud.errors import NotMadeError, Refused
+from common.cloud.errors import NotMadeError, ProviderError, Refused
 from common.cloud.marks import TAG_ID
-from common.cloud.prices import disk_usd_per_hour, find
-from common.cloud.profiles import AWS_REGION, Profile
-from common.cloud.provider import Leftover, Machine, Order, Quote, State
+from common.cloud.prices import TABLE_REGION, disk_usd_per_hour, find
+from common.cloud.profiles import Profile
+from common.cloud.provider import Finding, Leftover, Machine, Order, Quote, State
 
 STATES: dict[str, State] = {
     **{"pending": "starting", "running": "running", "shutting-down": "stopped", "stopping": "stopped"},
@@ -90,7 +90,7 @@ class Aws:
             request = instance_request(ec2, self.client("ssm", region), order, group)
         with explained("run_instances"):
             made = once.run_instances(**request)["Instances"][0]
-        return self._machine(made, region)
+        return replace(self._machine(made, region), usd_per_hour=None)  # the reply names no price
 
     def get(self, machine_id: str) -> Machine | None:
         """One instance, in the region where it was made, or wherever it is; whether it dies whole is read back."""
@@ -145,7 +145,7 @@ class Aws:
         command = f"aws ec2 terminate-instances --region {region} --instance-ids {machine_id}"
         return f"{command}   or by hand: {CONSOLE}?region={region}#Instances:"
 
-    def state_of_account(self) -> list[tuple[bool, str]]:
+    def state_of_account(self) -> list[Finding]:
         """Quotas of the launch region."""
         return [quota_line(self.client("service-quotas", self.region), self.region, *one) for one in QUOTAS]
 
@@ -180,14 +180,23 @@ class Aws:
             self._prices[key] = live_price(self.client("pricing", "us-east-1"), instance_type, region)
         return self._prices[key]
 
+    def _listed_price(self, instance_type: str, region: str, ours: bool) -> float | None:
+        """The dated price in the region that the table is of; elsewhere the live one, asked for what is ours only."""
+        if region == TABLE_REGION:
+            return _dated(instance_type)
+        with contextlib.suppress(ProviderError):
+            return self._price(instance_type, region) if ours else None
+        return None
+
     def _machine(self, instance: Mapping[str, Any], region: str) -> Machine:
-        """As a list has it: the price is the dated one."""
+        """As a list has it."""
         tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
         machine_id, kind = str(instance["InstanceId"]), str(instance.get("InstanceType"))
         self._where[machine_id] = region
         state = STATES.get(str(instance.get("State", {}).get("Name")), "stopped")
         host = instance.get("PublicIpAddress")
-        return Machine(machine_id, tags.get("Name", ""), state, _dated(kind), host, 22, tags.get(TAG_ID))
+        usd = self._listed_price(kind, region, TAG_ID in tags and state != "gone")
+        return Machine(machine_id, tags.get("Name", ""), state, usd, host, 22, tags.get(TAG_ID))
 
 
 def spec_of_environment(region: str | None) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def spec_of_environment(region: str | None) -> dict[str, Any]:
     keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
     ends = getattr(found, "_expiry_time", None)  # botocore tells it nowhere else
     expires = {} if ends is None else {"expires": ends.timestamp()}
-    return {"kind": "aws", "region": region or AWS_REGION, **keys, **expires}
+    return {"kind": "aws", "region": region or TABLE_REGION, **keys, **expires}
 
 
 def check_credentials() -> None:
@@ -235,7 +244,7 @@ def check_credentials() -> None:
 def requests_of(order: Order) -> list[str]:
     """What a launch asks, in order, without a network."""
     profile = order.profile
-    region = profile.region or AWS_REGION
+    region = profile.region or TABLE_REGION
     listed = find("aws", profile.gpu)
     run = run_request(order, "<the image's id>", "<its root device>", "<a default subnet>", "<the group's id>")
     asked: list[tuple[str, dict[str, Any]]] = [
@@ -243,6 +252,8 @@ def requests_of(order: Order) -> list[str]:
         ("ec2: DescribeInstanceTypeOfferings", offers_question(profile.gpu)),
         ("pricing: GetProducts", price_question(profile.gpu, region)),
         ("sts: GetCallerIdentity", {}),
+        ("ec2: DescribeInstances", {}),
+        *((f"ec2: {kind[0].title().replace('_', '')}", kind[3]) for kind in KINDS.values()),
         ("ec2: CreateSecurityGroup", group_request(order)),
         ("ec2: AuthorizeSecurityGroupIngress", rule_request("<the group's id>")),
         ("ssm: GetParameter", {"Name": IMAGE.format(UBUNTUS[0])}),

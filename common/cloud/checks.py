@@ -9,10 +9,10 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from common.cloud.caps import Caps, read_caps
+from common.cloud.caps import read_caps
 from common.cloud.clock import Pauses
 from common.cloud.errors import OverCapError, Refused
-from common.cloud.estimate import Estimate, check_fits, estimate, model_of, script_of, split
+from common.cloud.estimate import LEAST_RUN_S, Estimate, check_fits, estimate, model_of, script_of, split
 from common.cloud.flow import Request
 from common.cloud.options import Go, OfMachine, Renting, Run
 from common.cloud.profiles import Profile, checked, choose, read_profiles
@@ -20,7 +20,6 @@ from common.cloud.transport import SECRET
 from common.cloud.work import Job
 from common.engines.reference_models import REFERENCE_MODELS
 
-EVENING = "run_distributed_benchmark"
 KEYS = ("id_ed25519", "id_rsa")
 MAKE_A_KEY = "make one with: ssh-keygen -t ed25519"
 LOOKS_SECRET = re.compile(r"^(hf_|sk-|rpa_|rps_|AKIA|ASIA|ghp_|xox)|^[A-Za-z0-9+/_-]{32,}={0,2}$")
@@ -75,18 +74,16 @@ def request_of(options: Renting, profile: Profile, root: Path, purpose: str) -> 
         script, words = script_of(root, options.exp), split(options.exp_args)
         model = model_of(words, profile.gpus)
         weights = check_fits(model, profile)
-        words += _time_for_the_evening(options.exp, words, caps, profile, weights)
         job = Job(script, words, None if model in REFERENCE_MODELS else model, options.keep_venv, env(options.env))
-    dated = profile.dated_usd_per_hour
-    if dated is not None:
-        try:
-            caps.seconds(dated)
-        except OverCapError as error:
-            raise Refused(str(error)) from error
-    if job is not None:
-        planned = estimate(root, job.script, job.arguments, profile.gpus, weights)
-        if dated is not None:
-            caps.check(planned.usd(dated), planned.seconds)
+    dated, wind_down_s = profile.dated_usd_per_hour, Pauses().wind_down_s
+    try:
+        exists_s = caps.seconds(dated)
+        if job is not None:
+            time = _time(exists_s - wind_down_s, weights) if job.fills_its_time else ()
+            planned = estimate(root, job.script, (*job.arguments, *time), profile.gpus, weights)
+            caps.check(planned.seconds, dated, wind_down_s)
+    except OverCapError as error:  # its region is hardly cheaper; a live quote comes only after this
+        raise OverCapError(f"{error} ({profile.dated_elsewhere})" if profile.dated_elsewhere else str(error)) from error
     return Request(profile, caps, purpose, job, planned, root, options.results_dir.expanduser().absolute(), "")
 
 
@@ -103,17 +100,10 @@ def check_job(options: Run, root: Path) -> None:
     env(options.env)
 
 
-def _time_for_the_evening(
-    experiment: str, words: tuple[str, ...], caps: Caps, profile: Profile, download_bytes: float
-) -> tuple[str, ...]:
-    """The evening fills the time that it is given: what the caps leave beside boot, download and winding down."""
-    named = {word.partition("=")[0] for word in words}
-    if experiment != EVENING or named & {"--max-minutes", "--max-usd"}:
-        return ()
-    dated = profile.dated_usd_per_hour
-    seconds = caps.max_hours * 3600 if dated is None else caps.seconds(dated)
-    left_s = seconds - Estimate(0, 0, 0.0, download_bytes, "").seconds - Pauses().wind_down_s
-    return ("--max-minutes", f"{max(1, int(left_s // 60))}")
+def _time(seconds: float, download_bytes: float) -> tuple[str, ...]:
+    """What the evening may take of so many seconds: what boot, installation and download leave."""
+    left_s = seconds - Estimate(0, 0, 0.0, download_bytes, "").seconds
+    return ("--max-minutes", f"{max(LEAST_RUN_S, left_s) // 60:.0f}")
 
 
 def env(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -1,12 +1,18 @@
-"""Dry runs: what a verb would ask, and what it could cost by the dated table; nothing here touches a network."""
+"""Dry runs: what a verb could cost by the dated table, then what it would ask; nothing here touches a network.
+
+What a person must know comes first, on stderr, and its shortest form once more as the last line; between them stand, on
+stdout, the very requests.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from common.cloud.aws_leftovers import KINDS
+from common.cloud.caps import clock_time
 from common.cloud.checks import check_tools, missing, ssh_key
 from common.cloud.clock import Clock
 from common.cloud.errors import CLEAN
@@ -18,9 +24,9 @@ from common.cloud.options import OnMachine, Renting, Verb
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Order, Quote
 from common.cloud.providers import check_key
-from common.cloud.runpod import URL, Runpod
+from common.cloud.runpod import LISTS, URL, Runpod
 from common.cloud.session import Say
-from common.cloud.shown import shown
+from common.cloud.shown import lines, shown, wrapped
 from common.cloud.start import start_script
 from common.cloud.upkeep import LATE_S, SELFTEST_S, say_open
 
@@ -30,40 +36,48 @@ Check = Callable[[], object]
 
 
 def renting(provider: str, request: Request, options: Renting, say: Say) -> int:
-    """The requests, and under them the worst cost and a note for everything that a real run would refuse for."""
-    profile, caps = request.profile, request.caps
-    usd = profile.dated_usd_per_hour
-    seconds = caps.max_hours * 3600 if usd is None else caps.seconds(usd)
+    """The worst case, the estimate, everything that a real run would refuse for; then the requests."""
+    profile, caps, usd = request.profile, request.caps, request.profile.dated_usd_per_hour
+    seconds = caps.seconds(usd)
     deadline = int(Clock().now() + seconds)
-    write(made(provider, profile, request.purpose, deadline, seconds))
-    work = ["ssh: probe, code, environment, model, experiment; results home every minute, and once more at its end"]
-    ends = [ending(provider), *lists(provider), one(provider), AGAIN]
-    stays = ["ssh: probe; the machine stays until `down`, or its deadline"]
-    write([f"{one(provider)}, until it runs: price and state are read back", *(work + ends if request.job else stays)])
-    say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
-    if usd is None:
-        say("no dated price is known: a real run quotes live")
-    else:
-        say(f"${usd:.2f} per hour, disk included, by the table of {profile.listed.read_on or 'no date'}")
-        say(f"(source: {profile.listed.source})")
-        say(describe_deadline(deadline, usd * seconds / 3600))
+    worst_usd = caps.max_usd if usd is None or profile.dated_elsewhere else usd * seconds / 3600
+    price = "no dated price is known" if usd is None else f"${usd:.2f} per hour, disk included, by the table of"
+    price += "" if usd is None else f" {profile.dated_of}"
+    say = wrapped(say)
+    say(describe_deadline(deadline, worst_usd))
+    say(f"caps: ${caps.max_usd:g} and {caps.max_hours:g} hours; the nearer one at the live price is the deadline")
     if request.estimate is not None:
-        say(request.estimate.in_words(usd))
-    return done(say, lambda: check_key(provider), lambda: ssh_key(options.ssh_key), check_tools)
+        say(request.estimate.in_words(usd, profile.dated_elsewhere))
+    say(f"{profile.name}: {profile.gpus} x {profile.listed.gpu}; interconnect: {profile.links}")
+    say(f"price: {price}; a real run quotes live (source: {profile.listed.source})")
+    requests = made(provider, profile, request.purpose, deadline, seconds)
+    requests.append(f"{one(provider)}, until it runs: price and state are read back")
+    if request.job is None:
+        requests.append("ssh: probe; the machine stays until `down`, or its deadline")
+    else:
+        requests.append("ssh: probe, code, environment, model, experiment; results home every minute, and at its end")
+        requests += [ending(provider), *lists(provider), one(provider), AGAIN]
+    short = f"at most ${worst_usd:.2f}, gone by {clock_time(deadline)} if it began now"
+    needs = (lambda: check_key(provider), lambda: ssh_key(options.ssh_key), check_tools)
+    return _shown(say, short, requests, *needs)
 
 
 def other(provider: str, verb: str, options: Verb, profiles: Path, say: Say) -> int:
     """The same for a verb that rents no machine of a person's choice."""
+    say = wrapped(say)
     if verb == "selftest":
         profile = read_profiles(profiles, provider)["selftest"]
-        _selftest(provider, profile, say)
+        profile = replace(profile, region=options.region or profile.region)
+        short, requests = _selftest(provider, profile)
     else:
-        write(asked(provider, verb))
-        _open(provider, options, say)
+        short, requests = "this verb rents nothing and costs nothing", asked(provider, verb)
+    say(short)
+    for ledger in open_ledgers(options.results_dir, provider):  # what is up, and what it can still cost
+        say_open(ledger, say, Clock().now())
     needs: list[Check] = [lambda: check_key(provider)]
     if isinstance(options, OnMachine) or verb == "doctor":
         needs += [lambda: ssh_key(getattr(options, "ssh_key", None)), check_tools]
-    return done(say, *needs)
+    return _shown(say, short, requests, *needs)
 
 
 def made(
@@ -97,8 +111,7 @@ def lists(provider: str) -> list[str]:
     if provider == "aws":
         operations = ["describe_instances", *(kind[0] for kind in KINDS.values())]
         return ["sts get_caller_identity", *(f"ec2 {operation}" for operation in operations)]
-    paths = ("/v2/account", "/v2/pods?includeClusterPods=true", "/v2/network-volumes", "/v2/clusters")
-    return [f"GET {URL}{path}" for path in paths]
+    return [f"GET {URL}{path}" for path in LISTS]
 
 
 def one(provider: str) -> str:
@@ -112,33 +125,29 @@ def ending(provider: str) -> str:
 
 
 def write(requests: list[str]) -> None:
-    """Requests, on stdout."""
+    """Requests, on stdout: what can be sent as it stands is left whole, what is described is wrapped."""
     for request in requests:
-        sys.stdout.write(f"{shown(request)}\n")
+        whole = "\n" in request or len(request.split()) <= 2
+        sys.stdout.write(f"{shown(request) if whole else chr(10).join(lines(request))}\n")
     sys.stdout.flush()
 
 
-def done(say: Say, *needs: Check) -> int:
-    """The last lines of every dry run."""
+def _shown(say: Say, short: str, requests: list[str], *needs: Check) -> int:
+    """What is missing, the requests, and the shortest form of what was said before them."""
     for line in missing(*needs):
         say(f"missing for a real run: {line}")
-    say("nothing was asked of any network")
+    say("what would be asked:")
+    write(requests)
+    say(f"in short: {short}; nothing was asked of any network")
     return CLEAN
 
 
-def _selftest(provider: str, profile: Profile, say: Say) -> None:
+def _selftest(provider: str, profile: Profile) -> tuple[str, list[str]]:
     usd = profile.dated_usd_per_hour
     price, most = "no dated price", ""
     if usd is not None:
-        price = f"${usd:.2f} per hour by the table of {profile.listed.read_on or 'no date'}"
+        price = f"${usd:.2f} per hour by the table of {profile.dated_of}"
         most = f", at most ${usd * (SELFTEST_S + LATE_S + 120) / 3600:.2f} if it does not and is ended from here"
-    say(f"{profile.gpus} x {profile.listed.gpu}, {price}: ends itself after {SELFTEST_S / 60:.0f} minutes{most}")
-    write(made(provider, profile, "selftest", int(Clock().now() + SELFTEST_S), SELFTEST_S, ""))
-    write([f"{one(provider)}, until it is gone", *lists(provider), one(provider), AGAIN])
-
-
-def _open(provider: str, options: Verb, say: Say) -> None:
-    """What is known here to be up, and what it can still cost: the verb itself costs nothing."""
-    say("this verb rents nothing and costs nothing")
-    for ledger in open_ledgers(options.results_dir, provider):
-        say_open(ledger, say, Clock().now())
+    short = f"{profile.gpus} x {profile.listed.gpu}, {price}: ends itself after {SELFTEST_S / 60:.0f} minutes{most}"
+    requests = made(provider, profile, "selftest", int(Clock().now() + SELFTEST_S), SELFTEST_S, "")
+    return short, [*requests, f"{one(provider)}, until it is gone", *lists(provider), one(provider), AGAIN]

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from common.predict.shapes import UnknownModelError, bytes_per_weight, find_shap
 BOOT_S, INSTALL_S, ENDING_S = 240.0, 420.0, 60.0
 DOWNLOAD_BYTES_S = 200e6
 ROOM_BYTES = 40e9  # environment, caches, results
+LEAST_RUN_S = 300.0  # of an experiment that takes as long as it is given
 SPARE = 1.15
 OURS = ("--results-dir", "--usd-per-hour", "--dry-run", "--dry-run-gpus", "--engine-python")  # set by the flow
 ABOUT_THE_WEEK = ("__init__", "checklist", "decide", "predict_scaling")
@@ -49,14 +50,19 @@ class Estimate:
         """Dollars at this price of the whole machine."""
         return usd_per_hour * self.seconds / 3600
 
+    def within(self, seconds: float) -> Estimate:
+        """The same of an experiment that takes as long as it is given, in so many seconds from create to gone."""
+        other_s = self.seconds - self.run_s
+        return replace(self, run_s=min(self.run_s, max(LEAST_RUN_S, seconds - other_s)))
+
     @property
     def disk_bytes(self) -> float:
         """Free space that the machine must have."""
         return SPARE * self.download_bytes + ROOM_BYTES
 
-    def in_words(self, usd_per_hour: float | None) -> str:
-        """One line."""
-        usd = "" if usd_per_hour is None else f", about ${self.usd(usd_per_hour):.2f}"
+    def in_words(self, usd_per_hour: float | None, of: str = "") -> str:
+        """One line; `of` says what that price is of where it is not the machine's own."""
+        usd = "" if usd_per_hour is None else f", about ${self.usd(usd_per_hour):.2f}{f' ({of})' if of else ''}"
         download = f"download {self.download_bytes / 1e9:.0f} GB, " if self.download_bytes else ""
         return (
             f"estimate: {self.cases} cases, {self.engine_starts} engine starts, {download}{self.run_s / 60:.0f} minutes"

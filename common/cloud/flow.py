@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.cloud import cost, teardown
+from common.cloud import teardown
 from common.cloud.caps import Caps, clock_time
 from common.cloud.clock import Clock, Pauses
-from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, NotMadeError, OverCapError, Refused
-from common.cloud.estimate import Estimate
+from common.cloud.cost import spent
+from common.cloud.entered import enter_cost
+from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, DeniedError, NotMadeError, OverCapError, Refused
+from common.cloud.estimate import ENDING_S, LEAST_RUN_S, Estimate
 from common.cloud.launch import Connect, Launched, dead_man, launch
 from common.cloud.ledger import new_ledger
 from common.cloud.marks import Marks
@@ -41,6 +43,16 @@ class Request:
     public_key: str
     hf_token: str | None = None
 
+    def planned(self, usd_per_hour: float | None, wind_down_s: float) -> Estimate | None:
+        """What it will take at this price; an experiment that fills its time takes what there is.
+
+        Raises:
+            OverCapError: the caps leave no ten minutes.
+        """
+        if self.estimate is None or self.job is None or not self.job.fills_its_time:
+            return self.estimate
+        return self.estimate.within(self.caps.seconds(usd_per_hour) - wind_down_s)
+
 
 @dataclass(frozen=True)
 class World:
@@ -60,26 +72,31 @@ class World:
 
 
 def quoted(request: Request, world: World) -> Quote:
-    """The live price, held against both caps.
+    """The live price, held against both caps; and whether the end could be proven.
 
     Raises:
-        CloudError: not to be had, too dear, or the clocks differ so much that a deadline would lie.
+        CloudError: not to be had, too dear, the clocks differ so much that a deadline would lie, or a missing right.
     """
-    quote = world.provider.quote(request.profile)
+    try:
+        quote = world.provider.quote(request.profile)
+    except DeniedError as error:
+        raise Refused(str(error)) from error
     if abs(quote.clock_skew_s) > MOST_SKEW_S:
         raise Refused(
             f"this machine's clock is {abs(quote.clock_skew_s):.0f} s off the provider's: set it, or deadlines lie"
         )
     dated = request.profile.dated_usd_per_hour
-    then = "" if dated is None else f" (the table of {request.profile.listed.read_on or 'no date'} says ${dated:.2f})"
+    then = "" if dated is None else f" (the table of {request.profile.dated_of} says ${dated:.2f})"
     world.say(f"{request.profile.name}: ${quote.usd_per_hour:.2f} per hour, {quote.tier}, {quote.detail}{then}")
     world.say(f"interconnect: {request.profile.links}")
     request.caps.seconds(quote.usd_per_hour)
-    if request.estimate is not None:
-        world.say(request.estimate.in_words(quote.usd_per_hour))
-        request.caps.check(request.estimate.usd(quote.usd_per_hour), request.estimate.seconds)
+    planned = request.planned(quote.usd_per_hour, world.pauses.wind_down_s)
+    if planned is not None:
+        world.say(planned.in_words(quote.usd_per_hour))
+        request.caps.check(planned.seconds, quote.usd_per_hour, world.pauses.wind_down_s)
     if not quote.available:
         raise NotMadeError(f"{request.profile.name} has no capacity now ({quote.detail})")
+    teardown.check_lists(world.provider)
     return quote
 
 
@@ -146,11 +163,11 @@ def bring_up(session: Session, request: Request, quote: Quote, world: World) -> 
 def work(session: Session, request: Request, launched: Launched) -> int:
     """Set up, run, and bring home; the exit code if the end is clean."""
     assert request.job is not None
-    job = replace(request.job, arguments=arguments(session, request.job, launched.usd_per_hour))
+    job = request.job
     worker = Worker(session, launched.machine.id, launched.transport, request.results)
     worker.set_up(request.root, job, request.hf_token)
     try:
-        code = worker.run(job)
+        code = worker.run(replace(job, arguments=arguments(session, job, launched.usd_per_hour)))
     finally:
         complete = worker.last_pull()
     if not complete:
@@ -159,12 +176,11 @@ def work(session: Session, request: Request, launched: Launched) -> int:
 
 
 def arguments(session: Session, job: Job, usd_per_hour: float) -> tuple[str, ...]:
-    """The experiment's arguments with the price that was read back; the evening also gets the time that is left."""
+    """The experiment's arguments with the price that was read back; the evening also gets the time that is left now."""
     added = ["--usd-per-hour", f"{usd_per_hour:.4f}"]
-    named = {word.partition("=")[0] for word in job.arguments}
-    if job.script.endswith("run_distributed_benchmark.py") and not named & {"--max-minutes", "--max-usd"}:
-        left_s = session.left_s - session.pauses.wind_down_s - 600
-        added += ["--max-minutes", f"{max(5.0, left_s / 60):.0f}"]
+    if job.fills_its_time:
+        left_s = session.left_s - session.pauses.wind_down_s - ENDING_S
+        added += ["--max-minutes", f"{max(LEAST_RUN_S, left_s) // 60:.0f}"]
     return (*job.arguments, *added)
 
 
@@ -187,8 +203,9 @@ def close(session: Session, armed: Armed | None, code: int, failure: BaseExcepti
 
 def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
     """Say how it ended; proof outranks everything."""
-    written = cost.enter_cost(session.ledger, session.clock.now())
-    session.ledger.save("cost.json", {"usd_estimate": cost.spent(session.ledger.events(), session.clock.now())})
+    written = enter_cost(session.ledger, session.clock.now())
+    usd = spent(session.ledger.events(), session.clock.now())
+    session.ledger.save("cost.json", {"usd_estimate": None if usd is None else round(usd, 4)})
     for path in written:
         session.say(f"result: {path}")
     if not verdict.verified:
@@ -200,7 +217,6 @@ def settle(session: Session, verdict: Verdict, code: int, failure: BaseException
             else "NO WATCHDOG IS LEFT: nothing here tries again. Use the command above now, then `verify` until it is 0"
         )
         return BILLING
-    usd = cost.spent(session.ledger.events(), session.clock.now())
     price = "" if usd is None else f", about ${usd:.2f}"
     session.say(f"proven gone{price}; receipt: {session.ledger.folder / 'teardown.json'}")
     if isinstance(failure, CloudError):

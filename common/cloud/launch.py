@@ -74,6 +74,8 @@ def create(session: Session, order: Order) -> Machine:
         if found := _find(session, 0.0):
             session.say(f"the provider refused, and yet {found.id} is there")
             session.note("created", id=found.id, usd_per_hour=found.usd_per_hour)
+        else:
+            session.note("not_made", attempt=order.attempt)
         raise
     session.note("created", id=made.id, usd_per_hour=made.usd_per_hour)
     session.say(f"{made.id} made")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud import account, dry, upkeep
+from common.cloud.caps import plain_number
 from common.cloud.checks import check_job, check_region, check_tools, profile_of, request_of, ssh_key
 from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import BILLING, INTERRUPTED, NO_CAPACITY, CloudError, NotMadeError, Refused
 from common.cloud.flow import World, go
 from common.cloud.launch import Connect
 from common.cloud.ledger import open_ledgers
-from common.cloud.options import Go, Price, Renting, Run, Selftest, Up, Verb, parse
+from common.cloud.options import Cost, Go, Price, Renting, Run, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine
 from common.cloud.providers import provider_from, spec_of
@@ -164,6 +165,8 @@ def _other(provider: str, profiles: Path, verb: str, options: Verb, setting: Set
         return account.price(provider, profiles, options, setting.url, say)
     if isinstance(options, Run):
         check_job(options, setting.root)
+    if isinstance(options, Cost) and options.mtok is not None:
+        plain_number("--mtok", options.mtok)
     if options.dry_run:
         return dry.other(provider, verb, options, profiles, say)
     if verb == "doctor":

@@ -15,6 +15,7 @@ import tyro
 from common.cloud.errors import Refused
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+WITH_VALUE = ("--exp-args", "--max-usd", "--max-hours", "--count", "--mtok")
 Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
 
 
@@ -142,7 +143,7 @@ class Sweep(Verb):
 class Cost(Verb):
     """What each renting cost: estimated here, and billed by the provider."""
 
-    mtok: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    mtok: Annotated[str | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Millions of tokens that came of it, for dollars per million."""
 
 
@@ -201,7 +202,7 @@ def _joined(arguments: list[str]) -> list[str]:
     """`--exp-args "--x 1"` as one word: a value that begins with dashes would pass for an option."""
     words: list[str] = []
     for word in arguments:
-        if words and words[-1] in ("--exp-args", "--max-usd", "--max-hours", "--count") and not _is_own(word):
+        if words and words[-1] in WITH_VALUE and not _is_own(word):
             words[-1] += f"={word}"
         else:
             words.append(word)

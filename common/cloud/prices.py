@@ -14,6 +14,7 @@ from common.cloud.errors import Refused
 
 DATA = Path(__file__).parent / "data"
 HOURS_PER_MONTH = 730
+TABLE_REGION = "us-east-1"  # the region whose AWS prices the table has
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import ClassVar
 
 from common.cloud.errors import Refused
-from common.cloud.prices import Listed, disk_usd_per_hour, find
+from common.cloud.prices import TABLE_REGION, Listed, disk_usd_per_hour, find
 
 MOST_GPUS = 8
 LEAST_DISK_GB, MOST_DISK_GB = 60, 4000
 IMAGE = re.compile(r"[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
-AWS_REGION = "us-east-1"  # where a profile names none
 LINKS_SAY = {
     "NVLink": "NVLink between all GPUs",
     "PCIe": "PCIe only, no NVLink: tensor parallelism teaches something else here than on an SXM machine",
@@ -29,7 +27,7 @@ LINKS_SAY = {
 class Profile:
     """A machine that can be ordered."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     provider: str
     name: str
@@ -61,6 +59,16 @@ class Profile:
         """Dollars per hour by the dated table, disk included."""
         price = self.listed.usd(self.gpus)
         return None if price is None else price + disk_usd_per_hour(self.provider, self.disk_gb)
+
+    @property
+    def dated_elsewhere(self) -> str:
+        """Where the dated price is of another region than the machine: which, in words; else nothing."""
+        return "" if self.region in (None, TABLE_REGION) else f"price of {TABLE_REGION}, not of {self.region}"
+
+    @property
+    def dated_of(self) -> str:
+        """What the dated price is of: the day, and the region where it is another."""
+        return ", ".join(filter(None, (self.listed.read_on or "no date", self.dated_elsewhere)))
 
     @property
     def vram_bytes(self) -> float:
@@ -130,8 +138,10 @@ def _count(text: str | None, listed: Listed) -> int:
 
 
 def _profile(path: Path, provider: str, name: str, table: object) -> Profile:
+    from pydantic import TypeAdapter, ValidationError  # the watchdog, which reads no profiles, starts without it
+
     fields = dict(table) if isinstance(table, dict) else {}
-    born = {"provider": provider, "name": name, "region": AWS_REGION if provider == "aws" else None}
+    born = {"provider": provider, "name": name, "region": TABLE_REGION if provider == "aws" else None}
     known = [field for field in Profile.__dataclass_fields__ if field not in ("provider", "name")]
     for key in fields:
         if key not in known:

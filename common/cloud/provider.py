@@ -9,6 +9,8 @@ from common.cloud.marks import Marks
 from common.cloud.profiles import Profile
 
 State = Literal["starting", "running", "stopped", "gone"]
+Finding = tuple[bool | None, str]
+"""Whether something is as a renting needs it, None where nobody here can tell, and a line."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Provider(Protocol):
     def by_hand(self, machine_id: str) -> str:
         """The command that ends a machine, and the page where a person does."""
 
-    def state_of_account(self) -> list[tuple[bool, str]]:
-        """What may stand in the way of a renting: whether it is fine, and a line."""
+    def state_of_account(self) -> list[Finding]:
+        """What may stand in the way of a renting."""
 
     def requests(self, order: Order) -> list[str]:
         """What quote and create would send, in order, as text without secrets."""

@@ -18,16 +18,20 @@ from common.cloud.http import Call, NoReplyError, Reply, Send, repeat, send
 from common.cloud.marks import TAG_DEADLINE, TAG_ID, read_name
 from common.cloud.prices import disk_usd_per_hour
 from common.cloud.profiles import Profile
-from common.cloud.provider import Leftover, Machine, Order, Quote, State
+from common.cloud.provider import Finding, Leftover, Machine, Order, Quote, State
 
 URL = "https://api.runpod.io"
 CONSOLE = "https://console.runpod.io/pods"
+BILLING = "https://console.runpod.io/user/billing"
 CUDA = "13.0"
 STATES: dict[str, State] = {
     **{"PROVISIONING": "starting", "STARTING": "starting", "RUNNING": "running"},
     **{"EXITED": "stopped", "ERROR": "stopped", "TERMINATED": "gone"},
 }
+PODS = "/v2/pods?includeClusterPods=true"
 COLLECTIONS = {"network volume": ("/v2/network-volumes", "networkVolumes"), "cluster": ("/v2/clusters", "clusters")}
+LISTS = ("/v2/account", PODS, *(path for path, _ in COLLECTIONS.values()))
+RIGHTS = {"/v2/network-volumes": "Network volumes read", "/v2/clusters": "Clusters read", "/v2/billing": "Billing read"}
 
 
 class Runpod:
@@ -90,7 +94,7 @@ class Runpod:
 
     def machines(self) -> list[Machine]:
         """All pods, those of clusters too."""
-        return [_machine(pod) for pod in self._listed("/v2/pods?includeClusterPods=true", "pods")]
+        return [_machine(pod) for pod in self._listed(PODS, "pods")]
 
     def terminate(self, machine_id: str) -> None:
         """DELETE; a pod that is gone already is no error."""
@@ -126,13 +130,13 @@ class Runpod:
         header = '-H "Authorization: Bearer $RUNPOD_API_KEY"'
         return f"curl -X DELETE {header} {self._url}/v2/pods/{machine_id}   or by hand: {CONSOLE}"
 
-    def state_of_account(self) -> list[tuple[bool, str]]:
+    def state_of_account(self) -> list[Finding]:
         """The API tells neither balance nor spend limit to a key that may only rent."""
-        return [(True, "balance and auto-pay: see https://console.runpod.io/user/billing; prepaid, auto-pay off")]
+        return [(None, f"balance and auto-pay: not told by the API: look at {BILLING} (prepaid, auto-pay off)")]
 
     def requests(self, order: Order) -> list[str]:
-        """The quote, the account, and the create."""
-        asked = [f"GET {self._url}{path}" for path in (_catalog_path(order.profile), "/v2/account")]
+        """The quote, the account, what it lists, and the create."""
+        asked = [f"GET {self._url}{path}" for path in (_catalog_path(order.profile), *LISTS)]
         return [*asked, f"POST {self._url}/v2/pods {json.dumps(pod_body(order), indent=1)}"]
 
     def changed_fields(self) -> list[str]:
@@ -150,9 +154,11 @@ class Runpod:
         reply = repeat(self._call("GET", path), self._exchange, self._clock)
         if reply.status == 200 or reply.status in fine:
             return reply
-        remedy = REMEDIES.get(reply.status, "")
+        where, right = path.partition("?")[0], next((RIGHTS[one] for one in RIGHTS if path.startswith(one)), "")
+        remedy = f"The key may not do this: give it {right}" if reply.status == 403 and right else ""
+        remedy = remedy or REMEDIES.get(reply.status, "")
         kind = DeniedError if reply.status in REMEDIES else UnansweredError
-        raise kind(f"Runpod: {reply.status} {reply.said} at {path.partition('?')[0]}. {remedy}".strip())
+        raise kind(f"Runpod: {reply.status} {reply.said} at GET {where}. {remedy}".strip())
 
     def _object(self, reply: Reply, path: str) -> dict[str, Any]:
         document = reply.json()
@@ -196,7 +202,7 @@ FIELDS = (
 )
 REMEDIES = {
     401: "The key is wrong: see `doctor`",
-    402: "The balance is too low: a pod needs an hour's worth; add credit at https://console.runpod.io/user/billing",
+    402: f"The balance is too low: a pod needs an hour's worth; add credit at {BILLING}",
     403: "The key may not do this: give it Pods read and write",
     422: "The API has changed: see `doctor --check-api`",
 }

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
-from common.cloud.errors import BILLING, CLEAN, ProviderError
+from common.cloud.cost import spent
+from common.cloud.errors import BILLING, CLEAN, DeniedError, ProviderError, Refused
 from common.cloud.ledger import RECEIPT
-from common.cloud.provider import Leftover, Machine
+from common.cloud.provider import Leftover, Machine, Provider
 from common.cloud.session import Session
 
 LOOKS = 2
@@ -67,6 +68,21 @@ def look(session: Session) -> Look:
         if one is not None and one.bills and one.id not in {known.id for known in found.machines}:
             found.machines.append(one)
     return found
+
+
+def check_lists(provider: Provider) -> None:
+    """Ask for every list that a look will ask for: what cannot be listed can never be proven gone.
+
+    Raises:
+        Refused: the credentials may not list something; the call is named.
+        ProviderError: no answer.
+    """
+    try:
+        provider.account()
+        provider.machines()
+        provider.leftovers()
+    except DeniedError as error:
+        raise Refused(f"{error}. Without this list nothing could be proven gone, so nothing is rented") from error
 
 
 def prove(session: Session) -> Verdict:
@@ -157,23 +173,20 @@ def _may_still_come(session: Session, now: float) -> bool:
 def _close(session: Session, verified: bool | None, looks: list[Look], terminated: list[str]) -> Verdict:
     """Write the receipt, then the ledger's line."""
     verdict = Verdict(verified, looks, terminated)
-    made = session.ledger.last("created")
-    intent = session.ledger.last("intent") or {}
-    rate = (made or {}).get("usd_per_hour") or intent.get("usd_per_hour")
-    began = None if made is None else (session.ledger.last("creating") or made)["at"]
-    seconds = None if began is None else looks[-1].at - began
+    at = round(looks[-1].at, 3)  # as the ledger keeps it: the receipt and the ledger's line give the same cost
+    usd = spent(session.ledger.events(), at)
     receipt = {
         "verified": verified,
         "lab_id": session.marks.lab_id,
         "name": session.marks.name,
         "provider": session.provider.kind,
-        "account": intent.get("account"),
+        "account": (session.ledger.last("intent") or {}).get("account"),
         "machines": session.ledger.machine_ids(),
         "terminated": list(dict.fromkeys(terminated)),
         "looks": [asdict(one) | {"machines": [machine.id for machine in one.machines]} for one in looks[-LOOKS:]],
-        "usd_estimate": None if seconds is None or rate is None else round(rate * seconds / 3600, 4),
+        "usd_estimate": None if usd is None else round(usd, 4),
         "left": [] if verified else alarm(session, verdict),
     }
     session.ledger.save(RECEIPT, receipt)
-    session.note("ended", verified=verified)
+    session.ledger.write("ended", at, verified=verified)
     return verdict

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud import account, cost, teardown
-from common.cloud.caps import Caps, clock_time
+from common.cloud.caps import Caps, clock_time, plain_number
 from common.cloud.checks import env
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, MachineError, ProviderError, Refused
 from common.cloud.estimate import model_of, script_of, split
@@ -144,6 +144,7 @@ def sweep(options: Sweep, world: World, root: Path) -> int:
 
 def show_cost(options: Cost, world: World, _: Path) -> int:
     """Estimated here beside billed there, for every renting of this provider."""
+    mtok = None if options.mtok is None else plain_number("--mtok", options.mtok)
     for ledger in ledgers(options.results_dir):
         if (ledger.last("intent") or {}).get("provider") != world.provider.kind:
             continue
@@ -158,7 +159,7 @@ def show_cost(options: Cost, world: World, _: Path) -> int:
                 note = note or " (not yet billed)"
             billed += amount or 0.0
         said = "unknown" if usd is None else f"${usd:.2f}"
-        per = "" if not options.mtok or usd is None else f", ${usd / options.mtok:.2f} per million tokens, all in"
+        per = "" if mtok is None or usd is None else f", ${usd / mtok:.2f} per million tokens, all in"
         known = f"${billed:.2f}" if not note else "-"
         world.say(f"{ledger.folder.name}: estimated {said}, billed {known}{note}{per}")
     return CLEAN

@@ -18,6 +18,7 @@ from common.cloud.prices import DATA
 from common.cloud.session import Session
 from common.cloud.transport import Done, Transport
 
+EVENING = "run_distributed_benchmark"
 SET_UP_S = 2400.0  # an environment with vLLM, or a large model; the deadline stands above it
 RUN = """nvme=/opt/dlami/nvme; models="$HOME/models"
 if [ -d $nvme ] && { mkdir -p $nvme/models || sudo -n install -d -o "$USER" $nvme/models; } 2>/dev/null; then
@@ -37,6 +38,12 @@ class Job:
     venv: str | None = None
     """An environment that is there already; none is made."""
     env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fills_its_time(self) -> bool:
+        """Whether it takes as long as it is given: the whole evening, where its arguments do not say how long."""
+        named = {word.partition("=")[0].replace("_", "-") for word in self.arguments}
+        return Path(self.script).stem == EVENING and not named & {"--max-minutes", "--max-usd"}
 
 
 @dataclass

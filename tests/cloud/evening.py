@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from common.cloud.clock import Clock, Pauses
 from common.cloud.launch import Connect
@@ -20,10 +19,13 @@ from common.cloud.session import Session
 from common.cloud.transport import Transport
 from common.store.schema import RESULT
 from tests.cloud.fake_runpod import KEY, FakeRunpod
-from tests.cloud.pods import LocalShell, Pods
+from tests.cloud.pods import LocalShell, Pods, end_watchdogs
 from tests.cloud.serving import serve
 from tests.cloud.world import PROFILES
 from tests.store.sample import sample_result
+
+if TYPE_CHECKING:  # the `go` that is killed starts without it
+    import pytest
 
 QUICK = Pauses(
     **{"poll_s": 0.1, "found_s": 0.5, "between_s": 0.2, "reachable_s": 20, "pull_s": 0.3, "wind_down_s": 5},
@@ -93,10 +95,11 @@ def a_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     (folder / "pods").mkdir()
     fake, pods = FakeRunpod(Clock(), boot_s=0.2), Pods(folder / "pods")
     with serve(fake) as url:
-        yield Place(folder, fake, pods, url)
-        for pod in list(fake.pods.values()):
-            if pod.id in pods.processes and pods.processes[pod.id].poll() is None:
-                pods.ended(pod)
+        try:
+            yield Place(folder, fake, pods, url)
+        finally:
+            end_watchdogs(folder)
+            pods.end_all()
 
 
 def going(folder: Path) -> list[str]:

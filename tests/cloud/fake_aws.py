@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import email.utils
 import functools
 import json
@@ -33,7 +34,7 @@ FAULTS = (
 SECRET = "PLANTEDsecretPLANTEDsecretPLANTED0000000"
 SPEC = {"kind": "aws", "access": "AKIAPLANTED", "secret": SECRET, "token": None, "region": "us-east-1"}
 REGIONS = ("eu-west-1", "us-east-1", "us-west-2")
-USD = {"g6e.12xlarge": 10.49264, "g5.12xlarge": 5.672, "g6.12xlarge": 4.6016, "p4d.24xlarge": 21.957642}
+USD = {("g6e.12xlarge", ""): 10.49264, ("g6e.12xlarge", "us-west-2"): 11.5}  # anywhere, and in a region
 
 
 @functools.cache
@@ -45,6 +46,14 @@ def client(service: str, region: str, tries: int) -> Any:
 MADE = Aws.client
 
 
+@functools.cache
+def method_names(kind: type) -> list[str]:
+    """moto looks through all methods of EC2 at every call, which is a tenth of what a renting takes."""
+    from moto.core.utils import method_names_from_class
+
+    return list(method_names_from_class(kind))
+
+
 class FakeAws:
     """The account; `boto` answers through moto unless a fault or a gap is in the way."""
 
@@ -52,8 +61,12 @@ class FakeAws:
         assert faults <= set(FAULTS), faults
         self.clock, self.faults = clock, faults
         self.calls: list[str] = []
+        self.described: dict[tuple[str, str, str], Any] = {}
         self.others: set[str] = set()
         self.terminated: set[str] = set()
+        self.denied: set[str] = set()
+        self.creates_from = 10**9
+        """The number of the call that was the first create: what is listed before it has no faults."""
         self.made_at = 0.0
         self.step: Callable[[str], None] = lambda _: None
         self.image = "ami-03cf127a"
@@ -73,7 +86,8 @@ class FakeAws:
         def known(_: Aws, service: str, region: str, tries: int = 4) -> Any:
             return client(service, region, tries)
 
-        with mock_aws(), mock.patch.object(Aws, "client", known):
+        quick = mock.patch("moto.core.responses.method_names_from_class", method_names)
+        with mock_aws(), quick, mock.patch.object(Aws, "client", known):
             other = self.ec2().run_instances(ImageId=self.image, InstanceType="m5.large", MinCount=1, MaxCount=1)
             self.others = {other["Instances"][0]["InstanceId"]}
             with mock.patch.object(botocore.client.BaseClient, "_make_api_call", call):
@@ -108,7 +122,9 @@ class FakeAws:
 
     def _call(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(operation)
-        count = self.calls.count(operation)
+        if operation == "RunInstances":
+            self.creates_from = min(self.creates_from, len(self.calls))
+        count = self.calls[self.creates_from :].count(operation)
         gaps: dict[str, Callable[[], Any]] = {
             "GetServiceQuota": lambda: {"Quota": {"Value": 0.0 if "no_quota" in self.faults else 192.0}},
             "GetProducts": lambda: _products(arguments),
@@ -125,7 +141,7 @@ class FakeAws:
             if again or "terminate_ignored" in self.faults:
                 return {}
             self.terminated |= set(arguments["InstanceIds"])
-        made = answer()
+        made = self._answered(answer, client, operation, arguments)
         if operation == "RunInstances":
             self.made_at = self.clock.now()
             self._after_launch(client, arguments)
@@ -135,6 +151,16 @@ class FakeAws:
             self._bend(made, count)
         made.get("ResponseMetadata", {}).get("HTTPHeaders", {})["date"] = email.utils.formatdate(self.clock.now())
         return made
+
+    def _answered(self, answer: Any, client: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        """moto's answer; it takes some milliseconds, and what is described is the same until something is changed."""
+        if not operation.startswith("Describe"):
+            self.described.clear()
+            return answer()
+        asked = client.meta.region_name, operation, json.dumps(arguments, sort_keys=True)
+        if asked not in self.described:
+            self.described[asked] = answer()
+        return copy.deepcopy(self.described[asked])
 
     def _parameter(self, name: str) -> Any:
         assert "base-oss-nvidia-driver-gpu-ubuntu" in name
@@ -162,8 +188,10 @@ class FakeAws:
                 **({"instances_500_at_first": "InternalError"} if count < 5 else {}),
             },
         }
+        if operation in self.denied:
+            raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "planted"}}, operation)
         for fault, code in errors.get(operation, {}).items():
-            if fault in self.faults:
+            if fault in self.faults and len(self.calls) >= self.creates_from:
                 raise ClientError({"Error": {"Code": code, "Message": "planted"}}, operation)
         if operation == "RunInstances" and "request_lost" in self.faults:
             raise ReadTimeoutError(endpoint_url="https://ec2")
@@ -197,5 +225,6 @@ def _marked(one: dict[str, Any]) -> bool:
 def _products(arguments: dict[str, Any]) -> dict[str, Any]:
     wanted = {one["Field"]: one["Value"] for one in arguments["Filters"]}
     assert wanted["operatingSystem"] == "Linux"
-    price = {"unit": "Hrs", "pricePerUnit": {"USD": str(USD.get(wanted["instanceType"], 0.096))}}
+    usd = USD.get((wanted["instanceType"], wanted["regionCode"]), USD.get((wanted["instanceType"], ""), 0.096))
+    price = {"unit": "Hrs", "pricePerUnit": {"USD": str(usd)}}
     return {"PriceList": [json.dumps({"terms": {"OnDemand": {"a": {"priceDimensions": {"b": price}}}}})]}

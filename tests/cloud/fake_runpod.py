@@ -55,6 +55,9 @@ class FakeRunpod:
         self.volumes: list[dict[str, Any]] = [{"id": "vol-other", "name": "somebody's models", "size": 100}]
         self.clusters: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str]] = []
+        self.denied: set[str] = set()
+        self.creates_from = 10**9
+        """The number of the call that was the first create: what is listed before it has no faults."""
         self.touched: set[str] = set()
         self.most_alive = 0
         self.started: Callable[[Pod], None] = lambda _: None
@@ -74,6 +77,8 @@ class FakeRunpod:
             address = urllib.parse.urlsplit(call.url)
             self.calls.append((call.method, address.path))
             query = dict(urllib.parse.parse_qsl(address.query))
+            if call.method == "POST":
+                self.creates_from = min(self.creates_from, len(self.calls))
             reply = self._answer(call, urllib.parse.unquote(address.path), query)
             self.most_alive = max(self.most_alive, sum(not pod.gone for pod in self.pods.values()) - 1)
             date = {"date": email.utils.formatdate(self.clock.now(), usegmt=True)}
@@ -86,6 +91,8 @@ class FakeRunpod:
             return self._nothing(call, path)
         if token != KEY and not (call.method == "DELETE" and token == f"key-of-{pod_id}"):
             return problem(401, "unauthorized")
+        if path in self.denied:
+            return problem(403, "forbidden")
         routes: list[tuple[str, str, Callable[..., Reply]]] = [
             ("GET", r"/v2/account", lambda: ok({"id": "user_1", "email": "me@example.com"})),
             ("GET", r"/v2/catalog/gpus/(.+)", lambda gpu: self._catalog(gpu, query)),
@@ -201,14 +208,17 @@ class FakeRunpod:
     def _list(self, query: dict[str, str]) -> Reply:
         if query.get("includeClusterPods") != "true":
             return problem(400, "the lab must see cluster pods too")
-        count = sum(path == "/v2/pods" and method == "GET" for method, path in self.calls)
+        count = self.calls[self.creates_from :].count(("GET", "/v2/pods"))
+        listed = [self._view(pod) for pod in self._visible()]
+        if len(self.calls) < self.creates_from:
+            return ok({"pods": listed, "pagination": None})
         if "list_500" in self.faults or ("list_500_at_first" in self.faults and count < 8):
             return problem(500, "internal error")
         if "list_429" in self.faults and count % 2:
             return Reply(429, {"retry-after": "3"}, b"{}")
         if "list_truncated" in self.faults:
             return Reply(200, {}, b'{"pods": [{"id": "pod-ot')
-        pods = [self._view(pod) for pod in self._visible()]
+        pods = listed
         if "terminated_but_listed" in self.faults:
             gone = [self._view(pod) | {"status": "TERMINATED"} for pod in self.pods.values() if pod.gone]
             pods += gone
@@ -252,7 +262,8 @@ class FakeRunpod:
         return Reply(204, {}, b"")
 
     def _collection(self, name: str, entries: list[dict[str, Any]]) -> Reply:
-        return problem(500, "internal error") if "volumes_500" in self.faults else ok({name: entries})
+        fails = "volumes_500" in self.faults and len(self.calls) >= self.creates_from
+        return problem(500, "internal error") if fails else ok({name: entries})
 
     def _remove(self, entries: list[dict[str, Any]], one: str) -> Reply:
         self.touched.add(one)

@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 
 from common.cloud.errors import MachineError
+from common.cloud.ledger import Ledger
 from common.cloud.transport import Done, call, harmless
+from common.cloud.watchdog import PIDFILE, is_watched
 from tests.cloud.fake_runpod import Pod
 
 NVIDIA_SMI = r"""#!/bin/bash
@@ -51,8 +53,11 @@ class Pods:
 
     def ended(self, pod: Pod) -> None:
         """The provider pulls the plug: the group and everything that lives in its folder."""
-        process = self.processes[pod.id]
-        home = str(self.folder / pod.id)
+        self._end(pod.id)
+
+    def _end(self, pod_id: str) -> None:
+        process = self.processes[pod_id]
+        home = str(self.folder / pod_id)
         for other in psutil.process_iter():
             try:
                 if other.pid != process.pid and other.environ().get("HOME") == home:
@@ -63,6 +68,12 @@ class Pods:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def end_all(self) -> None:
+        """What a test that failed has left."""
+        for pod_id, process in self.processes.items():
+            if process.poll() is None:
+                self._end(pod_id)
 
     def alive(self) -> list[str]:
         """Also of pods that another process started."""
@@ -75,6 +86,16 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def end_watchdogs(folder: Path) -> None:
+    """End the watchdogs of all rentings below a folder: after a test that failed they would wait for its deadline."""
+    for path in folder.rglob(PIDFILE):
+        if is_watched(Ledger(path.parent)):
+            watchdog = psutil.Process(int(path.read_text()))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                watchdog.kill()
+                watchdog.wait(10)
 
 
 class LocalShell:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.cloud import teardown, upkeep
-from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, OtherAccountError, ProviderError, Refused
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, RUN_FAILED, OtherAccountError, ProviderError, Refused
 from common.cloud.flow import World, go
 from common.cloud.http import Call, Reply
 from common.cloud.ledger import ledgers
@@ -16,9 +16,12 @@ from common.cloud.options import Down, OnMachine, Sweep, Verify
 from common.cloud.providers import check_lasts
 from common.cloud.runpod import Runpod
 from common.cloud.survey import open_here
+from tests.cloud.evening import Place
 from tests.cloud.fake_runpod import KEY, OTHER_KEY
 from tests.cloud.runpod_bodies import problem
 from tests.cloud.world import ROOT, Evening
+
+KEYFILE = Path("key")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,27 @@ def test_another_accounts_key_proves_nothing(tmp_path: Path) -> None:
     assert "account user_1" in evening.said[-1]
     assert upkeep.verify(Verify(results), other, ROOT) == CLEAN, "a receipt proves that renting's end"
     assert "account user_2" in evening.said[-1], "and what was looked at now is said"
+
+
+def test_doctor_calls_nothing_ok_that_it_did_not_ask(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    """A note is no fault: nothing is missing because of it."""
+    place("doctor")
+    said = capfd.readouterr().err.splitlines()
+    (balance,) = [line for line in said if "balance" in line]
+    assert balance.startswith("note    balance and auto-pay: not told by the API: look at https://console.runpod.io/")
+    assert [line for line in said if line.startswith("note") and "`selftest` shows it" in line]
+    oks = [line for line in said if line.startswith("ok ")]
+    assert all("lists its" in line or "are here" in line for line in oks)
+    assert len([line for line in oks if "lists its" in line]) == 2
+
+
+@pytest.mark.parametrize("answer", [True, None, False])
+def test_only_what_is_missing_makes_doctor_fail(
+    answer: bool | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runpod, "state_of_account", lambda _: [(answer, "x")])
+    monkeypatch.setattr("common.cloud.account.missing", lambda *_: [])
+    assert place("doctor") == (BAD_INPUT if answer is False else CLEAN)
 
 
 def test_no_receipt_by_another_accounts_lists(tmp_path: Path) -> None:
@@ -105,7 +129,31 @@ def test_where_the_account_is_not_known_nothing_is_rented(tmp_path: Path) -> Non
     def silent(call: Call) -> Reply:
         return problem(500, "internal error") if call.url.endswith("/v2/account") else ask(call)
 
-    with pytest.raises(ProviderError, match="/v2/account"):
+    with pytest.raises(ProviderError, match="/v2/account") as raised:
         go(evening.request, replace(evening.world, provider=Runpod(KEY, evening.clock, exchange=silent)))
+    assert raised.value.code == RUN_FAILED
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/v2/pods", "Pods read and write"),
+        ("/v2/network-volumes", "Network volumes read"),
+        ("/v2/clusters", "Clusters read"),
+        ("/v2/catalog/gpus/NVIDIA A100-SXM4-80GB", ""),
+    ],
+)
+def test_a_key_that_may_not_list_is_refused_before_renting(path: str, right: str, tmp_path: Path) -> None:
+    """What cannot be listed could never be proven gone."""
+    evening = Evening(tmp_path)
+    evening.fake.denied = {path}
+    for verb in ("go", "up"):
+        with pytest.raises(Refused) as raised:
+            go(evening.request, evening.world) if verb == "go" else upkeep.up(evening.request, evening.world, KEYFILE)
+        assert raised.value.code == BAD_INPUT
+        assert f"GET {path.partition(' ')[0]}" in str(raised.value)
+        assert f"give it {right}" in str(raised.value)
     assert not any(method == "POST" for method, _ in evening.fake.calls)
     assert not (tmp_path / "results").exists()

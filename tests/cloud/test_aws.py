@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from common.cloud import dry, launch, teardown
 from common.cloud.aws import Aws
+from common.cloud.aws_leftovers import KINDS
 from common.cloud.clock import Pauses
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
+from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
 from common.cloud.flow import Request, World, go
 from common.cloud.launch import Connect
 from common.cloud.ledger import Ledger
@@ -116,6 +117,20 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())
 
 
+def test_rights_to_list_are_tried_before_renting(tmp_path: Path) -> None:
+    """What cannot be listed could never be proven gone."""
+    listing = ["DescribeInstances", *(kind[0].title().replace("_", "") for kind in KINDS.values())]
+    evening = AwsEvening(tmp_path)
+    with evening.aws.running():
+        for operation in listing:
+            evening.aws.denied = {operation}
+            assert evening.go() == BAD_INPUT
+            assert f"{re.sub('(?<!^)(?=[A-Z])', '_', operation).lower()} in us-east-1: Unauth" in evening.said[-1]
+            assert "aws/iam-policy.json" in evening.said[-1]
+    assert not [call for call in evening.aws.calls if call.startswith(("Run", "Create"))]
+    assert not (tmp_path / "results").exists()
+
+
 FIRST = ("no_quota", "terminate_ignored", "terminate_throttled", "volume_left")  # the others are slow
 
 
@@ -181,10 +196,12 @@ def test_killed_at_every_kind_of_step_that_changes_something(tmp_path: Path) -> 
         return kill, evening
 
     whole, _ = killed(10**9)
-    reading = ("Describe", "Get")
-    kinds = {name for name in whole.steps if not name.split()[1].startswith(reading)}
-    steps = sorted(whole.steps.index(name) + 1 for name in kinds)  # of every kind the first; all of them at Runpod
-    assert {"after RunInstances", "before TerminateInstances"} <= {whole.steps[at - 1] for at in steps}
+    # Before a step everything is as it was after the last one that changed something, so after each is enough; of every
+    # kind the first. All of them are killed at Runpod.
+    kinds = {name for name in whole.steps if re.match(r"after (?!Describe|Get)", name)}
+    steps = sorted(whole.steps.index(name) + 1 for name in kinds)
+    done = {whole.steps[at - 1].removeprefix("after ") for at in steps}
+    assert {"intent", "creating", "CreateSecurityGroup", "RunInstances", "created", "TerminateInstances"} <= done
     for at in steps:
         killed(at)
 
@@ -209,7 +226,7 @@ def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.
         assert verb("verify") == CLEAN
         assert verb("verify", "--all-regions") == BILLING
         said = capfd.readouterr().err
-        assert f"({name}) BILLS at $10.49 per hour" in said
+        assert f"({name}) BILLS at $11.50 per hour" in said, "its region's price, not the table's"
         assert "aws ec2 terminate-instances --region us-west-2" in said
         assert verb("sweep", "--all-regions") == CLEAN
         assert verb("verify", "--all-regions") == CLEAN

@@ -76,6 +76,22 @@ def test_refused_before_any_network(
     assert said in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["go", "up", "price", "selftest"])
+def test_a_price_of_another_region_says_so(offline: Path, capfd: pytest.CaptureFixture[str], verb: str) -> None:
+    """There it may be dearer: the most that it can cost is the cap, not what the table would make of it."""
+    caps = ("--profile", "4xl40s", "--max-usd", "15", "--max-hours", "1")
+    own = {"go": (*caps, "--exp", "benchmark_scaling"), "up": caps}.get(verb, ())
+    for region, elsewhere in {"eu-west-1": True, "us-east-1": False}.items():
+        assert main("aws", PROFILES, [verb, *own, "--region", region, "--dry-run"]) == 0
+        said = " ".join(capfd.readouterr().err.split())
+        assert ("price of us-east-1, not of eu-west-1" in said) == elsewhere
+        assert ("minutes in all, about $3.86 (price of us-east-1, not of" in said) == (elsewhere and verb == "go")
+        assert ("at most $15.00" in said) == (elsewhere and bool(own))
+    tight = ["up", "--profile", "4xl40s", "--max-usd", "1", "--max-hours", "1", "--region", "eu-west-1"]
+    assert main("aws", PROFILES, tight) == 3
+    assert "(price of us-east-1, not of eu-west-1)" in capfd.readouterr().err
+
+
 def test_dry_run_needs_no_boto3(
     offline: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +16,11 @@ from common.cloud.estimate import ABOUT_THE_WEEK
 from common.cloud.main import Setting, main
 from tests.cloud.evening import Place
 from tests.cloud.world import PROFILES, ROOT
+from tests.experiment.script import load_script
 
 NO_DOLLARS = ("0", "nan", "1e9", "$5", "-3", "inf", "", "9999")
 NO_HOURS = ("0", "-1", "25", "1h", "nan")
+NO_TOKENS = ("banana", "nan", "-3", "0", "inf", "1e400")
 GO = ("go", "--exp", "benchmark_scaling", "--exp-args", "--model qwen2-9m")
 CAPS = ("--max-usd", "15", "--max-hours", "1.5")
 A100 = ("--profile", "4xa100")
@@ -26,8 +33,6 @@ A100 = ("--profile", "4xa100")
         ((*GO, *A100, "--max-usd", "15"), "both caps"),
         *(((*GO, *A100, "--max-usd", bad, "--max-hours", "1"), "--max-usd") for bad in NO_DOLLARS),
         *(((*GO, *A100, "--max-usd", "5", "--max-hours", bad), "--max-hours") for bad in NO_HOURS),
-        ((*GO, *A100, "--max-usd", "1", "--max-hours", "1"), "raise the cap"),
-        ((*GO, *A100, "--max-usd", "15", "--max-hours", "0.15"), "under 10"),
         ((*GO, "--profile", "4xa101", *CAPS), "did you mean"),
         ((*GO, "--profile", "4xa10g", *CAPS), "4xl4"),
         ((*GO, *CAPS), "name a machine"),
@@ -54,7 +59,8 @@ A100 = ("--profile", "4xa100")
         ((*GO, *A100, *CAPS, "--profle", "x"), "unknown option --profle"),
         ((*GO, *A100, *CAPS, "--max-users", "x"), "unknown option"),
         (("gone",), "did you mean"),
-        (("cost", "--mtok", "banana"), "error: --mtok cannot be 'banana'. See --help"),
+        *((("cost", "--mtok", bad), f"--mtok {bad}: a plain number above 0") for bad in NO_TOKENS),
+        (("cost", "--mtok", "nan", "--dry-run"), "--mtok nan: a plain number above 0"),
         (("run", "benchmark_scalling"), "unknown experiment"),
         (("run", "benchmark_scaling", "--env", "TOKEN=x"), "looks like a secret"),
         (("run",), "which experiment?"),
@@ -77,10 +83,26 @@ def test_refused_before_any_network(
     assert not (offline / "results").exists(), "nothing is written down either"
 
 
-def test_an_estimate_over_the_cap_is_3(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = estimate.Estimate(80, 20, 9000.0, 0.0, "as planned")
+@pytest.mark.parametrize("run_s", [9000.0, 780.0 + 4000.0])
+def test_an_estimate_over_the_caps_is_3(offline: Path, monkeypatch: pytest.MonkeyPatch, run_s: float) -> None:
+    """Also one within both caps that would not be over before the winding down."""
+    long = estimate.Estimate(80, 20, run_s, 0.0, "as planned")
     monkeypatch.setattr("common.cloud.checks.estimate", lambda *_: long)
     assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 3
+
+
+@pytest.mark.parametrize("caps", [("1", "1"), ("0.01", "1"), ("15", "0.15"), ("15", "0.0001")])
+@pytest.mark.parametrize("more", [("--dry-run",), ("--yes",)])
+@pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA RTX A6000"])
+def test_a_cap_that_is_too_small_is_3(
+    offline: Path, capfd: pytest.CaptureFixture[str], caps: tuple[str, str], more: tuple[str, ...], gpu: str
+) -> None:
+    """Of a card without a dated price only the hours are known."""
+    if "A100" not in gpu and caps[1] == "1":
+        return
+    words = [*GO, "--gpu", gpu, "--count", "4", "--max-usd", caps[0], "--max-hours", caps[1], *more]
+    assert main("runpod", PROFILES, words) == 3
+    assert "under 10 nothing gets done: raise the cap" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["short", "with space in the middle", "line\nend-of-the-key"])
@@ -114,11 +136,29 @@ def test_profiles_of_a_person(offline: Path, capfd: pytest.CaptureFixture[str]) 
         assert said in capfd.readouterr().err
 
 
+def planned_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have experiments plan themselves in this process: a start of a script is two seconds."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as asked, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            asked.setattr(sys, "argv", command[1:])
+            asked.setenv("HF_HUB_OFFLINE", "1")
+            code = load_script(Path(command[1]).stem).main()
+        return subprocess.CompletedProcess(command, code or 0, out.getvalue(), err.getvalue())
+
+    monkeypatch.setattr(estimate, "subprocess", SimpleNamespace(run=run))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["run_distributed_benchmark", "test_mixed_workload", "compare_parallel_plans"])
-def test_experiments_plan_themselves_for_the_machine_that_is_rented(experiment: str) -> None:
+def test_experiments_plan_themselves_for_the_machine_that_is_rented(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four GPUs and the model that they get by default, asked on a machine that has none of it."""
     words = ("--max-minutes", "70") if experiment == "run_distributed_benchmark" else ()
+    if not words:  # a process of its own is tried once
+        planned_here(monkeypatch)
     planned = estimate.estimate(ROOT, f"week5/{experiment}.py", words, 4, 0.0)
     assert planned.cases >= 2
     assert planned.engine_starts >= 1

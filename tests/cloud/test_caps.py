@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.cloud.caps import ENDING_S, LEAST_S, Caps
+from common.cloud.caps import ENDING_S, LEAST_S, Caps, clock_time
 from common.cloud.errors import OverCapError, Refused
+from common.cloud.estimate import LEAST_RUN_S, Estimate
 from common.cloud.ledger import Ledger, ledgers, new_ledger
 from common.cloud.marks import Marks, read_name
 from common.cloud.prices import find, table
@@ -33,9 +36,44 @@ def test_a_deadline_keeps_both_caps(usd: float, hours: float, price: float) -> N
     assert seconds + ENDING_S <= hours * 3600 + 1e-6
 
 
+@given(st.floats(1, 100), st.floats(0.3, 24), st.floats(0.05, 100), st.floats(60, 90000))
+def test_what_an_estimate_that_does_not_fit_is_told_to_take_is_enough(
+    usd: float, hours: float, price: float, needs_s: float
+) -> None:
+    """An estimate is refused where the time to the winding down is shorter, and the caps that are named would do."""
+    caps = Caps(usd, hours)
+    try:
+        there_s = caps.seconds(price) - 300
+    except OverCapError:
+        return
+    filled = Estimate(1, 1, 1e9, 0.0, "").within(there_s)
+    assert filled.seconds == pytest.approx(max(there_s, 12 * 60 + LEAST_RUN_S))
+    for enough_s in (needs_s, filled.seconds, math.nextafter(there_s, math.inf)):
+        if enough_s < there_s + 1:
+            caps.check(enough_s, price, 300.0)
+    if needs_s < there_s + 1:
+        return
+    with pytest.raises(OverCapError) as raised:
+        caps.check(needs_s, price, 300.0)
+    named = dict(re.findall(r"--max-(usd|hours) ([\d.e+]+)", str(raised.value)))
+    assert named
+    Caps(float(named.get("usd", usd)), float(named.get("hours", hours))).check(needs_s - 1e-6, price, 300.0)
+
+
 def test_the_nearer_cap_counts() -> None:
     assert Caps(15.0, 1.5).seconds(7.18) == 1.5 * 3600 - ENDING_S
     assert Caps(7.18, 1.5).seconds(7.18) == 3600 - ENDING_S
+
+
+@pytest.mark.parametrize(
+    ("zone", "said"), [("UTC", "08:00:00 UTC"), ("CET-1", "09:00:00 CET"), ("<+0530>-5:30", "13:30:00 +0530")]
+)
+def test_a_clock_time_names_its_zone(zone: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        assert clock_time(1_800_000_000) == f"{said} on 2027-01-15"
+    time.tzset()
 
 
 @settings(max_examples=40, deadline=None)

@@ -95,10 +95,13 @@ def test_a_pod_ends_itself_with_its_own_key(tmp_path: Path) -> None:
         args = f"bash -c 'echo {base64.b64encode(start.encode()).decode()} | base64 -d | bash'"
         body = {"name": "llmlab-x-abcdef-dl1800000000", "image": "x:1", "cloud": "SECURE", "args": args, "env": {}}
         fake._make(body | {"gpu": {"id": "NVIDIA L4", "count": 4}})
-        assert pods.alive() == ["pod-1"]
-        began = time.monotonic()
-        while fake.ours() and time.monotonic() - began < 15:
-            time.sleep(0.1)
-        assert time.monotonic() - began > 1.5, "not before its deadline"
-    assert fake.ours() == []
-    assert pods.alive() == []
+        try:
+            assert pods.alive() == ["pod-1"]
+            began = time.monotonic()
+            while fake.ours() and time.monotonic() - began < 15:
+                time.sleep(0.1)
+            assert time.monotonic() - began > 1.5, "not before its deadline"
+            assert fake.ours() == []
+            assert pods.alive() == []
+        finally:
+            pods.end_all()

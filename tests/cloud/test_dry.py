@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -22,6 +24,33 @@ from common.cloud.shown import shown
 from tests.cloud.test_bad_input import A100, CAPS, GO
 from tests.cloud.world import PROFILES, ROOT
 
+SENT = re.compile(r"[ {}]|in us-east-1, |GET \S+$")  # bodies, scripts, addresses: as they would be sent
+
+
+def wide(text: str) -> list[str]:
+    """Lines of prose that do not fit; what has no space in it, as a path, cannot be wrapped."""
+    return [line for line in text.splitlines() if len(line) > 80 and len(line.split()) > 1]
+
+
+@pytest.mark.parametrize("provider", ["runpod", "aws"])
+def test_cost_caps_and_deadline_come_first_and_last(offline: Path, provider: str) -> None:
+    """Hundreds of lines of requests stand between them."""
+    seen = io.StringIO()
+    words = ["go", *GO[1:], "--profile", "4xl4", *CAPS, "--dry-run"]
+    with contextlib.redirect_stdout(seen), contextlib.redirect_stderr(seen):
+        assert main(provider, ROOT / provider / "profiles.toml", words) == 0
+    lines = seen.getvalue().splitlines()
+    first, last = " ".join(lines[:20]), " ".join(lines[-3:])
+    worst = re.match(r"at most \$\d+\.\d\d", first)
+    assert worst is not None
+    for said in ("the machine ends itself; five minutes before", "caps: $15 and 1.5 hours", "estimate: 8 cases"):
+        assert said in " ".join(first.split())
+    assert "missing for a real run: " in first
+    assert f"in short: {worst[0]}, gone by " in last
+    asks = [number for number, line in enumerate(lines) if line.startswith(("GET ", "POST ", "in us-east-1, "))]
+    assert len(lines) > 100
+    assert min(asks) > next(number for number, line in enumerate(lines) if "what would be asked" in line)
+
 
 @pytest.mark.parametrize("provider", ["runpod", "aws"])
 @pytest.mark.parametrize("verb", VERBS)
@@ -35,7 +64,10 @@ def test_dry_run_of_each_verb(
     own = ("benchmark_scaling",) if verb == "run" else own
     where = ("--results-dir", str(offline))
     assert main(provider, ROOT / provider / "profiles.toml", [verb, "--dry-run", *own, *where]) == 0
-    out, err = capfd.readouterr()
+    out, said = capfd.readouterr()
+    assert wide(said) == []
+    assert wide("\n".join(line for line in out.splitlines() if not SENT.match(line))) == []
+    err = " ".join(said.split())
     if verb == "price":
         assert "4 x L4" in err
         return
@@ -91,7 +123,8 @@ def test_a_dry_run_shows_what_is_open_and_what_it_can_cost(offline: Path, capfd:
     ledger.write("intent", time.time(), **about, name="llmlab-up-x", usd_per_hour=7.18)
     ledger.write("created", time.time(), id="pod-7")
     assert main("runpod", PROFILES, ["down", "--dry-run", "--results-dir", str(offline)]) == 0
-    assert "open here: llmlab-up-x (pod-7) at $7.18 per hour, at most $7.1" in capfd.readouterr().err
+    said = " ".join(capfd.readouterr().err.split())
+    assert "open here: llmlab-up-x (pod-7) at $7.18 per hour, at most $7.1" in said
     ledger.save("teardown.json", {"verified": True})
     assert main("runpod", PROFILES, ["down", "--dry-run", "--results-dir", str(offline)]) == 0
     assert "pod-7" not in capfd.readouterr().err
@@ -99,13 +132,14 @@ def test_a_dry_run_shows_what_is_open_and_what_it_can_cost(offline: Path, capfd:
 
 def test_dry_run_of_go_notes_what_is_missing(offline: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main("runpod", PROFILES, [*GO, *A100, *CAPS, "--dry-run"]) == 0
-    out, err = capfd.readouterr()
+    out, said = capfd.readouterr()
+    err = " ".join(said.split())
     assert json.loads(packed_again(out[out.index("{\n") : out.index("\nGET https://api.runpod.io/v2/pods/{id}")]))[
         "gpu"
     ] == {**{"id": "NVIDIA A100-SXM4-80GB", "count": 4, "minCudaVersion": "13.0"}}
     assert "GET https://api.runpod.io/v2/catalog/gpus/NVIDIA%20A100-SXM4-80GB?include=AVAILABILITY&product=POD" in out
     assert "at most $10.5" in err
-    assert re.search(r"at \d\d:\d\d:\d\d on \d{4}-\d\d-\d\d the machine ends itself", err)
+    assert re.search(r"at \d\d:\d\d:\d\d \S+ on \d{4}-\d\d-\d\d the machine ends itself", err)
     assert "missing for a real run: RUNPOD_API_KEY" in err
     assert "missing for a real run: no ssh key" in err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,15 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from common.cloud import launch, teardown
-from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, OVER_CAP, RUN_FAILED, ProviderError
-from common.cloud.flow import go
+from common.cloud.caps import Caps
+from common.cloud.cost import spent
+from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, OVER_CAP, RUN_FAILED, OverCapError, ProviderError
+from common.cloud.estimate import Estimate
+from common.cloud.flow import Request, go
 from common.cloud.session import Session
 from common.cloud.teardown import Verdict
 from common.cloud.transport import Done
+from common.cloud.work import EVENING, Job
 from tests.cloud.fake_runpod import FAULTS, KEY
 from tests.cloud.world import Evening, RoteTransport
 
@@ -61,6 +66,10 @@ def check(evening: Evening) -> int:
     assert evening.held.told == (["closed"] if code == BILLING else ["done"])
     if "made_twice" not in evening.faults:
         assert evening.fake.most_alive <= 1, "one machine at a time"
+    receipt = json.loads((evening.ledger.folder / "teardown.json").read_text())
+    usd = spent(evening.ledger.events(), receipt["looks"][-1]["at"])
+    assert usd is not None
+    assert receipt["usd_estimate"] == round(usd, 4)
     leak = "\n".join(evening.said) + "".join(path.read_text() for path in evening.ledger.folder.iterdir())
     assert KEY not in leak
     return code
@@ -85,6 +94,37 @@ def test_nothing_is_rented_when_the_person_says_no(tmp_path: Path) -> None:
     assert go(evening.request, replace(evening.world, confirm=lambda _: False)) == CLEAN
     assert not any(method == "POST" for method, _ in evening.fake.calls)
     assert not (tmp_path / "results").exists()
+
+
+def caps_and_estimate(evening: Evening, usd: float, run_s: float, script: str = "benchmark_scaling") -> Request:
+    planned = Estimate(8, 2, run_s, 0.0, "as planned")
+    job = Job(f"week5/{script}.py")
+    return replace(evening.request, caps=Caps(usd, 1.5), estimate=planned, job=job)
+
+
+def test_an_estimate_longer_than_the_time_to_the_winding_down_is_refused_before_renting(tmp_path: Path) -> None:
+    """25 minutes cost $2.99 of $3.35, and yet the deadline is in 26 and the last five are not the experiment's."""
+    evening = Evening(tmp_path)
+    with pytest.raises(OverCapError) as raised:
+        go(caps_and_estimate(evening, 3.35, 780.0), evening.world)
+    for said in ("needs 25 minutes", "there are 21", "--max-usd 3.83", "--exp-args"):
+        assert said in str(raised.value)
+    assert raised.value.code == OVER_CAP
+    assert not any(method == "POST" for method, _ in evening.fake.calls)
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_evening_takes_the_time_that_is_left(tmp_path: Path) -> None:
+    """Planned by the dated price to fill its time: where the live one is dearer, it is given less, not refused."""
+    evening = Evening(tmp_path)
+    assert go(caps_and_estimate(evening, 6.0, 2600.0, EVENING), evening.world) == CLEAN
+    (sent,) = [text for text in evening.transports[-1].stdin if EVENING.encode() in text]
+    given = re.search(rb"--max-minutes (\d+)", sent)
+    assert given is not None
+    deadline, now = (evening.ledger.last("intent") or {})["deadline"], (evening.ledger.last("stage") or {})["at"]
+    assert 0 <= deadline - 300 - 60 - now - 60 * int(given[1]) < 60
+    with pytest.raises(OverCapError, match="there are"):
+        go(caps_and_estimate(evening, 2.2, 2600.0, EVENING), evening.world)
 
 
 def test_an_experiment_that_never_ends_is_stopped_before_the_deadline(tmp_path: Path) -> None:
@@ -159,6 +199,23 @@ def test_unreachable_for_ten_minutes_is_ended_and_the_next_one_tried(fault: str,
         assert 600 < given_up["at"] - made["at"] < 620
         assert "did not answer within 10 minutes" in given_up["reason"]
     assert evening.fake.most_alive == 1, "the first was proven gone before the second was made"
+
+
+@pytest.mark.parametrize("fault", ["stuck", "no_capacity"])
+def test_the_receipt_counts_every_candidate(fault: str, tmp_path: Path) -> None:
+    """Two machines that never answered cost both their ten minutes; two that were refused cost nothing."""
+    evening = Evening(tmp_path, frozenset({fault}))
+    evening.go()
+    events = evening.ledger.events()
+    made = [pod for pod in evening.fake.pods.values() if pod.body["name"].startswith("llmlab-")]
+    gone = [one["at"] for one in events if one["event"] == "ended"]
+    assert len(made) == (2 if fault == "stuck" else 0)
+    usd = sum((ended - pod.made_at) * 4 * 1.79 / 3600 for pod, ended in zip(made, gone, strict=bool(made)))
+    assert usd > 2 * 600 * 7.16 / 3600 or not made
+    for name in ("teardown.json", "cost.json"):
+        assert (evening.ledger.load(name) or {})["usd_estimate"] == pytest.approx(usd, abs=1e-4), name
+    assert spent(events, evening.clock.now()) == pytest.approx(usd, abs=1e-4)
+    assert f"about ${usd:.2f}; receipt" in evening.said[-1]
 
 
 def mixture(faults: frozenset[str], interrupt_at: int | None) -> None:

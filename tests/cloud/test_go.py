@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -12,12 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.analysis.learning.checklist import Here, _terminated
 from common.cloud.errors import BILLING, CLEAN, NO_CAPACITY, RUN_FAILED
 from common.cloud.http import Call
 from common.cloud.ledger import ledgers
+from common.cloud.watchdog import PIDFILE
 from common.store import files
 from tests.cloud.evening import Place, a_place
 from tests.cloud.fake_runpod import KEY
@@ -107,9 +110,11 @@ def test_kill_9_of_go(event: str, place: Place) -> None:
     more = ["--exp-args", "--model qwen2-9m", "--env", "TINY_SLEEPS=30"]
     with (place.folder / "said").open("wb") as said:
         process = subprocess.Popen([*words, *more], cwd=ROOT, stdout=said, stderr=said)
-    wait_for(lambda: any(ledger.last(event) for ledger in ledgers(place.results)), 60)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: any(ledger.last(event) for ledger in ledgers(place.results)), 60)
+    finally:
+        process.kill()
+        process.wait()
     (ledger,) = ledgers(place.results)
     assert not ledger.closed
     wait_for(lambda: ledger.closed, 60)
@@ -155,9 +160,30 @@ def test_up_run_sync_down_verify(place: Place, capfd: pytest.CaptureFixture[str]
     assert place("down", *key) == CLEAN
     assert place.pods.alive() == []
     assert place("verify", "--yes") == CLEAN
-    assert place("cost") == CLEAN
-    assert "billed $0.51" in capfd.readouterr().err
+    assert place("cost", "--mtok", "0.001") == CLEAN
+    said = capfd.readouterr().err
+    assert "billed $0.51" in said
+    estimated, per = re.findall(r"estimated \$([\d.]+).*, \$([\d.]+) per million tokens, all in", said)[0]
+    assert float(per) == pytest.approx(float(estimated) / 0.001, abs=5.01)
     assert place("down", *key) == 2, "nothing is open any more"
+
+
+def test_a_test_that_fails_leaves_no_process(tmp_path: Path) -> None:
+    """Neither a machine that is up nor its watchdog, which would wait an hour and a half for the deadline."""
+    left: list[int] = []
+
+    def fails() -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch, a_place(tmp_path, monkeypatch) as place:
+            caps = ("--profile", "4xa100", "--max-usd", "15", "--max-hours", "1.5", "--yes")
+            assert place("up", *caps, "--ssh-key", str(tmp_path / "id_ed25519")) == CLEAN
+            (ledger,) = ledgers(place.results)
+            left.extend([int((ledger.folder / PIDFILE).read_text()), place.pods.processes["pod-1"].pid])
+            assert all(map(psutil.pid_exists, left))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert not [pid for pid in left if psutil.pid_exists(pid)]
 
 
 def test_sweep_ends_only_what_is_over(place: Place, capfd: pytest.CaptureFixture[str]) -> None:

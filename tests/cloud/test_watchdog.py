@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -29,8 +30,9 @@ from common.cloud.runpod import Runpod
 from common.cloud.session import Session
 from common.cloud.watchdog import PIDFILE, Armed, arm, watch
 from tests.cloud.fake_runpod import KEY, FakeRunpod
+from tests.cloud.pods import end_watchdogs
 from tests.cloud.serving import serve
-from tests.cloud.world import Evening
+from tests.cloud.world import ROOT, Evening
 
 QUICK = Pauses(
     **{"poll_s": 0.05, "found_s": 0.6, "between_s": 0.2, "reachable_s": 20, "pull_s": 0.3, "wind_down_s": 1},
@@ -181,7 +183,10 @@ def test_it_leaves_alone_what_is_done_and_ends_what_is_kept_too_long(tmp_path: P
 def account(tmp_path: Path) -> Iterator[tuple[FakeRunpod, str]]:
     fake = FakeRunpod(Clock(), boot_s=0.0)
     with serve(fake) as url:
-        yield fake, url
+        try:
+            yield fake, url
+        finally:
+            end_watchdogs(tmp_path)
 
 
 def renting(folder: Path, url: str, deadline: float) -> tuple[Session, Mapping[str, Any]]:
@@ -207,34 +212,55 @@ def make(fake: FakeRunpod, session: Session) -> None:
 
 
 OWNER = """
-import json, sys, os, time
+import json, sys, time
 from pathlib import Path
-from tests.cloud.test_watchdog import renting, arm
-session, spec = renting(Path(sys.argv[1]), sys.argv[2], time.time() + 3600)
+from common.cloud.clock import Pauses
+from common.cloud.ledger import Ledger
+from common.cloud.marks import Marks
+from common.cloud.providers import provider_from
+from common.cloud.session import Session
+from common.cloud.watchdog import arm
+spec = {"kind": "runpod", "key": sys.argv[3], "url": sys.argv[2]}
+marks = Marks("test", "abc123", int(time.time()) + 3600)
+pauses = Pauses(**json.loads(sys.argv[4]))
+session = Session(provider_from(spec), Ledger(Path(sys.argv[1])), marks, lambda _: None, pauses=pauses)
+session.note("intent", purpose="test", lab_id="abc123", deadline=marks.deadline, usd_per_hour=1.0)
 armed = arm(session, spec)
-session.note("creating", name=session.marks.name)
-print(session.marks.name, flush=True)
+session.note("creating", name=marks.name)
+print(marks.name, flush=True)
 time.sleep(600)
 """
+
+
+def test_a_watchdog_starts_without_what_it_does_not_need() -> None:
+    """It is started before every create, and lives as long as the machine."""
+    heavy = "{'pydantic', 'numpy', 'scipy', 'tyro', 'boto3'}"
+    script = f"import sys, common.cloud.watchdog; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 def test_kill_9_of_the_owner(tmp_path: Path, account: tuple[FakeRunpod, str]) -> None:
     """Real processes: the owner is killed, its watchdog ends the machine, proves it, and exits; the key is nowhere."""
     fake, url = account
     folder = tmp_path / "renting"
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), url], stdout=subprocess.PIPE, text=True)
+    folder.mkdir()
+    words = [str(folder), url, KEY, json.dumps(asdict(QUICK))]
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert owner.stdout is not None
-    with owner.stdout as said:
-        name = said.readline().strip()
-    pid = int((folder / PIDFILE).read_text())
-    watchdog = psutil.Process(pid)
-    fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
-    assert os.getsid(pid) == pid, "the terminal's end is not its own"
-    assert KEY not in " ".join(watchdog.cmdline()) + str(watchdog.environ())
-    time.sleep(0.3)
-    assert fake.ours(), "while the owner lives nothing is ended"
-    os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
+    try:
+        with owner.stdout as said:
+            name = said.readline().strip()
+        pid = int((folder / PIDFILE).read_text())
+        watchdog = psutil.Process(pid)
+        fake._make({"name": name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
+        assert os.getsid(pid) == pid, "the terminal's end is not its own"
+        assert KEY not in " ".join(watchdog.cmdline()) + str(watchdog.environ())
+        time.sleep(0.3)
+        assert fake.ours(), "while the owner lives nothing is ended"
+    finally:
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
     wait_for(lambda: Ledger(folder).closed)
     assert fake.ours() == []
     wait_for(lambda: not psutil.pid_exists(pid) or watchdog.status() == psutil.STATUS_ZOMBIE)
