@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+GUARD, ANSWER, WORD_BYTES = b"guard", b"answer", 16  # what an importer is asked to fork
+
 
 class Importer:
     """A process that has imported vLLM, from which guards and their engines are forked (see importer.py)."""
@@ -48,10 +50,29 @@ class Importer:
         """Of one that has ended, or is about to."""
         return self._process.wait()
 
-    def fork_guard(self, its_input: int, its_output: int) -> None:
-        """Give a guard its pipes; where the importer has just died they close, as they do when a guard ends."""
+    def fork(self, word: bytes, its_input: int, its_output: int) -> None:
+        """Give a guard its pipes, or an answer; where the importer has just died they close, as when a guard ends."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self._socket, [b"+"], [its_input, its_output])
+            socket.send_fds(self._socket, [word], [its_input, its_output])
+
+    def answer(self, question: Mapping[str, Any], limit_s: float) -> bytes:
+        """What `interpreter_answers` says in a fork, which has imported all it needs; empty where it could not.
+
+        Raises:
+            TimeoutError: nothing was said in time.
+        """
+        ours, its = socket.socketpair()
+        with ours:
+            with its:
+                self.fork(ANSWER, its.fileno(), its.fileno())
+            ours.settimeout(limit_s)
+            said = b""
+            with contextlib.suppress(ConnectionError):
+                ours.sendall(json.dumps(question).encode())
+                ours.shutdown(socket.SHUT_WR)
+                while piece := ours.recv(1 << 16):
+                    said += piece
+            return said
 
     def close(self) -> None:
         """End it; it holds nothing, so that there is nothing to be gentle with. What it has forked goes on."""
@@ -98,7 +119,7 @@ class Guard:
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
         if importer is not None:
-            importer.fork_guard(its_input, its_output)
+            importer.fork(GUARD, its_input, its_output)
         else:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "common.engines.guard"],

@@ -30,7 +30,9 @@ from importlib.util import find_spec
 from multiprocessing import context
 from pathlib import Path
 
+from common.engines import interpreter_answers
 from common.engines.guard import ENGINE_NICENESS, Spec, guard
+from common.engines.guard_link import ANSWER, WORD_BYTES
 from common.engines.process_tree import end_with_parent
 
 IMPORT_ONCE = "LAB_IMPORT_ONCE"  # "1" in the environment of an engine on CPUs; a user's "0" leaves vLLM as it is
@@ -42,7 +44,7 @@ IMPORTED = (
 
 
 def main() -> None:
-    """Import, then fork a guard with its engine for each pair of files sent over standard input, a socket."""
+    """Import, then fork what is asked for over standard input, a socket: a guard with its engine, or an answer."""
     if preloaded := libraries_to_preload():
         os.environ["LD_PRELOAD"] = preloaded
         os.execv(sys.executable, [sys.executable, "-m", "common.engines.importer"])
@@ -59,9 +61,13 @@ def main() -> None:
     gc.freeze()  # what engines never write they share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards are not waited for: they tell the script how it went
     with socket.socket(fileno=0) as script:
-        while files := _guard_asked_for(script):
+        while (asked := socket.recv_fds(script, WORD_BYTES, 2))[1]:  # nothing once the script is gone
+            word, files = asked[:2]
             if os.fork() == 0:
-                _guard(files, imported_s)
+                _take(files)
+                if word == ANSWER:
+                    _answer()
+                _guard(imported_s)
             for file in files:
                 os.close(file)
 
@@ -81,18 +87,24 @@ def _ending_with_parent() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _guard_asked_for(script: socket.socket) -> list[int]:
-    """The next guard's standard input and output; empty once the script is gone."""
-    return socket.recv_fds(script, 1, 2)[1]
-
-
-def _guard(files: Sequence[int], imported_s: tuple[float, float]) -> None:
-    """Be a guard, or the engine that is forked from it; does not return."""
+def _take(files: Sequence[int]) -> None:
+    """Have these as standard input and output, and nothing of the importer's."""
     os.setsid()
     for standard, file in enumerate(files):
         os.dup2(file, standard)
         os.close(file)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _answer() -> None:
+    """Answer what stands on standard input; does not return."""
+    end_with_parent()
+    interpreter_answers.main()
+    os._exit(0)
+
+
+def _guard(imported_s: tuple[float, float]) -> None:
+    """Be a guard, or the engine that is forked from it; does not return."""
     with contextlib.suppress(ImportError):
         import setproctitle
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.core.plan import ParallelPlan
-from common.engines.settings import EngineSettings, InstalledEngine, base_environment
+from common.engines.guard_link import importer_for
+from common.engines.settings import EngineSettings, InstalledEngine, base_environment, importer_of
+from common.machine.devices import Device
 
 ANSWERS = "common.engines.interpreter_answers"
 VERSIONS_LIMIT_S, PARSER_LIMIT_S = 60.0, 300.0  # importing vLLM takes 8 s, and minutes from a slow network disk
@@ -41,8 +45,10 @@ def find_engine(python: Path) -> InstalledEngine:
     return InstalledEngine(str(path), answer["versions"], answer["finds_plugin"])
 
 
-def check_arguments(settings: EngineSettings, plan: ParallelPlan) -> str | None:
+def check_arguments(settings: EngineSettings, plan: ParallelPlan, devices: Sequence[Device]) -> str | None:
     """Parse the whole command of a plan with vLLM's own parser; why that could not be done, or None.
+
+    Where engines are forked from an importer it is asked: what it has imported then serves the engines as well.
 
     Raises:
         ValueError: vLLM does not take `settings.extra_args`, or they change what the plan or the lab sets; or it does
@@ -51,8 +57,12 @@ def check_arguments(settings: EngineSettings, plan: ParallelPlan) -> str | None:
     words = settings.command(plan, port=1)
     words = words[words.index("serve") :]
     own = words[: len(words) - len(settings.extra_args)]
+    question = {"question": "arguments", "own": own, "all": words}
+    importer = importer_of(settings.python, settings.environment(plan, devices, Path(os.devnull)))
     try:
-        answer = _ask(settings.python, {"question": "arguments", "own": own, "all": words}, PARSER_LIMIT_S)
+        answer = _ask_importer(importer, question)
+        if answer is None:
+            answer = _ask(settings.python, question, PARSER_LIMIT_S)
     except _NoAnswerError as error:
         return str(error)
     if "unchecked" in answer:
@@ -84,6 +94,16 @@ def _explained(message: str, flags: list[str]) -> str:
 
 class _NoAnswerError(Exception):
     """The interpreter ended, or went on, without an answer."""
+
+
+def _ask_importer(wanted: Mapping[str, Any] | None, question: dict[str, Any]) -> dict[str, Any] | None:
+    """The importer's answer; None where engines have none, or it cannot tell: a new interpreter then says why."""
+    if wanted is None:
+        return None
+    with contextlib.suppress(TimeoutError, ValueError):
+        answer = json.loads(importer_for(wanted, Path(os.devnull)).answer(question, PARSER_LIMIT_S))
+        return answer if isinstance(answer, dict) else None
+    return None
 
 
 def _ask(python: str, question: dict[str, Any], limit_s: float) -> dict[str, Any]:

@@ -116,8 +116,10 @@ def check_engine(python: Path | None) -> InstalledEngine | None:
     return find_engine(python)
 
 
-def check_engine_args(settings: EngineSettings, plan: ParallelPlan, say: Callable[[str], None]) -> None:
-    """Check `--engine-args` with the parser of the vLLM that will be started; about ten seconds, if there are any.
+def check_engine_args(
+    settings: EngineSettings, plan: ParallelPlan, machine: Machine, say: Callable[[str], None]
+) -> None:
+    """Check `--engine-args`, if there are any, with the parser of the vLLM that will be started.
 
     Raises:
         ValueError: vLLM does not take them.
@@ -128,7 +130,7 @@ def check_engine_args(settings: EngineSettings, plan: ParallelPlan, say: Callabl
         say("--engine-args cannot be checked: vLLM is not installed in this environment")
         return
     say("checking --engine-args with vLLM's own parser")
-    if unchecked := check_arguments(settings, plan):
+    if unchecked := check_arguments(settings, plan, machine.devices):
         say(f"--engine-args cannot be checked: {unchecked}")
 
 

@@ -85,7 +85,7 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     machine, model, settings, specs, engine = plan.machine, plan.model, plan.settings, plan.specs, plan.settings.engine
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
     check_guess(options.guess, question, experiment.name)
-    preflight.check_engine_args(settings, specs[0].configuration.plan, say_plainly)
+    preflight.check_engine_args(settings, specs[0].configuration.plan, machine, say_plainly)
     starts, base_last = STARTS[options.preset], options.preset != "smoke"
     planned = estimate(specs, starts, plan.roofline, base_last)
     if options.dry_run:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ import psutil
 import pytest
 
 from common.engines.guard import ENGINE_NICENESS
-from common.engines.guard_link import close_importer
+from common.engines.guard_link import close_importer, importer_for
 from common.engines.guarded import GuardedProcess, free_port, port_is_free
 
 pytestmark = [
@@ -254,6 +256,25 @@ def test_engines_are_forked_one_after_another_and_each_goes_whole(
     assert psutil.pid_exists(kept)
     close_importer()
     assert not psutil.pid_exists(kept)
+
+
+def test_an_importer_answers_in_a_fork_and_goes_on(tmp_path: Path) -> None:
+    kept = importer_for(importer(tmp_path), tmp_path / "log")
+    for _ in range(2):
+        assert (
+            json.loads(kept.answer({"question": "versions"}, 20.0))["versions"]["python"] == platform.python_version()
+        )
+    assert kept.answer({"question": "no such"}, 20.0) == b"", "a fork that fails says nothing"
+    assert kept.alive
+    close_importer()
+    assert kept.answer({"question": "versions"}, 20.0) == b"", "one that has ended does not either"
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    module(tmp_path, "costly", "import time; time.sleep(600)")
+    with pytest.raises(TimeoutError):
+        importer_for(importer(tmp_path, imports="costly"), tmp_path / "log").answer({"question": "versions"}, 0.3)
+    close_importer()
 
 
 def test_engines_beside_each_other_share_an_importer_and_end_apart(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from common.core.plan import ParallelPlan
-from common.engines import interpreter, settings
+from common.engines import guard_link, interpreter, settings
+from common.engines.engine import Engine
+from common.engines.guard_link import close_importer
 from common.engines.interpreter import check_arguments, find_engine
 from common.engines.settings import CHECKOUT, EngineSettings, InstalledEngine
 from common.machine.devices import Device
@@ -20,6 +23,7 @@ from common.machine.environment import versions
 from tests.engines.second_python import SERVE, add_vllm, make_environment, site_packages
 
 CPU = [Device(0, "cpu", "A CPU", cores=(0,))]
+GPUS = [Device(0, "gpu", "A GPU", uuid="GPU-0")]  # whose engines have no importer
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +147,12 @@ def test_secrets_do_not_reach_the_other_interpreter(tmp_path: Path, monkeypatch:
 # --- whether it takes given arguments
 
 
-def checked(python: Path, *extra: str, plan: ParallelPlan | None = None) -> str | None:
+def checked(
+    python: Path, *extra: str, plan: ParallelPlan | None = None, devices: Sequence[Device] = GPUS
+) -> str | None:
     engine = InstalledEngine(str(python), {})
-    return check_arguments(EngineSettings("/m", "m", extra_args=extra, engine=engine), plan or ParallelPlan())
+    asked = EngineSettings("/m", "m", extra_args=extra, engine=engine)
+    return check_arguments(asked, plan or ParallelPlan(), devices)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +207,25 @@ def test_an_interpreter_that_dies_meanwhile_is_said_to_be_unchecked(tmp_path: Pa
     assert checked(python, "--max-num-seqs", "8") == "exit code 9"
 
 
+def test_where_an_importer_cannot_tell_a_new_interpreter_does(other: Path) -> None:
+    """This one's environment lacks what an importer needs."""
+    assert checked(other, "--max-num-seqs", "8", devices=CPU) is None
+    with pytest.raises(ValueError, match="vLLM knows no --zzz"):
+        checked(other, "--zzz", devices=CPU)
+    close_importer()
+
+
 @pytest.mark.vllm
-@pytest.mark.apart
-def test_the_real_parser_knows_its_flags_and_names_the_nearest() -> None:
-    """Of all that it is given, the pinned and the users', it refuses one word."""
+def test_the_real_parser_knows_its_flags_and_names_the_nearest(tp1: Engine) -> None:
+    """Of all that it is given, the pinned and the users', it refuses one word; asked of the importer that is there."""
     wrong = "--max-num-sequences"
+    words = ("--kv_cache_dtype", "auto", wrong, "8")
+    importer = guard_link._importer
+    asked = EngineSettings("/m", "m", extra_args=words)
     with pytest.raises(ValueError, match=f"vLLM knows no {wrong}; did you mean --max-num-seqs"):
-        checked(Path(sys.executable), *("--kv_cache_dtype", "auto", wrong, "8"), plan=ParallelPlan(tp=2))
+        check_arguments(asked, ParallelPlan(tp=2), CPU)
+    assert importer is not None and guard_link._importer is importer
+    assert tp1.alive()
 
 
 def test_the_answers_need_nothing_but_the_standard_library(other: Path, tmp_path: Path) -> None:

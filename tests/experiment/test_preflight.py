@@ -68,9 +68,9 @@ def test_another_environments_vllm_needs_none_here(monkeypatch: pytest.MonkeyPat
 def test_without_vllm_engine_args_are_said_to_be_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "vllm_is_installed", lambda: False)
     said: list[str] = []
-    preflight.check_engine_args(EngineSettings("/m", "m", extra_args=("--foo",)), ParallelPlan(), said.append)
+    preflight.check_engine_args(EngineSettings("/m", "m", extra_args=("--foo",)), ParallelPlan(), MACHINE, said.append)
     assert said == ["--engine-args cannot be checked: vLLM is not installed in this environment"]
-    preflight.check_engine_args(EngineSettings("/m", "m"), ParallelPlan(), said.append)
+    preflight.check_engine_args(EngineSettings("/m", "m"), ParallelPlan(), MACHINE, said.append)
     assert len(said) == 1, "nothing to check, nothing to say"
 
 
