@@ -28,7 +28,7 @@ from tests.shared_engines import TIMED_BATCHES, devices_of, settings_of
 pytestmark = pytest.mark.vllm
 
 SHAPE = find_model("qwen2-9m", say=lambda _: None).shape
-BENCH = Workload(requests=48, input_tokens=64, output_tokens=32, vocab_size=SHAPE.vocab_size)
+BENCH = Workload(requests=36, input_tokens=64, output_tokens=32, vocab_size=SHAPE.vocab_size)
 WORK = Workload(requests=16, input_tokens=32, output_tokens=24, vocab_size=SHAPE.vocab_size, seed=7)
 
 
