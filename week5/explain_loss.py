@@ -6,7 +6,7 @@ Prediction.  Made before anything is slowed: if each all-reduce takes so many mi
              that times the number of all-reduces in it longer. An account of the loss that is right must put exactly
              that into its communication bar. Write your guess down: how large is that bar without the delay?
 Method.      Real vLLM. The smallest plan, the largest TP size (or --tp), and the same with its communication knocked
-             out: on CPUs every all-reduce waits --delay-us first, by turns with none on the same engine; on GPUs P2P
+             out: on CPUs every all-reduce waits 1 ms, and by turns --delay-us longer, on the same engine; on GPUs P2P
              and the custom all-reduce are off, on an engine of its own. All-reduces are timed in every engine, alone,
              at the model's own message sizes. A step model is calibrated on the first two plans; the third is judged
              by it, and the model is not told of the delay.
@@ -58,8 +58,8 @@ class LossOptions(Options):
     concurrency: tuple[int, ...] = (1, 16)
     """Streams of the fixed curve; the knock-out is measured at each."""
     delay_us: float = 3000.0
-    """How much longer every all-reduce takes in the knock-out, in microseconds; on GPUs it has no say. On slices that
-    share their cores with the API server, a millisecond or two of its work hides in the waits of each step."""
+    """How much longer every all-reduce takes in the knock-out, in microseconds; on GPUs it has no say. It comes on top
+    of a wait of 1 ms: that ranks wait at all gives their cores to the API server, which is not what a delay costs."""
     input_tokens: int | None = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
     output_tokens: int | None = None

@@ -9,6 +9,15 @@ from common.core.plan import ParallelPlan
 
 
 @dataclass(frozen=True)
+class Before:
+    """What a slowed case's engine gave, by turns with that, while its all-reduces waited for a short time only."""
+
+    measured: float
+    """Output tokens per second."""
+    time: TokenTime
+
+
+@dataclass(frozen=True)
 class Beside:
     """One measured case beside its prediction, both in output tokens per second."""
 
@@ -27,8 +36,8 @@ class Beside:
     """What an output token takes by the model."""
     slowed: bool
     """Whether its communication was knocked out."""
-    undelayed: float | None
-    """What a slowed one gave left alone, by turns on the same engine; None where it has an engine to itself."""
+    before: Before | None
+    """Of a slowed case what it is held against; None where that is a case with an engine of its own."""
     doubts: tuple[str, ...] = ()
     """Why the prediction is of low confidence, its interval wider; empty where nothing speaks against it."""
 

@@ -11,15 +11,19 @@ from common.engines.failures import EngineError
 from common.experiment.bench import Bench
 from common.experiment.load_spec import LoadSpec
 from common.experiment.roofline import Roofline
-from common.predict.measured import UNDELAYED
+from common.predict.measured import ALL_REDUCE, ALL_REDUCE_BEFORE, BEFORE
 from common.store.schema import Case
+
+SHORT_US = 1_000.0  # before the delay
 
 
 @dataclass(frozen=True)
 class SlowedSpec(LoadSpec):
-    """A closed loop by turns as it is and with a delay in each all-reduce, on one engine: what drifts, drifts for both.
+    """A closed loop by turns before a delay in each all-reduce and with it, on one engine: what drifts, does for both.
 
-    A repeat's numbers are those with the delay, and `UNDELAYED` is the rate without it.
+    All-reduces wait a little before, too. That a rank waits at all lets the server work on its core and the core cool
+    down, 6 ms a step on two slices whatever the wait's length; it is not what the delay costs. A repeat's numbers are
+    those with the delay, and `BEFORE` is the rate before.
     """
 
     delay_us: float = 0.0
@@ -37,29 +41,26 @@ class SlowedSpec(LoadSpec):
 
     def _pair(self, bench: Bench, case: Case, repeat: int) -> None:
         requests = self.requests(case, bench.seed_of(repeat))
-
-        def as_it_is() -> float:
-            ((loaded, numbers),) = bench.sent(case, [requests], repeat)
-            bench.keep(case, loaded, repeat, "-undelayed")
-            return numbers["output_throughput"]
-
-        first = as_it_is() if (bench.start + repeat) % 2 == 0 else None
-        with slower(bench.engine, self.delay_us, self.streams) as times:
-            ((loaded, numbers),) = bench.sent(case, [requests], repeat)
-        undelayed = as_it_is() if first is None else first
-        bench.keep(case, loaded, repeat)  # after the other: the case's monitor is then that of the slowed half
-        case.engine["all_reduce"] = [asdict(time) for time in times]
-        case.engine["settings"] = {**case.engine.get("settings", {}), "all_reduce_delay_us": self.delay_us}
-        bench.enter(case, numbers | {UNDELAYED: undelayed})
+        waits_us = {ALL_REDUCE_BEFORE: SHORT_US, ALL_REDUCE: SHORT_US + self.delay_us}
+        found = {}
+        for half in list(waits_us) if (bench.start + repeat) % 2 == 0 else list(waits_us)[::-1]:
+            with slower(bench.engine, waits_us[half], self.streams) as times:
+                (found[half],) = bench.sent(case, [requests], repeat)
+            case.engine[half] = [asdict(time) for time in times]
+        (early, before), (loaded, numbers) = found[ALL_REDUCE_BEFORE], found[ALL_REDUCE]
+        bench.keep(case, early, repeat, "-before")
+        bench.keep(case, loaded, repeat)  # last: the case's monitor is then that of the slowed half
+        case.engine["all_reduce_wait_us"] = waits_us
+        bench.enter(case, numbers | {BEFORE: before["output_throughput"]})
 
     def seconds(self, roofline: Roofline) -> float:
         """How long one start's repeats will take, warm-up included: an estimate."""
-        steps = self.turns * self.lengths.output_tokens * self.repeats
-        return 2 * super().seconds(roofline) + steps * roofline.shape.all_reduces_per_step * self.delay_us / 1e6
+        calls = self.turns * self.lengths.output_tokens * self.repeats * roofline.shape.all_reduces_per_step
+        return 2 * super().seconds(roofline) + calls * (2 * SHORT_US + self.delay_us) / 1e6
 
     def in_words(self) -> str:
         """Load, lengths and delay, for a person."""
-        return f"{super().in_words()}, by turns with {self.delay_us:g} us in each all-reduce and without"
+        return f"{super().in_words()}, by turns before and with {self.delay_us:g} us in each all-reduce"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.core.beside import Beside
+from common.core.beside import Before, Beside
 from common.core.plan import ParallelPlan
 
 TOLERANCE = 0.1
@@ -16,12 +16,12 @@ TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class KnockOut:
-    """A plan as it is and with its communication slowed, under the same load; seconds per output token."""
+    """A plan before its communication is slowed and after, under the same load; seconds per output token."""
 
     plan: ParallelPlan
     concurrency: int
     foretold_s: float
-    """What the slowed plan should need: as it is, and what its all-reduces, timed alone, take longer."""
+    """What the slowed plan should need: as before, and what its all-reduces, timed alone, take longer."""
     plain_s: float
     slowed_s: float
     bar_s: float
@@ -46,7 +46,8 @@ class KnockOut:
 def knock_outs(found: Sequence[Beside]) -> list[KnockOut]:
     """Every slowed case beside the same plan and load as it is, the fewest streams first.
 
-    What was measured by turns on the same engine is held against itself: between engines, and minutes, machines drift.
+    What was measured by turns on the same engine is held against itself: between engines, and minutes, machines drift,
+    and ranks that wait at all leave their cores to others, which take the place of the delay or come back cold.
     """
     alone = {(one.plan, one.concurrency): one for one in found if not one.slowed}
     pairs = [(alone[key], one) for one in found if one.slowed and (key := (one.plan, one.concurrency)) in alone]
@@ -54,6 +55,7 @@ def knock_outs(found: Sequence[Beside]) -> list[KnockOut]:
 
 
 def _knock_out(plain: Beside, slowed: Beside) -> KnockOut:
-    added = slowed.time.communication_s - plain.time.communication_s
-    usual = 1 / (slowed.undelayed or plain.measured)
+    before = slowed.before or Before(plain.measured, plain.time)
+    added = slowed.time.communication_s - before.time.communication_s
+    usual = 1 / before.measured
     return KnockOut(plain.plan, plain.concurrency, usual + added, usual, 1 / slowed.measured, added)

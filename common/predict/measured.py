@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.core.arrivals import ClosedLoop
-from common.core.beside import Beside
+from common.core.beside import Before, Beside
 from common.core.loss import TokenTime, four_bars
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
@@ -26,7 +26,8 @@ from common.store.schema import Case, Result
 CURVES = ("fixed", "ladder", "saturated", "weak")
 SLOWED = "slowed"  # the curve of cases whose communication was knocked out
 THROUGHPUT = "output_throughput"
-UNDELAYED = "undelayed_output_throughput"  # of a slowed case's repeats: the rate by turns with it, without the delay
+BEFORE = "before_output_throughput"  # of a slowed case's repeats: the rate by turns with it, before the delay
+ALL_REDUCE, ALL_REDUCE_BEFORE = "all_reduce", "all_reduce_before"  # as an engine timed them, slowed and before
 CALIBRATING_PLANS = 2
 CPU_CENTRES = {
     "memory": 0.8,
@@ -95,13 +96,15 @@ def predict_result(result: Result, priors: Priors, calibrating: Sequence[Paralle
     )
     on_cpu = result.environment.get("device_kind") == "cpu"
     found = predict(sample, cpu_priors(priors) if on_cpu else priors)
-    delays = np.array([_delay_s(case, cases) for case in cases])
+    delays = np.array([_delay_s(case, cases, ALL_REDUCE) for case in cases])
+    shorter = np.array([_delay_s(case, cases, ALL_REDUCE_BEFORE) if _before(case) else 0.0 for case in cases])
     doubts = [_doubts(result, case, known, found.residual) for case in cases]
     wider = np.where([bool(said) for said in doubts], LOW_WIDTH, 1.0) * found.deviations
     unseen = np.array([UNSEEN_KIND if on_cpu and _unseen(case.plan, known) else 0.0 for case in cases])
     margins = np.exp(priors.interval * np.hypot(wider, unseen)).tolist()
     unsure = list(zip(margins, doubts, strict=True))
-    return _beside(cases, sample, found, token_times(found.constants, rows, delays), unsure)
+    times, before = (token_times(found.constants, rows, added) for added in (delays, shorter))
+    return _beside(cases, sample, found, list(zip(times, before, strict=True)), unsure)
 
 
 def cpu_priors(priors: Priors) -> Priors:
@@ -128,11 +131,11 @@ def _beside(
     cases: Sequence[Case],
     sample: Sample,
     found: Prediction,
-    times: Sequence[TokenTime],
+    times_and_before: Sequence[tuple[TokenTime, TokenTime]],
     unsure: Sequence[tuple[float, tuple[str, ...]]],
 ) -> list[Beside]:
     """`unsure` is the factor to each bound of a case's interval, and the doubts about it."""
-    plain = token_times(found.constants, sample.rows)
+    plain, times = token_times(found.constants, sample.rows), [time for time, _ in times_and_before]
     made = []
     for at, case in enumerate(cases):
         slower = _whole(plain[at]) / _whole(times[at])
@@ -145,7 +148,9 @@ def _beside(
             bars = four_bars(times[base], times[at], of_base, _rate(case), times_base)
         load, measured, known = _load(case), _rate(case), bool(sample.calibrates[at])
         limits = (predicted / margin, predicted * margin)
-        told = (predicted, *limits, bars, times[at], case.curve == SLOWED, _undelayed(case), doubts)
+        rate = _before(case)
+        before = None if rate is None else Before(rate, times_and_before[at][1])
+        told = (predicted, *limits, bars, times[at], case.curve == SLOWED, before, doubts)
         made.append(Beside(case.id, case.plan, load, measured, known, *told))
     return made
 
@@ -213,9 +218,9 @@ def _rate(case: Case) -> float:
     return geometric_mean(THROUGHPUT, "tok/s", _rates(case)).value
 
 
-def _undelayed(case: Case) -> float | None:
-    rates = [repeat[UNDELAYED] for repeat in case.repeats if repeat.get(UNDELAYED, 0) > 0]
-    return geometric_mean(UNDELAYED, "tok/s", rates).value if rates else None
+def _before(case: Case) -> float | None:
+    rates = [repeat[BEFORE] for repeat in case.repeats if repeat.get(BEFORE, 0) > 0]
+    return geometric_mean(BEFORE, "tok/s", rates).value if rates else None
 
 
 def _load(case: Case) -> int:
@@ -259,21 +264,21 @@ def devices_of(environment: Mapping[str, Any], active: int) -> Hardware:
     return Hardware(names[0] if names else "CPU", flops, None, memory, bandwidth, None, link, "measured", (source,))
 
 
-def _delay_s(case: Case, cases: Sequence[Case]) -> float:
+def _delay_s(case: Case, cases: Sequence[Case], timed: str) -> float:
     """How much longer the engine's all-reduces take than those of the same plan that was left alone; 0 for others."""
     if case.curve != SLOWED:
         return 0.0
     alone = next((other for other in cases if other.plan == case.plan and other.curve != SLOWED), None)
-    pairs = [(_timed(one), _timed(case)) for one in [alone] if one is not None]
+    pairs = [(_timed(one), _timed(case, timed)) for one in [alone] if one is not None]
     gaps = [after - usual[size] for usual, slow in pairs for size, after in slow.items() if size in usual]
     if not gaps:
         raise NotPredictableError(f"{case.id}: its all-reduces were not timed, slowed and as they are")
     return float(np.median(gaps))
 
 
-def _timed(case: Case) -> dict[float, float]:
+def _timed(case: Case, when: str = ALL_REDUCE) -> dict[float, float]:
     """Seconds of an all-reduce by its bytes, as the case's engine timed it."""
-    return {float(point["bytes"]): float(point["seconds"]) for point in case.engine.get("all_reduce") or ()}
+    return {float(point["bytes"]): float(point["seconds"]) for point in case.engine.get(when) or ()}
 
 
 def _table(hardware: Hardware, ranks: int, cases: Sequence[Case]) -> Floats:

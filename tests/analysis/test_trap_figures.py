@@ -44,7 +44,7 @@ def texts(figure: Figure) -> str:
 def beside(plan: ParallelPlan, streams: int, predicted: float, bars: FourBars | None = BARS) -> Beside:
     low, high = 0.8 * predicted, 1.25 * predicted
     told = (f"{plan}/c{streams}", plan, streams, 100.0, plan in (TP1, TP2), predicted, low, high, bars, TIME)
-    return Beside(*told, slowed=False, undelayed=None)
+    return Beside(*told, slowed=False, before=None)
 
 
 FOUND = [beside(TP1, 16, 100, None), beside(TP2, 16, 100), beside(X2, 16, 110), beside(X2, 1, 200, None)]

@@ -54,14 +54,16 @@ def test_with_and_without_take_turns_on_one_engine(
     assert [plan for plan, _ in world.starts] == ["tp1", "tp2"]
     fixed, pairs = delays[:6], delays[6:]
     assert fixed == [0] * 6
-    assert pairs == [0, 1000, 1000, 0, 0, 1000], "the order is turned round"
+    assert pairs == [1000, 2000, 2000, 1000, 1000, 2000], "the order is turned round"
     assert world.measured[-1].requests == world.measured[-2].requests, "the same prompts"
     case = slowed(the_result(tmp_path))
-    assert [repeat["undelayed_output_throughput"] for repeat in case.repeats] == pytest.approx([200] * 3)
-    assert [repeat["output_throughput"] for repeat in case.repeats] == pytest.approx([1 / (PLAIN_S + 9e-3 / 4)] * 3)
-    assert case.engine["settings"]["all_reduce_delay_us"] == 1000
-    (timed,) = case.engine["all_reduce"]
-    assert timed["tokens"] == 4 and timed["seconds"] == pytest.approx(1.01e-3)
+    before, slower = (1 / (PLAIN_S + ALL_REDUCES * wait_s / 4) for wait_s in (1e-3, 2e-3))
+    assert [repeat["before_output_throughput"] for repeat in case.repeats] == pytest.approx([before] * 3)
+    assert [repeat["output_throughput"] for repeat in case.repeats] == pytest.approx([slower] * 3)
+    for half, wait_s in (("all_reduce_before", 1.01e-3), ("all_reduce", 2.01e-3)):
+        assert case.engine["all_reduce_wait_us"][half] == pytest.approx(1e6 * wait_s - 10)
+        (timed,) = case.engine[half]
+        assert timed["tokens"] == 4 and timed["seconds"] == pytest.approx(wait_s)
 
 
 @pytest.mark.parametrize("incident", ["die", "fail all"])
@@ -72,7 +74,7 @@ def test_an_engine_that_fails_while_it_is_slowed_is_let_go(
     world.incidents[7] = incident
     outcome = script(*WORDS, "--results-dir", str(tmp_path))
     assert outcome.code == 1
-    assert delays[-1] == 1000
+    assert delays[-1] == 2000
     case = slowed(the_result(tmp_path))
     assert case.status == "failed" and case.error is not None
     assert (case.error.kind == KILLED.kind) == (incident == "die")

@@ -26,7 +26,7 @@ def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], 
     last = done.last
     cases = json.loads(Path(last["result"]).read_text())["cases"]
     slowed = next(case for case in cases if case["id"] == "tp2/slowed/c4")
-    assert slowed["engine"]["settings"]["all_reduce_delay_us"] == 2000
+    assert slowed["engine"]["all_reduce_wait_us"] == {"all_reduce_before": 1000, "all_reduce": 3000}
     found = last["summary"]["knock_out"].get("tp2/c4")
     if found is None and any(case["client"]["word"] == "INVALID" for case in cases):
         pytest.skip("the machine is too busy: a case's client is INVALID, and from such nothing is concluded")
