@@ -19,6 +19,7 @@ from common.store.schema import Case
 PREEMPTIONS = "vllm:num_preemptions_total"
 GENERATED = "vllm:generation_tokens_total"
 PREFIX_QUERIES, PREFIX_HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
+STEPS = "vllm:iteration_tokens_total_count"
 QUEUED_S, QUEUED = "vllm:request_queue_time_seconds_sum", "vllm:request_queue_time_seconds_count"
 WAITING = "vllm:num_requests_waiting"
 SERVERS_COUNTS = {  # the names that the rises of the server's counters have in a repeat
@@ -26,6 +27,7 @@ SERVERS_COUNTS = {  # the names that the rises of the server's counters have in 
     GENERATED: "server_output_tokens",
     PREFIX_QUERIES: "prefix_cache_queried_tokens",
     PREFIX_HITS: "prefix_cache_hit_tokens",
+    STEPS: "engine_steps",
 }
 
 

@@ -11,10 +11,11 @@ from common.engines.failures import EngineError
 from common.experiment.bench import Bench
 from common.experiment.load_spec import LoadSpec
 from common.experiment.roofline import Roofline
-from common.predict.measured import ALL_REDUCE, ALL_REDUCE_BEFORE, BEFORE
+from common.predict.measured import ALL_REDUCE, ALL_REDUCE_BEFORE, BEFORE, STEPS, THROUGHPUT
 from common.store.schema import Case
 
 SHORT_US = 1_000.0  # before the delay
+COMPARED = (THROUGHPUT, STEPS)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SlowedSpec(LoadSpec):
 
     All-reduces wait a little before, too. That a rank waits at all lets the server work on its core and the core cool
     down, 6 ms a step on two slices whatever the wait's length; it is not what the delay costs. A repeat's numbers are
-    those with the delay, and `BEFORE` is the rate before.
+    those with the delay; rate and steps before it begin with `BEFORE`.
     """
 
     delay_us: float = 0.0
@@ -51,7 +52,7 @@ class SlowedSpec(LoadSpec):
         bench.keep(case, early, repeat, "-before")
         bench.keep(case, loaded, repeat)  # last: the case's monitor is then that of the slowed half
         case.engine["all_reduce_wait_us"] = waits_us
-        bench.enter(case, numbers | {BEFORE: before["output_throughput"]})
+        bench.enter(case, numbers | {f"{BEFORE}{name}": before[name] for name in COMPARED if name in before})
 
     def seconds(self, roofline: Roofline) -> float:
         """How long one start's repeats will take, warm-up included: an estimate."""

@@ -26,7 +26,8 @@ from common.store.schema import Case, Result
 CURVES = ("fixed", "ladder", "saturated", "weak")
 SLOWED = "slowed"  # the curve of cases whose communication was knocked out
 THROUGHPUT = "output_throughput"
-BEFORE = "before_output_throughput"  # of a slowed case's repeats: the rate by turns with it, before the delay
+STEPS, TOKENS = "engine_steps", "total_output_tokens"
+BEFORE = "before_"  # of a slowed case's repeats: what was measured by turns with it, before the delay
 ALL_REDUCE, ALL_REDUCE_BEFORE = "all_reduce", "all_reduce_before"  # as an engine timed them, slowed and before
 CALIBRATING_PLANS = 2
 CPU_CENTRES = {
@@ -103,7 +104,9 @@ def predict_result(result: Result, priors: Priors, calibrating: Sequence[Paralle
     unseen = np.array([UNSEEN_KIND if on_cpu and _unseen(case.plan, known) else 0.0 for case in cases])
     margins = np.exp(priors.interval * np.hypot(wider, unseen)).tolist()
     unsure = list(zip(margins, doubts, strict=True))
-    times, before = (token_times(found.constants, rows, added) for added in (delays, shorter))
+    times = token_times(found.constants, rows, delays, np.array([_steps_per_token(case, STEPS) for case in cases]))
+    steps_before = np.array([_steps_per_token(case, f"{BEFORE}{STEPS}") for case in cases])
+    before = token_times(found.constants, rows, shorter, steps_before)
     return _beside(cases, sample, found, list(zip(times, before, strict=True)), unsure)
 
 
@@ -113,17 +116,21 @@ def cpu_priors(priors: Priors) -> Priors:
     return replace(priors, centres=centres, widths=np.full(len(CONSTANTS), CPU_WIDTH), pcie_links=1.0, pcie_growth=0.0)
 
 
-def token_times(constants: Floats, rows: Rows, delay_s: Floats | float = 0.0) -> list[TokenTime]:
+def token_times(
+    constants: Floats, rows: Rows, delay_s: Floats | float = 0.0, steps_per_token: Floats | float = np.nan
+) -> list[TokenTime]:
     """What one output token of each row takes by the step model, all devices together.
 
     `delay_s` is added to each of a pass' all-reduces where there is tensor parallelism: two per layer and one for the
-    embedding.
+    embedding. `steps_per_token` is how many passes the server counted for each output token; where it is nan, as many
+    as the step model has.
     """
     running = sequences(constants, rows)
     parts = mixed_step_s(constants, rows, running)
-    added = np.where(rows.tp > 1, (2 * rows.layers + 1) * passes(rows, running) * delay_s, 0.0)
     together = np.minimum(running * rows.dp, rows.concurrency)
-    columns = (parts.work / together, (parts.communication + added) / together, parts.other / together)
+    counted = np.where(np.isnan(steps_per_token), passes(rows, running) / together, steps_per_token)
+    added = np.where(rows.tp > 1, (2 * rows.layers + 1) * counted * delay_s, 0.0)
+    columns = (parts.work / together, parts.communication / together + added, parts.other / together)
     return [TokenTime(*(float(part) for part in row)) for row in zip(*columns, strict=True)]
 
 
@@ -219,8 +226,15 @@ def _rate(case: Case) -> float:
 
 
 def _before(case: Case) -> float | None:
-    rates = [repeat[BEFORE] for repeat in case.repeats if repeat.get(BEFORE, 0) > 0]
-    return geometric_mean(BEFORE, "tok/s", rates).value if rates else None
+    name = f"{BEFORE}{THROUGHPUT}"
+    rates = [repeat[name] for repeat in case.repeats if repeat.get(name, 0) > 0]
+    return geometric_mean(name, "tok/s", rates).value if rates else None
+
+
+def _steps_per_token(case: Case, name: str) -> float:
+    """Passes for each output token by the server's own count; nan where it keeps none."""
+    steps, tokens = (sum(repeat.get(key, 0.0) for repeat in case.repeats) for key in (name, TOKENS))
+    return steps / tokens if steps and tokens else float("nan")
 
 
 def _load(case: Case) -> int:

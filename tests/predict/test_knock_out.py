@@ -6,7 +6,7 @@ import pytest
 
 from common.predict.calibrate import stored_priors
 from common.predict.knock_out import knock_outs
-from common.predict.measured import BEFORE, SLOWED, NotPredictableError, cpu_priors, predict_result
+from common.predict.measured import BEFORE, SLOWED, STEPS, NotPredictableError, cpu_priors, predict_result
 from common.store.schema import Case, Result
 from tests.predict.test_measured import LOADS, TP1, TP2, planted
 
@@ -59,18 +59,23 @@ def test_an_account_that_is_wrong_fails(share: float) -> None:
 
 
 def test_what_was_measured_by_turns_is_held_against_itself() -> None:
-    """The machine is a third slower while the delay is tried, and waits before, too: another case says nothing."""
+    """The machine is a third slower while the delay is tried, and waits before, too: another case says nothing.
+
+    And its server counts a tenth more passes than tokens would need.
+    """
     result, short_s = with_knock_out(), 0.2e-3
     for case in result.cases:
         if case.curve == SLOWED:
             (repeat,) = case.repeats
-            calls = ALL_REDUCES / int(case.id.rpartition("c")[2])
-            usual_s = 1.33 * (1 / repeat["output_throughput"] - calls * DELAY_S)
-            rates = {BEFORE: 1 / (usual_s + calls * short_s), "output_throughput": 1 / (usual_s + calls * DELAY_S)}
-            case.repeats = [repeat | rates]
+            load = int(case.id.rpartition("c")[2])
+            calls = 1.1 * ALL_REDUCES / load
+            usual_s = 1.33 * (1 / repeat["output_throughput"] - ALL_REDUCES * DELAY_S / load)
+            waits = {f"{BEFORE}output_throughput": short_s, "output_throughput": DELAY_S}
+            steps = {f"{BEFORE}{STEPS}": 1.1 * 640 / load, STEPS: 1.1 * 640 / load, "total_output_tokens": 640.0}
+            case.repeats = [repeat | {name: 1 / (usual_s + calls * wait_s) for name, wait_s in waits.items()} | steps]
             case.engine["all_reduce_before"] = [one | {"seconds": one["seconds"] + short_s} for one in timed(10e-6)]
     for one in knock_outs(predict_result(result, stored_priors())):
-        assert one.lost_s == pytest.approx(ALL_REDUCES * (DELAY_S - short_s) / one.concurrency)
+        assert one.lost_s == pytest.approx(1.1 * ALL_REDUCES * (DELAY_S - short_s) / one.concurrency)
         assert one.passed and one.error == pytest.approx(0, abs=0.01)
 
 
