@@ -87,7 +87,8 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
             f"a loss needs two plans, and of {', '.join(map(str, sizes))} this machine's {can}: give two sizes, as in"
             " --tp 1 2, on two devices or more; fewer CPU cores run them with --oversubscribe"
         )
-    base, split = possible[0], sizes[-1] if options.tp else possible[-1]
+    base, split = possible[0], possible[-1]
+    asked_in_vain = [plan for plan in sizes if plan not in possible] if options.tp else []
     lengths = default_lengths(model, machine, options.input_tokens, options.output_tokens)
 
     def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
@@ -106,7 +107,7 @@ def cases(options: LossOptions, model: Model, machine: Machine) -> tuple[list[Sp
         ]
         return fixed if plan == base else [*fixed, *(slowed(spec, options, machine) for spec in fixed)]
 
-    return list_cases([base, split], of_plan, options, model, machine)
+    return list_cases([base, split, *asked_in_vain], of_plan, options, model, machine)
 
 
 def slowed(spec: LoadSpec, options: LossOptions, machine: Machine) -> LoadSpec:

@@ -93,7 +93,9 @@ def write_loss_figure(result: Result, stem: Path) -> list[Path]:
     except NotPredictableError:
         return []
     path = stem.with_name(f"{stem.name}.loss.png")
-    loss([(_name(one), one.bars) for one in found if one.bars is not None], about(result)).savefig(path, dpi=DPI)
+    shown = sorted((one for one in found if one.bars is not None), key=lambda one: one.slowed)
+    plans = [(_name(one), one.bars) for one in shown if one.bars is not None]
+    loss(plans, about(result), told=sum(not one.slowed for one in shown)).savefig(path, dpi=DPI)
     return [path]
 
 

@@ -13,6 +13,7 @@ from common.core.model_shape import ModelShape
 from common.predict.hardware import DATA
 
 GUESSED_FORM = (128, 1 / 3.5)  # head size, and hidden size over MLP width, of a model known by its size alone
+SPLIT_BY = 8  # KV heads of a guessed model, and what divides its heads and layers
 
 FOUR_BITS = 0.56  # bytes of a weight of four bits, with a scale for every 32 or so
 
@@ -117,20 +118,17 @@ def _shape(entry: dict[str, Any]) -> ModelShape:
 
 
 def shape_of_size(parameters: float) -> ModelShape:
-    """A dense model of this size in Llama's proportions: the hidden size is 128 times the number of layers."""
+    """A dense model of this size in Llama's proportions: the hidden size is 128 times the number of layers.
+
+    Both are multiples of 8 from 8 layers on, as those of such models are: it can be split over 2, 4 and 8 devices.
+    """
     head, narrow = GUESSED_FORM
     per_hidden = 2 * 1.25 + 3 / narrow
-    layers = round((parameters / (per_hidden * head**2)) ** (1 / 3))
-    hidden = max(layers, 1) * head
+    layers = max(round((parameters / (per_hidden * head**2)) ** (1 / 3)), 1)
+    layers = layers if layers < SPLIT_BY else SPLIT_BY * round(layers / SPLIT_BY)
+    hidden, kv = layers * head, min(layers, SPLIT_BY)
     return _shape(
-        {
-            "h": hidden,
-            "ff": int(hidden / narrow),
-            "L": max(layers, 1),
-            "heads": max(layers, 1),
-            "kv": max(layers // 4, 1),
-        }
-        | {"hd": head, "V": 64000}
+        {"h": hidden, "ff": int(hidden / narrow), "L": layers, "heads": layers, "kv": kv, "hd": head, "V": 64000}
     )
 
 

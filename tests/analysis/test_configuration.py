@@ -59,7 +59,10 @@ def test_a_changed_number_is_not_what_the_result_says(tmp_path: Path) -> None:
     assert "is gone" in documented([], tmp_path)[2][0]
 
 
-@pytest.mark.parametrize("cases", [[], [case(TP1, "fixed", 1, [])]])
+ALONE = [case(TP1, "fixed", 1, [100.0, 101.0])]
+
+
+@pytest.mark.parametrize("cases", [[], [case(TP1, "fixed", 1, [])], ALONE])
 def test_nothing_measured_writes_nothing(tmp_path: Path, cases: list[object]) -> None:
     with pytest.raises(ValueError, match="no complete result compares plans"):
         write_configuration([put(tmp_path, result(cases))], tmp_path)  # type: ignore[arg-type]

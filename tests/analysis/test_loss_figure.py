@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from matplotlib.text import Text
 
 from common.analysis.scaling.loss_figure import finding, loss
 from common.core.loss import FourBars
@@ -27,6 +28,8 @@ def test_the_title_says_where_most_is_lost() -> None:
         "tp4 gives 50% of its devices' worth; communication takes the most, 30%"
     )
     assert "No plan" in finding([])
+    titled = loss([("tp2", TP2), ("tp2 slowed", TP4)], "a machine", told=1)
+    assert any("tp2 gives 65%" in text.get_text() for text in titled.findobj(Text) if isinstance(text, Text))
 
 
 @pytest.mark.parametrize("plans", [[], [("tp2", TP2)], [("tp2", TP2), ("tp4", TP4)]])

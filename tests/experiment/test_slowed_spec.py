@@ -79,3 +79,10 @@ def test_an_engine_that_fails_while_it_is_slowed_is_let_go(
     assert case.status == "failed" and case.error is not None
     assert (case.error.kind == KILLED.kind) == (incident == "die")
     assert world.ended_with_delay_us == [0.0, 0.0]
+
+
+def test_of_more_sizes_the_largest_that_fits_is_split(script: Script, tmp_path: Path) -> None:
+    outcome = script(*WORDS[:2], "--tp", "1", "2", "4", *WORDS[5:], "--dry-run", "--results-dir", str(tmp_path))
+    assert outcome.code == 0, outcome
+    assert "tp2/slowed/c4" in outcome.out and "tp4/fixed/c4" in outcome.out and "tp4/slowed" in outcome.out
+    assert outcome.last["summary"]["engine_starts"] == 2

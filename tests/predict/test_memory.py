@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from common.core.legality import why_illegal
 from common.core.plan import ParallelPlan
 from common.predict.hardware import DATA, UnknownHardwareError, find, find_exactly, others_of_the_name
 from common.predict.memory import fit, kv_bytes_per_token, smallest_that_fits
@@ -67,6 +68,7 @@ def test_shapes_have_the_parameters_their_names_say() -> None:
     guessed, is_guess = find_shape("someone/new-13B-chat")
     assert is_guess
     assert guessed.parameters / 1e9 == pytest.approx(13, rel=0.1)
+    assert all(why_illegal(ParallelPlan(tp=tp), guessed) is None for tp in (2, 4, 8)), "or nothing could be foretold"
 
 
 def test_every_kept_shape_is_found_by_its_name_and_has_the_size_in_it() -> None:

@@ -153,9 +153,12 @@ def recommendation(result: Result) -> str:
         return f"No plan kept the limits ({limits}) at any load that was tried." if limits else "No limits were held."
     usd = f", ${found.usd_within_limits:.2f} per million output tokens" if found.usd_within_limits else ""
     rate = _kept_throughput(found)
+    held = {case.plan for case in result.cases if case.curve == "closed" and case.repeats}
+    others = sorted({case.plan for case in result.cases} - held, key=lambda plan: (plan.devices, plan))
+    untried = f" Not held to them: {', '.join(map(str, others))}." if others else ""
     return (
         f"Within {limits}, {found.plan} gives most for the machine's price: {rate:.0f} tok/s with"
-        f" {found.within_limits.load:g} clients{usd}."
+        f" {found.within_limits.load:g} clients{usd}.{untried}"
     )
 
 

@@ -118,8 +118,8 @@ def losses(result: Result) -> list[str]:
         if first is None or is_invalid(case):
             continue
         still = estimate(case, f"{SHORT}_max_itl_over_alone", "")
-        text = f"{case.plan}, {setting(case)}: beside long requests the short ones' p99 TTFT is {_times(first)} alone"
-        text += f", and an answer stands still for up to {_times(still)} alone" if still else ""
+        text = f"{case.plan}, {setting(case)}: beside long requests the short ones' p99 TTFT is {_times(first)}"
+        text += f", and an answer stands still for up to {_times(still)}" if still else ""
         lines.append(f"{text}.")
     return lines
 
@@ -190,7 +190,7 @@ def setting(case: Case) -> str:
 
 def _times(found: Estimate) -> str:
     unresolved = " (not resolved from no loss)" if found.unresolved else ""
-    return f"{_span(found)} times what it is{unresolved}"
+    return f"{_span(found)} times what it is alone{unresolved}"
 
 
 def _span(found: Estimate) -> str:

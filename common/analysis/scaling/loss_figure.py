@@ -24,12 +24,12 @@ WIDTH = 0.14
 
 
 @matplotlib.rc_context(STYLE)
-def loss(plans: Sequence[tuple[str, FourBars]], source: str) -> Figure:
-    """The figure of these plans; `source` says which machine, model and load.
+def loss(plans: Sequence[tuple[str, FourBars]], source: str, told: int | None = None) -> Figure:
+    """The figure of these plans; `source` says which machine, model and load. The title tells of the first `told`.
 
     Each plan has six columns: n times its base, the four bars hanging where the one before ends, and what was measured.
     """
-    figure, axes = empty_figure(finding(plans), source, NOTE)
+    figure, axes = empty_figure(finding(plans[:told]), source, NOTE)
     if not plans:
         return without_data(figure, axes)
     for place, (_, bars) in enumerate(plans):
