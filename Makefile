@@ -36,7 +36,7 @@ test-beside:
 
 test-fast:  ## what can be tested without vLLM in a minute and a half
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@$(BIN)/python -m pytest -m "not vllm and not timing and not slow" -n 2
+	@$(BIN)/python -m pytest -m "not vllm and not timing and not slow" -n 3 --dist worksteal
 	@$(BIN)/python -m pytest -m "timing and not vllm and not slow" $(TIMED)
 
 lint:  ## ruff, mypy --strict, import-linter
