@@ -43,6 +43,11 @@ def test_noise_leaves_the_knee_unresolved_and_says_so() -> None:
     assert any("the knee is unresolved" in line and "overlap" in line for line in read_concurrency(noisy))
 
 
+def test_one_load_says_nothing_of_more() -> None:
+    lines = read_concurrency(result([closed(TP1, 4)]))
+    assert "tp1: a knee needs three loads, this has 1; what more load would gain was not tried." in lines
+
+
 def test_a_case_whose_client_made_the_numbers_is_no_point() -> None:
     cases = [closed(TP1, clients) for clients in LADDER]
     cases[2].client = Verdict("INVALID", ["slots were idle"], "less load")

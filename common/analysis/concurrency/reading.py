@@ -77,6 +77,8 @@ def knee_finding(plans: Sequence[Found]) -> str:
 def saturation_words(one: Found) -> str:
     """Where doubling the load stops gaining, for one plan."""
     reached: Saturation = one.saturation
+    if len(one.rows) == 1:
+        return "what more load would gain was not tried"
     if reached.load is None or reached.gain is None:
         return f"doubling the load still gains {LEAST_GAIN:.0%} or more at {streams(one.rows[-1].load)}, the most tried"
     doubt = "" if reached.resolved else ", which the interval does not resolve"
