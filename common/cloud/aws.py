@@ -42,6 +42,7 @@ STATES: dict[str, State] = {
     **{"stopped": "stopped", "terminated": "gone"},
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
+ANSWER_S = 45
 NO_KEYS = "no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json"
 INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
@@ -182,7 +183,7 @@ class Aws:
         key = service, region, tries
         if key not in self._clients:
             retries = {"total_max_attempts": tries, "mode": "standard"}
-            config = Config(retries=retries, connect_timeout=15, read_timeout=45)
+            config = Config(retries=retries, connect_timeout=15, read_timeout=ANSWER_S)
             with explained(f"reaching {service}"):
                 self._clients[key] = self._boto.client(service, region_name=region, config=config)
         return self._clients[key]

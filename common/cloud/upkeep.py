@@ -156,9 +156,11 @@ def sweep(options: Sweep, world: World, root: Path) -> int:
 def show_cost(options: Cost, world: World, _: Path) -> int:
     """Estimated here beside billed there, for every renting of this provider."""
     mtok = None if options.mtok is None else plain_number("--mtok", options.mtok)
-    for ledger in ledgers(options.results_dir):
-        if (ledger.last("intent") or {}).get("provider") != world.provider.kind:
-            continue
+    kind = world.provider.kind
+    rented = [one for one in ledgers(options.results_dir) if (one.last("intent") or {}).get("provider") == kind]
+    if not rented:
+        world.say(f"no renting is written down in {options.results_dir}")
+    for ledger in rented:
         usd = cost.spent(ledger.events(), world.clock.now())
         billed, note = 0.0, ""
         for machine_id in ledger.machine_ids():

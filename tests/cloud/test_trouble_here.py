@@ -15,7 +15,7 @@ from common.cloud.flow import go
 from common.cloud.http import Call, Reply
 from common.cloud.ledger import Ledger
 from common.cloud.main import main
-from common.cloud.options import Down, OnMachine, Selftest, Sweep, Verify
+from common.cloud.options import Cost, Down, OnMachine, Selftest, Sweep, Verify
 from common.cloud.profiles import read_profiles
 from common.cloud.provider import Machine
 from common.cloud.runpod import Runpod
@@ -285,3 +285,9 @@ def test_sweep_believes_no_single_look(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_home_that_nobody_has(capfd: pytest.CaptureFixture[str]) -> None:
     assert main("runpod", PROFILES, ["cost", "--dry-run", "--results-dir", "~nobody-of-this-name/x"]) == 2
     assert "--results-dir" in capfd.readouterr().err
+
+
+def test_cost_without_a_renting_says_so(tmp_path: Path) -> None:
+    evening = Evening(tmp_path)
+    assert upkeep.show_cost(Cost(tmp_path / "results"), evening.world, ROOT) == CLEAN
+    assert evening.said == [f"no renting is written down in {tmp_path / 'results'}"]
