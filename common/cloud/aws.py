@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cloud.aws_errors import NoSuchInstanceError, explained
-from common.cloud.aws_leftovers import KINDS, clear, leftovers
+from common.cloud.aws_leftovers import KINDS, clear, clear_command, leftovers
 from common.cloud.aws_order import (
     IMAGE,
     SUBNETS,
@@ -42,6 +42,7 @@ STATES: dict[str, State] = {
     **{"stopped": "stopped", "terminated": "gone"},
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
+ANSWER_S = 45
 NO_KEYS = "no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json"
 INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
@@ -94,6 +95,7 @@ class Aws:
 
     def get(self, machine_id: str) -> Machine | None:
         """One instance, in the region where it was made, or wherever it is; whether it dies whole is read back."""
+        failed: ProviderError | None = None
         for region in self._regions_of(machine_id):
             ec2 = self.client("ec2", region)
             try:
@@ -107,6 +109,10 @@ class Aws:
                 return replace(found, usd_per_hour=usd, ends_itself=ends)
             except NoSuchInstanceError:
                 continue
+            except ProviderError as error:  # it may be in the next one
+                failed = error
+        if failed is not None:
+            raise failed
         return None
 
     def machines(self) -> list[Machine]:
@@ -116,14 +122,20 @@ class Aws:
             with explained(f"describe_instances in {region}"):
                 pages = self.client("ec2", region).get_paginator("describe_instances").paginate()
                 instances = [one for page in pages for held in page["Reservations"] for one in held["Instances"]]
-            found += [self._machine(one, region) for one in instances]
+                found += [self._machine(one, region) for one in instances]
         return found
 
     def terminate(self, machine_id: str) -> None:
-        """Ask for the end, wherever the instance is."""
+        """Ask for the end, wherever the instance is: a region that does not answer stands in the way of no other."""
+        failed: ProviderError | None = None
         for region in self._regions_of(machine_id):
-            with contextlib.suppress(NoSuchInstanceError), explained("terminate_instances"):
-                self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
+            try:
+                with contextlib.suppress(NoSuchInstanceError), explained("terminate_instances"):
+                    self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
+            except ProviderError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def leftovers(self) -> list[Leftover]:
         """Volumes, interfaces, addresses, snapshots, spot requests; groups, which cost nothing, of ours only."""
@@ -139,11 +151,22 @@ class Aws:
         """Not asked: Cost Explorer lags a day and each question costs a cent."""
         return None
 
-    def by_hand(self, machine_id: str) -> str:
+    def by_hand(self, machine_id: str, region: str | None = None) -> str:
         """With the command line, or on the page of the region."""
-        region = self._where.get(machine_id, self.region)
+        region = self._where.get(machine_id) or region or self.region
         command = f"aws ec2 terminate-instances --region {region} --instance-ids {machine_id}"
         return f"{command}   or by hand: {CONSOLE}?region={region}#Instances:"
+
+    def clear_by_hand(self, leftover: Leftover) -> str:
+        """The same for a leftover."""
+        region, _, name = leftover.id.partition("/")
+        return f"{clear_command(leftover.kind, name, region)}   or by hand: {CONSOLE}?region={region}"
+
+    @property
+    def scope(self) -> str:
+        """Its regions."""
+        all_of_them = "in all its regions"
+        return all_of_them if self._all_regions else f"in {', '.join(self._known_regions)}; --all-regions looks in all"
 
     def state_of_account(self) -> list[Finding]:
         """Quotas of the launch region."""
@@ -160,7 +183,7 @@ class Aws:
         key = service, region, tries
         if key not in self._clients:
             retries = {"total_max_attempts": tries, "mode": "standard"}
-            config = Config(retries=retries, connect_timeout=15, read_timeout=45)
+            config = Config(retries=retries, connect_timeout=15, read_timeout=ANSWER_S)
             with explained(f"reaching {service}"):
                 self._clients[key] = self._boto.client(service, region_name=region, config=config)
         return self._clients[key]

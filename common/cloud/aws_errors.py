@@ -50,7 +50,7 @@ def explained(what: str) -> Iterator[None]:
         if code.startswith(("Invalid", "Missing", "Unknown")):
             raise DeniedError(text) from error
         raise UnansweredError(text) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, LookupError, TypeError, ValueError, AttributeError) as error:  # or not what AWS describes
         raise UnansweredError(f"AWS, {what}: {type(error).__name__}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,18 @@ def leftovers(ec2: Any, region: str) -> list[Leftover]:  # noqa: ANN401  # boto3
 
 def clear(ec2: Any, kind: str, name: str) -> None:  # noqa: ANN401  # boto3 has no types
     """Remove one."""
+    operation, arguments = _removal(kind, name)
+    getattr(ec2, operation)(**arguments)
+
+
+def clear_command(kind: str, name: str, region: str) -> str:
+    """The same as a command for a shell."""
+    operation, ((argument, _),) = (call := _removal(kind, name))[0], call[1].items()
+    option = re.sub(r"(?<!^)(?=[A-Z])", "-", argument).lower()
+    return f"aws ec2 {operation.replace('_', '-')} --region {region} --{option} {name}"
+
+
+def _removal(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     calls: dict[str, tuple[str, dict[str, Any]]] = {
         "volume": ("delete_volume", {"VolumeId": name}),
         "network interface": ("delete_network_interface", {"NetworkInterfaceId": name}),
@@ -51,8 +64,7 @@ def clear(ec2: Any, kind: str, name: str) -> None:  # noqa: ANN401  # boto3 has 
         "spot request": ("cancel_spot_instance_requests", {"SpotInstanceRequestIds": [name]}),
         "security group": ("delete_security_group", {"GroupId": name}),
     }
-    operation, arguments = calls[kind]
-    getattr(ec2, operation)(**arguments)
+    return calls[kind]
 
 
 def _entries(ec2: Any, operation: str, key: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: ANN401

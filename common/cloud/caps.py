@@ -12,7 +12,7 @@ from common.cloud.errors import OverCapError, Refused
 MOST_USD, MOST_HOURS = 1000.0, 24.0
 LEAST_S = 600.0  # less than ten minutes of a machine are over before an experiment begins
 ENDING_S = 120.0  # kept back: a machine goes on billing while it is being ended
-NUMBER = re.compile(r"\d{1,6}(\.\d{1,6})?")
+NUMBER = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 
 @dataclass(frozen=True)

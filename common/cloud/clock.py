@@ -24,8 +24,9 @@ class Pauses:
 
     poll_s: float = 5.0
     """Between two looks at something that is on its way."""
-    found_s: float = 30.0
-    """How long a machine is looked for by name after a create whose answer was lost."""
+    found_s: float = 60.0
+    """How long a machine is looked for by name after a create whose answer was lost: longer than an answer is waited
+    for, because a create may still be under way when nobody waits for it any more."""
     between_s: float = 10.0
     """Between the two looks that prove that nothing is left."""
     insist_s: float = 600.0

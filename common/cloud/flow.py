@@ -15,7 +15,7 @@ from common.cloud.entered import enter_cost
 from common.cloud.errors import BILLING, CLEAN, RUN_FAILED, CloudError, DeniedError, NotMadeError, OverCapError, Refused
 from common.cloud.estimate import ENDING_S, LEAST_RUN_S, Estimate
 from common.cloud.launch import Connect, Launched, dead_man, launch
-from common.cloud.ledger import new_ledger
+from common.cloud.ledger import RECEIPT, new_ledger
 from common.cloud.marks import Marks
 from common.cloud.profiles import Profile
 from common.cloud.provider import Order, Provider, Quote
@@ -27,6 +27,7 @@ from common.cloud.watchdog import Armed, arm, is_watched
 from common.cloud.work import Job, Worker
 
 MOST_SKEW_S = 60.0
+MOST_ASKING_S = 300.0  # the deadline stands before the question is asked
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def begin(request: Request, world: World, quote: Quote, seconds: float | None = 
     if not world.confirm(f"rent {request.profile.name} at ${quote.usd_per_hour:.2f} per hour?"):
         world.say("nothing was rented")
         return None
+    if world.clock.now() - now > MOST_ASKING_S:
+        raise Refused("the answer came late: price and deadline are no longer those that were shown. Begin again")
     account = world.provider.account()
     ledger, lab_id = new_ledger(request.results)
     marks = Marks(request.purpose, lab_id, deadline)
@@ -196,18 +199,20 @@ def close(session: Session, armed: Armed | None, code: int, failure: BaseExcepti
     if armed is not None:
         armed.tell("done") if verdict.verified else armed.close()
     ended = settle(session, verdict, code, failure)
-    if failure is not None and not isinstance(failure, (CloudError, KeyboardInterrupt)) and ended != BILLING:
+    if failure is not None and not isinstance(failure, (CloudError, OSError, KeyboardInterrupt)) and ended != BILLING:
         raise failure
     return ended
 
 
 def settle(session: Session, verdict: Verdict, code: int, failure: BaseException | None) -> int:
     """Say how it ended; proof outranks everything."""
-    written = enter_cost(session.ledger, session.clock.now())
     usd = spent(session.ledger.events(), session.clock.now())
-    session.ledger.save("cost.json", {"usd_estimate": None if usd is None else round(usd, 4)})
-    for path in written:
-        session.say(f"result: {path}")
+    try:
+        for path in enter_cost(session.ledger, session.clock.now()):
+            session.say(f"result: {path}")
+        session.ledger.save("cost.json", {"usd_estimate": None if usd is None else round(usd, 4)})
+    except Exception as error:  # noqa: BLE001  # results are what a machine sent, the disk may be full: proof comes first
+        session.say(f"the cost could not be entered into every result: {type(error).__name__}: {error}")
     if not verdict.verified:
         for line in teardown.alarm(session, verdict):
             session.say(line)
@@ -218,7 +223,8 @@ def settle(session: Session, verdict: Verdict, code: int, failure: BaseException
         )
         return BILLING
     price = "" if usd is None else f", about ${usd:.2f}"
-    session.say(f"proven gone{price}; receipt: {session.ledger.folder / 'teardown.json'}")
+    receipt = f"receipt: {session.ledger.folder / RECEIPT}" if session.ledger.closed else "no receipt: see above"
+    session.say(f"proven gone{price}; {receipt}")
     if isinstance(failure, CloudError):
         return failure.code if isinstance(failure, (NotMadeError, OverCapError)) else RUN_FAILED
     return RUN_FAILED if failure is not None else code

@@ -91,7 +91,7 @@ def _listing(transport: Transport, folder: str) -> dict[str, str]:
     for line in answer.out.decode(errors="replace").splitlines():
         size, _, rest = line.partition("\t")
         moment, _, name = rest.partition("\t")
-        if _harmless(name):
+        if size.isdecimal() and _harmless(name):
             found[name] = f"{size} {moment}"
     return found
 

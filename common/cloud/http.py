@@ -91,11 +91,12 @@ def send(call: Call) -> Reply:
     request = urllib.request.Request(call.url, data, headers, method=call.method)
     opener = urllib.request.build_opener(_NoRedirects)
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as answer:
+        try:
+            answer = opener.open(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            answer = error  # an answer all the same, whose body may break off like any other's
+        with answer:
             return Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Reply(error.code, {name.lower(): value for name, value in error.headers.items()}, error.read())
     except (OSError, http.client.HTTPException) as error:
         raise NoReplyError(type(error).__name__) from None  # its text may repeat the request
 

@@ -19,6 +19,7 @@ from common.cloud.errors import Refused
 from common.cloud.marks import Marks
 
 RECEIPT = "teardown.json"
+MOMENT = (int, float)
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,18 @@ class Ledger:
         return self.folder / "ledger.jsonl"
 
     def write(self, event: str, at: float, **facts: object) -> None:
-        """Append a line and wait until the disk has it."""
+        """Append a line and wait until the disk has it.
+
+        Raises:
+            OSError: it has not, or not all of it.
+        """
         line = json.dumps({"at": round(at, 3), "event": event, **facts}) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, line.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with open(self.path, "ab+", opener=_private) as file:  # Path.open has no opener
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = f"\n{line}"  # after half a line, which a crash has left, this one would be lost with it
+            file.write(line.encode())  # in full, or it raises: a disk that fills up takes what still fits
+            file.flush()
+            os.fsync(file.fileno())
 
     def events(self) -> list[dict[str, Any]]:
         """All lines; half a line, which a crash may leave, is not one."""
@@ -50,7 +55,7 @@ class Ledger:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
+            if isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("at"), MOMENT):
                 found.append(event)
         return found
 
@@ -60,7 +65,7 @@ class Ledger:
 
     def machine_ids(self) -> list[str]:
         """Ids of all machines that were made for it, in order."""
-        return list(dict.fromkeys(str(one["id"]) for one in self.events() if one["event"] == "created"))
+        return list(dict.fromkeys(str(one["id"]) for one in self.events() if one["event"] == "created" and "id" in one))
 
     def marks(self) -> Marks | None:
         """Its marks, from the intent; None where there is none, or a spoiled one."""
@@ -121,6 +126,10 @@ def new_ledger(results: Path) -> tuple[Ledger, str]:
     except OSError as error:
         raise Refused(f"cannot write to {folder}: {error.strerror}; choose another with --results-dir") from error
     return Ledger(folder), lab_id
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,11 +60,17 @@ def main(provider: str, profiles: Path, arguments: list[str] | None = None, sett
     except KeyboardInterrupt:
         say("interrupted")
         return BILLING if options is None or _say_all_open(provider, options) else INTERRUPTED
+    except Exception:
+        if options is None or options.dry_run or not _say_all_open(provider, options):
+            raise
+        traceback.print_exc()
+        return BILLING
 
 
 def say(line: str) -> None:
-    """One line of progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
+    """One line of progress, on stderr; nobody may read it any more, and what is under way goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
 
 
 def progress(clock: Clock) -> Callable[[str], None]:

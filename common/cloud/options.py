@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,7 +195,17 @@ def parse(arguments: list[str], program: str, description: str) -> tuple[str, Ve
         if end.code:
             raise Refused(_one_line(box.getvalue())) from None
         raise
-    return name, options
+    return name, _at_home(options)
+
+
+def _at_home(options: Verb) -> Verb:
+    """Paths with their `~` resolved."""
+    paths: dict[str, Any] = {name: value for name, value in vars(options).items() if isinstance(value, Path)}
+    try:
+        return replace(options, **{name: path.expanduser() for name, path in paths.items()})
+    except RuntimeError:
+        named = [f"--{name.replace('_', '-')} {path}" for name, path in paths.items() if not path.is_absolute()]
+        raise Refused(f"{', '.join(named)}: whose home that is, is not known; write the whole path") from None
 
 
 def _joined(arguments: list[str]) -> list[str]:

@@ -100,8 +100,15 @@ class Provider(Protocol):
     def bill(self, machine_id: str) -> float | None:
         """Dollars that were billed for a machine so far; None where nothing is billed yet."""
 
-    def by_hand(self, machine_id: str) -> str:
-        """The command that ends a machine, and the page where a person does."""
+    def by_hand(self, machine_id: str, region: str | None = None) -> str:
+        """The command that ends a machine, and the page where a person does; `region` where it was ordered."""
+
+    def clear_by_hand(self, leftover: Leftover) -> str:
+        """The command that removes a leftover, and the page where a person does."""
+
+    @property
+    def scope(self) -> str:
+        """Where in the account it looks, in words; nothing where that is all of it."""
 
     def state_of_account(self) -> list[Finding]:
         """What may stand in the way of a renting."""

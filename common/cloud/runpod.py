@@ -44,13 +44,12 @@ class Runpod:
         self._account: str | None = None
 
     def account(self) -> str:
-        """The account's id; where the key may not ask for it, a checksum of the key stands for it."""
+        """The account's id; where it is not told, a checksum of the key stands for it."""
         if self._account is None:
             reply = self._read("/v2/account", fine=(403, 404))
-            if reply.status == 200:
-                self._account = str(self._object(reply, "/v2/account").get("id"))
-            else:
-                self._account = f"key-{hashlib.sha256(self._key.encode()).hexdigest()[:12]}"
+            known = self._object(reply, "/v2/account").get("id") if reply.status == 200 else None
+            checksum = hashlib.sha256(self._key.encode()).hexdigest()[:12]
+            self._account = known if isinstance(known, str) and known else f"key-{checksum}"
         return self._account
 
     def quote(self, profile: Profile) -> Quote:
@@ -125,10 +124,19 @@ class Runpod:
         rows = self._listed(f"/v2/billing/pods?{asked}", "records")
         return sum(_price(row.get("totalAmount")) or 0.0 for row in rows) if rows else None
 
-    def by_hand(self, machine_id: str) -> str:
+    def by_hand(self, machine_id: str, region: str | None = None) -> str:
         """With curl, or by the console's bin symbol."""
-        header = '-H "Authorization: Bearer $RUNPOD_API_KEY"'
-        return f"curl -X DELETE {header} {self._url}/v2/pods/{machine_id}   or by hand: {CONSOLE}"
+        return f"{self._delete}/v2/pods/{machine_id}   or by hand: {CONSOLE}"
+
+    def clear_by_hand(self, leftover: Leftover) -> str:
+        """With curl, or on the console's page of its kind."""
+        page = "https://console.runpod.io, Storage or Clusters"
+        return f"{self._delete}{COLLECTIONS[leftover.kind][0]}/{leftover.id}   or by hand: {page}"
+
+    @property
+    def scope(self) -> str:
+        """An account is one place."""
+        return ""
 
     def state_of_account(self) -> list[Finding]:
         """The API tells neither balance nor spend limit to a key that may only rent."""
@@ -146,6 +154,10 @@ class Runpod:
         )
         text = json.dumps(document)
         return [f"the API no longer names '{field}'" for field in FIELDS if f'"{field}"' not in text]
+
+    @property
+    def _delete(self) -> str:
+        return f'curl -X DELETE -H "Authorization: Bearer $RUNPOD_API_KEY" {self._url}'
 
     def _call(self, method: str, path: str, body: object = None) -> Call:
         return Call(method, f"{self._url}{path}", {"Authorization": f"Bearer {self._key}"}, body)
@@ -178,10 +190,13 @@ class Runpod:
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 raise UnansweredError(f"Runpod's list {path.partition('?')[0]} is not what its API describes")
             found += entries
-            cursor = (document.get("pagination") or {}).get("nextCursor")
+            pagination = document.get("pagination") or {}
+            if not isinstance(pagination, dict):
+                raise UnansweredError(f"Runpod's list {path.partition('?')[0]} is not what its API describes")
+            cursor = pagination.get("nextCursor")
             if not cursor:
                 return found
-            if cursor in cursors:
+            if str(cursor) in cursors:
                 raise UnansweredError(f"Runpod's list {path.partition('?')[0]} has no end")
             cursors.append(str(cursor))
 
@@ -241,10 +256,17 @@ def _machine(pod: dict[str, Any]) -> Machine:
     if not isinstance(pod.get("id"), str) or not isinstance(pod.get("name"), str):
         raise UnansweredError("Runpod described a pod without id or name")
     state = STATES.get(str(pod.get("status")), "stopped")
-    direct = (pod.get("ssh") or {}).get("direct") or {}
     marks = read_name(pod["name"])
     price = _price(pod.get("cost"))
-    where = direct.get("host"), int(direct.get("port") or 22)
+    try:
+        direct = (pod.get("ssh") or {}).get("direct") or {}
+        where = direct.get("host"), int(direct.get("port") or 22)
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+    ):  # not to be reached, and still to be ended
+        where = None, 22
     return Machine(pod["id"], pod["name"], state, price or None, *where, marks.lab_id if marks else None)
 
 

@@ -12,7 +12,7 @@ from common.cloud.errors import BILLING, CLEAN, OtherAccountError, ProviderError
 from common.cloud.flow import World
 from common.cloud.ledger import ledgers, open_ledgers
 from common.cloud.marks import read_name
-from common.cloud.provider import Leftover, Machine
+from common.cloud.provider import Leftover, Machine, Provider
 from common.cloud.session import Session
 
 
@@ -24,6 +24,7 @@ class Survey:
     ours: list[Machine | Leftover] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
     @property
@@ -35,20 +36,13 @@ class Survey:
 def survey(world: World, results: Path) -> Survey:
     """One look, at the lists and at every machine that an open ledger here knows by its id."""
     found = Survey()
-    try:
-        found.account = world.provider.account()
-    except ProviderError as error:
-        found.unanswered.append(str(error))
+    found.account = teardown.asked(found, "account", world.provider.account) or ""
+    if found.unanswered:
         return found
-    things: list[Machine | Leftover] = []
-    try:
-        things += [machine for machine in world.provider.machines() if machine.bills]
-    except ProviderError as error:
-        found.unanswered.append(str(error))
-    try:
-        things += world.provider.leftovers()
-    except ProviderError as error:
-        found.unanswered.append(str(error))
+    things: list[Machine | Leftover] = [
+        *(one for one in teardown.asked(found, "machines", world.provider.machines) or [] if one.bills),
+        *(teardown.asked(found, "leftovers", world.provider.leftovers) or []),
+    ]
     found.ours = [thing for thing in things if thing.lab_id is not None]
     found.others = [f"{thing.id} {thing.name}" for thing in things if thing.lab_id is None]
     found.unanswered += [
@@ -59,11 +53,7 @@ def survey(world: World, results: Path) -> Survey:
     own = [session for session in open_here(world, results) if not _elsewhere(session, found)]
     remembered = {machine_id for session in own for machine_id in session.ledger.machine_ids()}
     for machine_id in sorted(remembered - {one.id for one in found.ours}):
-        try:
-            machine = world.provider.get(machine_id)
-        except ProviderError as error:
-            found.unanswered.append(str(error))
-            continue
+        machine = teardown.asked(found, f"machine {machine_id}", lambda: world.provider.get(machine_id))  # noqa: B023
         if machine is not None and machine.bills:
             found.ours.append(machine)
     return found
@@ -73,6 +63,7 @@ def end_listed(world: World, results: Path, over: Sequence[Machine | Leftover], 
     """End these, and look until they are gone; the exit code."""
     began = world.clock.now()
     left = list(over)
+    empty = 0
     while True:
         for one in left:
             try:
@@ -82,13 +73,24 @@ def end_listed(world: World, results: Path, over: Sequence[Machine | Leftover], 
         world.clock.sleep(world.pauses.between_s)
         found = survey(world, results)
         left = [one for one in found.ours if one.lab_id not in alive]
-        if not left and not found.unanswered:
-            world.say("ended, and no longer listed")
+        empty = 0 if left or found.unanswered else empty + 1
+        if empty == teardown.LOOKS:
+            world.say("ended, and no longer listed, twice")
             return CLEAN
         if world.clock.now() - began > world.pauses.insist_s:
             for one in left:
-                world.say(f"{one.id} STILL BILLS. End it: {world.provider.by_hand(one.id)}")
+                world.say(still_there(world.provider, one))
+            for reason in found.unanswered:
+                world.say(f"NOT KNOWN: {reason}")
             return BILLING
+
+
+def still_there(provider: Provider, one: Machine | Leftover) -> str:
+    """What a person must know about something of the lab that is there, and do."""
+    if isinstance(one, Leftover):
+        return f"{one.kind} {one.id} ({one.name}) IS LEFT. `sweep` removes it, or: {provider.clear_by_hand(one)}"
+    rate = "an unknown price" if one.usd_per_hour is None else f"${one.usd_per_hour:.2f} per hour"
+    return f"{one.id} ({one.name}) BILLS at {rate}. End it: {provider.by_hand(one.id)}"
 
 
 def deadline_of(thing: Machine | Leftover) -> float:
@@ -111,7 +113,6 @@ def _elsewhere(session: Session, found: Survey) -> bool:
     try:
         session.check_account()
     except OtherAccountError as error:
-        look = teardown.Look(session.clock.now(), unanswered=[str(error)])
-        found.elsewhere += teardown.alarm(session, teardown.Verdict(None, [look], []))
+        found.elsewhere += teardown.unknown(session, str(error))
         return True
     return False

@@ -7,10 +7,9 @@ failed means that nothing is known.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from common.cloud.cost import spent
 from common.cloud.errors import BILLING, CLEAN, DeniedError, ProviderError, Refused
@@ -20,6 +19,13 @@ from common.cloud.session import Session
 
 LOOKS = 2
 Answer = TypeVar("Answer")
+
+
+class Asked(Protocol):
+    """What collects answers: the calls that were answered, and a line for each that was not."""
+
+    unanswered: list[str]
+    calls: list[str]
 
 
 @dataclass
@@ -56,15 +62,15 @@ class Verdict:
 def look(session: Session) -> Look:
     """Ask for everything once."""
     found = Look(session.clock.now())
-    _asked(found, "account", session.check_account)
-    machines: list[Machine] = _asked(found, "machines", session.provider.machines) or []
+    asked(found, "account", session.check_account)
+    machines: list[Machine] = asked(found, "machines", session.provider.machines) or []
     found.machines = [one for one in machines if session.owns(one) and one.bills]
     found.others = [f"machine {one.id} {one.name}" for one in machines if one.bills and not session.owns(one)]
-    leftovers: list[Leftover] = _asked(found, "leftovers", session.provider.leftovers) or []
+    leftovers: list[Leftover] = asked(found, "leftovers", session.provider.leftovers) or []
     found.leftovers = [one for one in leftovers if session.owns(one)]
     found.others += [f"{one.kind} {one.id} {one.name}" for one in leftovers if not session.owns(one)]
     for machine_id in session.ledger.machine_ids():
-        one = _asked(found, f"machine {machine_id}", lambda: session.provider.get(machine_id))  # noqa: B023  # at once
+        one = asked(found, f"machine {machine_id}", lambda: session.provider.get(machine_id))  # noqa: B023  # at once
         if one is not None and one.bills and one.id not in {known.id for known in found.machines}:
             found.machines.append(one)
     return found
@@ -85,35 +91,48 @@ def check_lists(provider: Provider) -> None:
         raise Refused(f"{error}. Without this list nothing could be proven gone, so nothing is rented") from error
 
 
+class _Looks:
+    """One look after the other at a renting: what they prove together, and whether to go on."""
+
+    def __init__(self, session: Session, event: str) -> None:
+        self.session, self.all, self.proven = session, list[Look](), False
+        self._began, self._empty_since = session.clock.now(), float("inf")
+        _note(session, event, self._began)
+
+    def again(self) -> Look:
+        """One more."""
+        found = look(self.session)
+        self.all.append(found)
+        self._empty_since = min(self._empty_since, found.at) if found.empty else float("inf")
+        apart = found.at - self._empty_since >= self.session.pauses.between_s
+        self.proven = apart and not _may_still_come(self.session, found.at)
+        return found
+
+    @property
+    def over(self) -> bool:
+        """Whether it is proven, or has been tried for long enough."""
+        return self.proven or self.session.clock.now() - self._began > self.session.pauses.insist_s
+
+
 def prove(session: Session) -> Verdict:
     """Look until it is proven that nothing of this renting is left; where something is, say so and end nothing."""
-    return end(session, ends=False)
+    looks = _Looks(session, "proving")
+    while looks.again().empty and not looks.over:
+        session.clock.sleep(session.pauses.between_s)
+    return _close(looks, [])
 
 
-def end(session: Session, *, ends: bool = True) -> Verdict:
+def end(session: Session) -> Verdict:
     """End everything of this renting and prove it; insists for `insist_s`, then says what is left."""
-    pauses, clock = session.pauses, session.clock
-    began = clock.now()
-    looks: list[Look] = []
+    looks = _Looks(session, "ending")
     terminated: list[str] = []
-    empty_since: float | None = None
-    session.note("ending" if ends else "proving")
     while True:
-        found = look(session)
-        looks.append(found)
-        if found.empty:
-            empty_since = found.at if empty_since is None else empty_since
-            if found.at - empty_since >= pauses.between_s and not _may_still_come(session, found.at):
-                return _close(session, True, looks, terminated)
-        else:
-            empty_since = None
-            if not ends:
-                return _close(session, False if found.machines or found.leftovers else None, looks, terminated)
+        found = looks.again()
+        if not found.empty:
             terminated += _end_what_is_ours(session, found)
-        if clock.now() - began > pauses.insist_s:
-            left = found.machines or found.leftovers
-            return _close(session, False if left else None, looks, terminated)
-        clock.sleep(pauses.between_s if found.empty else pauses.poll_s)
+        if looks.over:
+            return _close(looks, terminated)
+        session.clock.sleep(session.pauses.between_s if found.empty else session.pauses.poll_s)
 
 
 def alarm(session: Session, verdict: Verdict) -> list[str]:
@@ -127,41 +146,47 @@ def alarm(session: Session, verdict: Verdict) -> list[str]:
         rate = rates.get(machine_id) or intent.get("usd_per_hour")
         price = "an unknown price" if rate is None else f"${rate:.2f} per hour"
         still = "STILL BILLS" if machine_id in rates else "may still bill"
-        lines.append(f"machine {machine_id} {still}, at {price}. End it: {session.provider.by_hand(machine_id)}")
-    lines += [f"{one.kind} {one.id} ({one.name}) IS LEFT: remove it on the provider's page" for one in last.leftovers]
+        by_hand = session.provider.by_hand(machine_id, intent.get("region"))
+        lines.append(f"machine {machine_id} {still}, at {price}. End it: {by_hand}")
+    for one in last.leftovers:
+        lines.append(f"{one.kind} {one.id} ({one.name}) IS LEFT. Remove it: {session.provider.clear_by_hand(one)}")
     if not ids:
-        lines.append(f"look for {session.marks.name}: {session.provider.by_hand('<its id>')}")
+        lines.append(f"look for {session.marks.name}: {session.provider.by_hand('<its id>', intent.get('region'))}")
     return lines
 
 
-def _asked(found: Look, name: str, call: Callable[[], Answer]) -> Answer | None:
-    """The answer of one call, or a note that there was none."""
+def unknown(session: Session, reason: str) -> list[str]:
+    """The same where not even a look was possible."""
+    return alarm(session, Verdict(None, [Look(session.clock.now(), unanswered=[reason])], []))
+
+
+def asked(found: Asked, name: str, call: Callable[[], Answer]) -> Answer | None:
+    """The answer of one call, or a note that there was none; whatever goes wrong, the others are still asked."""
     try:
         answer = call()
     except ProviderError as error:
         found.unanswered.append(f"{name}: {error}")
+        return None
+    except Exception as error:  # noqa: BLE001  # an answer that nobody foresaw is none; its text may hold the key
+        found.unanswered.append(f"{name}: {type(error).__name__}")
         return None
     found.calls.append(name)
     return answer
 
 
 def _end_what_is_ours(session: Session, found: Look) -> list[str]:
-    ended = []
+    tried = Look(found.at)
     for machine in found.machines:
         session.say(f"ending {machine.id}")
-        try:
-            session.provider.terminate(machine.id)
-            ended.append(machine.id)
-        except ProviderError as error:
-            session.say(f"{machine.id} could not be ended yet: {error}")
+        asked(tried, machine.id, lambda: session.provider.terminate(machine.id))  # noqa: B023  # at once
+    for reason in tried.unanswered:
+        session.say(f"could not be ended yet: {reason}")
     for leftover in found.leftovers:
-        with contextlib.suppress(ProviderError):
-            session.provider.clear(leftover)
+        asked(Look(found.at), leftover.id, lambda: session.provider.clear(leftover))  # noqa: B023
     if found.unanswered:  # what is not listed may be there all the same
         for machine_id in set(session.ledger.machine_ids()) - {machine.id for machine in found.machines}:
-            with contextlib.suppress(ProviderError):
-                session.provider.terminate(machine_id)
-    return ended
+            asked(Look(found.at), machine_id, lambda: session.provider.terminate(machine_id))  # noqa: B023
+    return tried.calls
 
 
 def _may_still_come(session: Session, now: float) -> bool:
@@ -170,10 +195,20 @@ def _may_still_come(session: Session, now: float) -> bool:
     return asked is not None and now - asked["at"] < session.pauses.found_s
 
 
-def _close(session: Session, verified: bool | None, looks: list[Look], terminated: list[str]) -> Verdict:
-    """Write the receipt, then the ledger's line."""
-    verdict = Verdict(verified, looks, terminated)
-    at = round(looks[-1].at, 3)  # as the ledger keeps it: the receipt and the ledger's line give the same cost
+def _note(session: Session, event: str, at: float, **facts: object) -> None:
+    """A line of the ledger, where the disk takes it: an ending must not wait for room on a disk."""
+    try:
+        session.ledger.write(event, at, **facts)
+    except OSError as error:
+        session.say(f"'{event}' could not be written down: {error}")
+
+
+def _close(looks: _Looks, terminated: list[str]) -> Verdict:
+    """Write the receipt, then the ledger's line; a disk that takes neither changes nothing about the proof."""
+    session, last = looks.session, looks.all[-1]
+    verified = True if looks.proven else False if last.machines or last.leftovers else None
+    verdict = Verdict(verified, looks.all, terminated)
+    at = round(last.at, 3)  # as the ledger keeps it: the receipt and the ledger's line give the same cost
     usd = spent(session.ledger.events(), at)
     receipt = {
         "verified": verified,
@@ -183,10 +218,13 @@ def _close(session: Session, verified: bool | None, looks: list[Look], terminate
         "account": (session.ledger.last("intent") or {}).get("account"),
         "machines": session.ledger.machine_ids(),
         "terminated": list(dict.fromkeys(terminated)),
-        "looks": [asdict(one) | {"machines": [machine.id for machine in one.machines]} for one in looks[-LOOKS:]],
+        "looks": [asdict(one) | {"machines": [machine.id for machine in one.machines]} for one in looks.all[-LOOKS:]],
         "usd_estimate": None if usd is None else round(usd, 4),
         "left": [] if verified else alarm(session, verdict),
     }
-    session.ledger.save(RECEIPT, receipt)
-    session.ledger.write("ended", at, verified=verified)
+    try:
+        session.ledger.save(RECEIPT, receipt)
+    except OSError as error:
+        session.say(f"the receipt could not be written: {error}")
+    _note(session, "ended", at, verified=verified)
     return verdict

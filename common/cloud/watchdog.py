@@ -115,13 +115,23 @@ def watch(session: Session, owner: Callable[[], Owner]) -> bool:
             return False
         late = session.left_s < -session.pauses.grace_s
         if state == "dead" or late:
-            session.note("watchdog", reason="the owner died" if state == "dead" else "the deadline is over")
+            with contextlib.suppress(OSError):  # a disk that is full is no reason to leave a machine up
+                session.note("watchdog", reason="the owner died" if state == "dead" else "the deadline is over")
             session.say("taking over")
-            while end(session).verified is not True:
+            while not _ended(session):
                 session.say("not proven gone yet: going on")
                 session.clock.sleep(session.pauses.watch_s)
             return True
         session.clock.sleep(session.pauses.watch_s)
+
+
+def _ended(session: Session) -> bool:
+    """One attempt; whatever goes wrong in it, there is another."""
+    try:
+        return end(session).verified is True
+    except Exception as error:  # noqa: BLE001  # nobody else is left to try
+        session.say(f"stumbled: {type(error).__name__}")
+        return False
 
 
 def main() -> None:
@@ -159,8 +169,9 @@ def _session(spec: Mapping[str, Any], provider: Provider) -> Session:
     clock = Clock()
 
     def say(line: str) -> None:
-        sys.stderr.write(f"{clock.now():.0f} {line}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # its log is on a disk, too
+            sys.stderr.write(f"{clock.now():.0f} {line}\n")
+            sys.stderr.flush()
 
     ledger = Ledger(Path(spec["folder"]))
     return Session(provider, ledger, Marks(**spec["marks"]), say, clock, Pauses(**spec["pauses"]))

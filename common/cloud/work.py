@@ -118,10 +118,10 @@ class Worker:
                 return self._stop(name, limit_s)
 
     def pull(self) -> Fetched | None:
-        """Fetch results once; None where the machine did not answer."""
+        """Fetch results once; None where the machine did not answer, or the disk here did not take them."""
         try:
             fetched = fetch(self.transport, self.session.ledger, self.results)
-        except MachineError as error:
+        except (MachineError, OSError) as error:  # of the machine, or of the disk here
             self.session.say(f"results not fetched this time: {error}")
             return None
         if fetched.files:

@@ -45,9 +45,9 @@ def test_another_accounts_key_proves_nothing(tmp_path: Path) -> None:
     assert "machine pod-1 may still bill, at $7.18 per hour. End it: curl -X DELETE" in said
     assert "https://console.runpod.io" in said
     assert upkeep.sweep(Sweep(results), other, ROOT) == BILLING
-    with pytest.raises(OtherAccountError) as raised:
-        upkeep.down(Down(results), other, ROOT)
-    assert raised.value.code == BILLING
+    evening.said.clear()
+    assert upkeep.down(Down(results), other, ROOT) == BILLING
+    assert "rented by account user_1, and these credentials are of user_2" in "\n".join(evening.said)
     with pytest.raises(OtherAccountError):
         upkeep.sync(OnMachine(results), other, ROOT)
     assert not ledgers(results)[0].closed

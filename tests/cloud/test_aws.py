@@ -7,9 +7,11 @@ import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,13 +19,23 @@ from common.cloud import dry, launch, teardown
 from common.cloud.aws import Aws
 from common.cloud.aws_leftovers import KINDS
 from common.cloud.clock import Pauses
-from common.cloud.errors import BAD_INPUT, BILLING, CLEAN, NO_CAPACITY, RUN_FAILED, MachineError
+from common.cloud.errors import (
+    BAD_INPUT,
+    BILLING,
+    CLEAN,
+    NO_CAPACITY,
+    RUN_FAILED,
+    DeniedError,
+    MachineError,
+    UnansweredError,
+)
 from common.cloud.flow import Request, World, go
 from common.cloud.launch import Connect
 from common.cloud.ledger import Ledger
 from common.cloud.main import Setting, main
 from common.cloud.marks import Marks
 from common.cloud.profiles import read_profiles
+from common.cloud.provider import Leftover
 from common.cloud.session import Session
 from common.cloud.transport import Done
 from tests.cloud.fake_aws import FAULTS, SECRET, SPEC, FakeAws
@@ -224,6 +236,7 @@ def test_verify_and_sweep_find_a_forgotten_region(tmp_path: Path, capfd: pytest.
             ImageId=fake.image, InstanceType="g6e.12xlarge", MinCount=1, MaxCount=1, TagSpecifications=both
         )
         assert verb("verify") == CLEAN
+        assert "(in us-east-1; --all-regions looks in all)" in capfd.readouterr().err, "of no other it says anything"
         assert verb("verify", "--all-regions") == BILLING
         said = capfd.readouterr().err
         assert f"({name}) BILLS at $11.50 per hour" in said, "its region's price, not the table's"
@@ -264,12 +277,72 @@ def test_down_looks_where_the_machine_was_made(tmp_path: Path, capfd: pytest.Cap
         ledger.write("intent", clock.now(), **about, region="us-west-2", account="999999999999")
         for verb in ("verify", "down"):
             assert main("aws", PROFILES, [verb, *words], setting) == BILLING
-            assert "account 999999999999, and these credentials are of 123456789012" in capfd.readouterr().err
+            said = capfd.readouterr().err
+            assert "account 999999999999, and these credentials are of 123456789012" in said
+            assert f"aws ec2 terminate-instances --region us-west-2 --instance-ids {made}" in said, "where it was made"
         ledger.write("intent", clock.now(), **about, region="us-west-2", account="123456789012")
         assert main("aws", PROFILES, ["down", "--discard", *words], setting) == CLEAN
         (gone,) = far.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
         assert gone["State"]["Name"] == "terminated"
     assert ledger.closed
+
+
+class Far:
+    """EC2 of one region: it has one instance, none, or does not answer."""
+
+    def __init__(self, held: str | None, answers: bool = True) -> None:
+        self.held, self.answers, self.ended = held, answers, list[str]()
+
+    def describe_instances(self, InstanceIds: list[str]) -> object:
+        self._check(InstanceIds)
+        one = {"InstanceId": self.held, "InstanceType": "g6e.12xlarge", "State": {"Name": "terminated"}}
+        return {"Reservations": [{"Instances": [one]}]}
+
+    def terminate_instances(self, InstanceIds: list[str]) -> None:
+        self._check(InstanceIds)
+        self.ended += InstanceIds
+
+    def _check(self, ids: list[str]) -> None:
+        code = "UnauthorizedOperation" if not self.answers else "InvalidInstanceID.NotFound"
+        if ids != [self.held]:
+            raise ClientError({"Error": {"Code": code, "Message": "planted"}}, "x")
+
+
+def test_a_region_that_does_not_answer_stands_in_the_way_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watchdog, which knows an instance by its id alone, looks in each region where something is open."""
+    far = {"eu-west-1": Far(None, answers=False), "us-east-1": Far("i-1"), "us-west-2": Far(None)}
+    monkeypatch.setattr(Aws, "client", lambda self, service, region, tries=4: far[region])
+    aws = Aws(SPEC | {"regions": sorted(far)})
+    with pytest.raises(DeniedError):
+        aws.terminate("i-1")
+    assert far["us-east-1"].ended == ["i-1"]
+    with pytest.raises(DeniedError):
+        aws.get("i-2")
+    found = Aws(SPEC | {"regions": sorted(far)}).get("i-1")
+    assert found is not None
+    assert found.state == "gone"
+
+
+def test_an_answer_that_is_not_what_aws_describes_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = SimpleNamespace(describe_instances=lambda **_: {"Reservations": []})
+    monkeypatch.setattr(Aws, "client", lambda self, service, region, tries=4: strange)
+    with pytest.raises(UnansweredError):
+        Aws(SPEC).get("i-1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("volume", "delete-volume --region us-west-2 --volume-id x-1"),
+        ("address", "release-address --region us-west-2 --allocation-id x-1"),
+        ("spot request", "cancel-spot-instance-requests --region us-west-2 --spot-instance-request-ids x-1"),
+        ("security group", "delete-security-group --region us-west-2 --group-id x-1"),
+    ],
+)
+def test_what_is_left_is_named_with_the_command_that_removes_it(kind: str, said: str) -> None:
+    line = Aws(SPEC).clear_by_hand(Leftover(kind, "us-west-2/x-1", "llmlab-x"))
+    assert line.startswith(f"aws ec2 {said} ")
+    assert "region=us-west-2" in line
 
 
 def test_doctor_tells_the_quota_and_how_to_ask_for_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

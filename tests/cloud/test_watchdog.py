@@ -19,10 +19,11 @@ from unittest import mock
 import psutil
 import pytest
 
+from common.cloud.aws import ANSWER_S
 from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import MachineError
 from common.cloud.flow import go
-from common.cloud.http import Call, Reply
+from common.cloud.http import TIMEOUT_S, Call, Reply
 from common.cloud.ledger import Ledger, ledgers
 from common.cloud.marks import Marks
 from common.cloud.provider import Provider
@@ -152,13 +153,16 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
     assert rented > total / 3
 
 
-def test_a_create_on_its_way_when_the_owner_dies(tmp_path: Path) -> None:
-    """The machine shows up 20 s after the owner's death; one look after it would have seen nothing."""
+@pytest.mark.parametrize("late_s", [20, ANSWER_S + 5])
+def test_a_create_on_its_way_when_the_owner_dies(late_s: float, tmp_path: Path) -> None:
+    """The machine shows up after the owner's death, as late as a provider answers; the first looks saw nothing."""
+    assert Pauses().found_s > max(TIMEOUT_S, ANSWER_S)
     evening = Evening(tmp_path, frozenset({"late"}))
     marks = Marks("test", "abcdef", int(evening.clock.now()) + 3600)
     session = Session(evening.provider, Ledger(tmp_path), marks, evening.said.append, evening.clock)
     session.note("creating", name=marks.name)
     evening.fake._make({"name": marks.name, "cloud": "SECURE", "image": "x:1", "gpu": {"id": "NVIDIA L4", "count": 4}})
+    evening.fake.pods["pod-1"].visible_at = evening.clock.now() + late_s
     assert evening.provider.get("pod-1") is None
     assert watch(session, lambda: "dead")
     assert evening.fake.ours() == []
