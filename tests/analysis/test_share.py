@@ -16,7 +16,7 @@ import pytest
 
 from common.analysis.__main__ import main
 from common.analysis.frames import load_results
-from common.analysis.sharing import share
+from common.analysis.newest import newest_of_ours
 from common.analysis.sharing.privacy import Privacy
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths, StoreError, load, save
@@ -209,7 +209,7 @@ def test_unzipped_into_results_it_stands_beside_ones_own(tmp_path: Path, monkeyp
     rates = sorted(one.cases[0].repeats[0]["output_throughput"] for one in found)
     assert rates == [99.0, 99.0, 198.0], "three results of one name, in three folders"
     assert own.exists()
-    assert share.newest_of_ours(tmp_path / "results") == own, "what others measured is not one's own"
+    assert newest_of_ours(tmp_path / "results") == (own, ""), "what others measured is not one's own"
 
 
 def test_the_readme_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

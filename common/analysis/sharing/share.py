@@ -41,18 +41,6 @@ out; what stood in their place reads <path>, <host>, <user>, <address>, <mail>, 
 """
 
 
-def newest_of_ours(results: Path) -> Path:
-    """The newest result that was measured here, of any experiment; references and what others shared are left out.
-
-    Raises:
-        StoreError: there is none.
-    """
-    found = [path for path in results.glob("*/*.json") if RESULT_NAME.fullmatch(path.name)]
-    if not found:
-        raise StoreError(f"no result under {results}; run a script of week5/ first, or name the file to share")
-    return max(found, key=lambda path: path.name)
-
-
 def share_results(paths: Sequence[Path], target: Path, replace: bool = False, hidden: Iterable[str] = ()) -> None:
     """Write the zip and say what is in it; what is printed last is its path.
 
