@@ -63,8 +63,7 @@ def report(
 
 
 def compare(
-    a: Annotated[Path, tyro.conf.Positional],
-    b: Annotated[Path, tyro.conf.Positional],
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A B")],
     factor: tyro.conf.UseAppendAction[tuple[tuple[Named, ...], ...]] = (),
 ) -> None:
     """Print the ratios B/A of two results of one experiment, with intervals; the last line is JSON.
@@ -72,11 +71,12 @@ def compare(
     Refused (exit 2) where they differ in a factor that is not named: workload and method must always be alike.
 
     Args:
-        a: A result file, or a zip made by `share`; of a zip with several results, share.zip:name.json.
-        b: The other.
+        files: Two result files, or zips made by `share`; of a zip with several results, share.zip:name.json.
         factor: What they are meant to differ in; several words, or several times.
     """
-    compare_files(a, b, list(dict.fromkeys(name for names in factor for name in names)))
+    if len(files) != 2:
+        raise StoreError(f"compare takes two results, A and B: {len(files)} given; name two of them")
+    compare_files(*files, list(dict.fromkeys(name for names in factor for name in names)))
 
 
 def share(

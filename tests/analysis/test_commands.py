@@ -63,6 +63,17 @@ def test_a_loss_is_shown_in_four_bars_by_look_and_by_the_report(
     assert base64.b64encode(drawn[:3000]).decode() in page
 
 
+@pytest.mark.parametrize("files", [(), ("a.json",), ("a.json",) * 6])
+def test_compare_takes_two(
+    files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["look", "compare", *files, "--factor", "machine"])
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        f"error: compare takes two results, A and B: {len(files)} given; name two of them\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "usage"),
     [(main, "usage: python -m common.analysis "), (predict_main, "usage: python -m common.predict ")],
