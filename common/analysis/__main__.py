@@ -18,6 +18,7 @@ from common.analysis.learning.questions import print_guess
 from common.analysis.newest import empty_words, is_empty, newest_of_ours
 from common.analysis.sharing.share import share_results
 from common.analysis.views import Account, print_result, save_drawings
+from common.experiment.loss import account
 from common.machine.reader import while_read
 from common.store.files import StoreError
 from common.store.schema import Result
@@ -37,12 +38,12 @@ def look(
     """
     found = load_results(_meant(file or result))[-1]
     print_result(found)
-    account = _account(found)
-    if account is not None:
-        sys.stdout.write("\n".join(["", account.title, *account.table, *account.sentences, ""]))
+    told = _account(found)
+    if told is not None:
+        sys.stdout.write("\n".join(["", told.title, *told.table, *told.sentences, ""]))
     print_beliefs(found)
     print_guess(found)
-    _say(save_drawings(found, out, account))
+    _say(save_drawings(found, out, told))
 
 
 def report(
@@ -128,11 +129,7 @@ def _meant(named: Path | None) -> Path:
 
 def _account(result: Result) -> Account | None:
     """Where the loss went: told by predictions, so in a room above this one; a command may look up."""
-    if result.experiment != "explain_loss":
-        return None
-    from common.experiment.loss import account  # two seconds of scipy, which no other result needs
-
-    return account(result)
+    return account(result) if result.experiment == "explain_loss" else None
 
 
 def _newest_to_share() -> Path:
