@@ -17,9 +17,9 @@ setup:  ## make .venv with everything, engine included (GPU or CPU flavour, foun
 lab: setup  ## install, run the scaling benchmark (smoke), print its table and the result's path
 	@$(BIN)/python week5/benchmark_scaling.py --preset smoke
 
-look:  ## without vLLM: a real table and figures from the committed reference results
+look:  ## without vLLM: table and figures of your newest result, else of the committed reference (RESULT=file.json)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@$(BIN)/python -m common.analysis look
+	@$(BIN)/python -m common.analysis look $(if $(RESULT),--result $(RESULT))
 
 # Tests that hold times against a clock run alone; their places are named, because looking for them takes ten seconds.
 TIMED := tests/load tests/machine tests/experiment/test_bench.py

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that thi
 from common.analysis.decision.answer import Decision, Question, decide
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Work
-from common.analysis.decision.page import FOLDER, Page, summary, write_page
+from common.analysis.decision.page import Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
@@ -89,7 +89,7 @@ class DecisionOptions:
     counts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (1, 2, 4, 8)
     """Device counts to predict; with nothing measured, a machine has the largest of them."""
     results_dir: Path = RESULTS
-    """Where your own results are, and decision/ with the page is written."""
+    """Where your own results are, and decision/<UTC>/ with the page is written; earlier pages stay."""
 
     def check(self) -> None:
         """Check what no type can say.
@@ -177,7 +177,7 @@ def main() -> int:
     options = parse(DecisionOptions, __doc__ or "")
     try:
         page = make_page(options)
-        paths = write_page(page, options.results_dir.expanduser() / FOLDER)
+        paths = write_page(page, options.results_dir.expanduser())
     except (StoreError, ValueError, OSError) as error:
         refuse(str(error))
     decision = page.decision

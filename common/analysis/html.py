@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from common.analysis.frames import CHOSEN, RESULTS
 from common.analysis.page import body_of, page_of
 from common.analysis.report import markdown
 from common.analysis.scaling.reading import about
-from common.analysis.views import save_drawings
+from common.analysis.views import Account, save_drawings
 from common.store.archive import load_result
+from common.store.schema import Result
 
 NOTEBOOK_FOLDER = RESULTS.parent / "notebooks"
 NOTEBOOKS = {
@@ -23,22 +25,26 @@ NOTEBOOKS = {
 EXECUTION_LIMIT_S = 300
 
 
-def make_report(result_path: Path, folder: Path) -> list[Path]:
+def make_report(
+    result_path: Path, folder: Path, accounted: Callable[[Result], Account | None] = lambda _: None
+) -> list[Path]:
     """Write `<run id>.html` and the figures; their paths, the page first.
 
-    The page is the experiment's notebook, executed on the result; of an experiment without one, its tables and figures.
+    The page is the experiment's notebook, executed on the result; of an experiment without one, its tables and figures,
+    and what `accounted` has to tell of it.
 
     Raises:
         StoreError: the result cannot be read.
         CellExecutionError: a cell of the notebook failed.
     """
     result = load_result(result_path)
-    figures = save_drawings(result, folder)
+    account = accounted(result)
+    figures = save_drawings(result, folder, account)
     if (name := NOTEBOOKS.get(result.experiment)) is not None:
         body = _body(execute(NOTEBOOK_FOLDER / name, result_path))
     else:
         pictures = {path.stem.removeprefix(f"{result.run_id}-"): path for path in figures}
-        body = body_of(markdown(result, {name: path.name for name, path in pictures.items()}), folder)
+        body = body_of(markdown(result, {name: path.name for name, path in pictures.items()}, account), folder)
     page = folder / f"{result.run_id}.html"
     page.write_text(page_of(body, f"{result.experiment}: {about(result)}"), encoding="utf-8")
     return [page, *figures]

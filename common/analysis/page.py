@@ -26,6 +26,7 @@ h1, h2 {{ line-height: 1.2 }}
 h2 {{ margin-top: 2.5rem }}
 img {{ max-width: 100%; height: auto }}
 pre, code {{ font: 0.92rem/1.45 ui-monospace, monospace; white-space: pre-wrap }}
+pre code {{ display: block; font-size: 0.8rem; white-space: pre; overflow-x: auto }}
 .output pre {{ background: #f4f6f8; border-left: 4px solid #0072b2; padding: 0.7rem 1rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 th, td {{ padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd }}

@@ -22,7 +22,7 @@ from common.analysis.scaling.table import shown as scaling_shown
 from common.analysis.verification.judgement import verified
 from common.analysis.verification.table import memory_shown as weights_shown
 from common.analysis.verification.table import read_verification, verdicts_shown
-from common.analysis.views import drawings
+from common.analysis.views import Account, drawings
 from common.store.schema import Result
 
 EVENING = "run_distributed_benchmark"
@@ -48,7 +48,7 @@ def write_report(result: Result, stem: Path) -> list[Path]:
     return paths
 
 
-def markdown(result: Result, pictures: Mapping[str, str]) -> str:
+def markdown(result: Result, pictures: Mapping[str, str], account: Account | None = None) -> str:
     """The text about everything that the result holds; `pictures` are the files of its figures, by name."""
     parts = [f"# {about(result)}"]
     if result.experiment == EVENING:
@@ -56,6 +56,9 @@ def markdown(result: Result, pictures: Mapping[str, str]) -> str:
     if scaling_rows(result):
         parts += ["## Scaling", _pictures(pictures, [*figures.FIGURES])]
         parts += [table(scaling_shown(result)), listed(read_scaling(result)), "### Memory", table(memory_shown(result))]
+    if account is not None:
+        parts += [f"## {account.title}", _pictures(pictures, [*account.figures])]
+        parts += ["\n".join(["```", *account.table, "```"]) if account.table else "", listed(account.sentences)]
     if verified(result):
         parts += ["## Does tensor parallelism work", table(verdicts_shown(result)), table(weights_shown(result))]
         parts += [listed(read_verification(result))]

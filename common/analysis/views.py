@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -23,6 +24,17 @@ from common.analysis.verification.table import print_verification
 from common.store.schema import Result
 
 Draw = Callable[[Result], Figure]
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a room above this one tells of a result: lines of a fixed-width table, sentences below it, and figures."""
+
+    title: str
+    table: Sequence[str]
+    sentences: Sequence[str]
+    figures: Mapping[str, Draw]
+
 
 PRINTERS: dict[str, Callable[[Result], None]] = {
     "benchmark_scaling": print_scaling,
@@ -59,11 +71,11 @@ def _of_own_model(draw: Draw) -> Draw:
     return lambda result: draw(by_model(result)[0])
 
 
-def save_drawings(result: Result, folder: Path) -> list[Path]:
-    """Write every figure as a 1920 x 1080 PNG, named after the run; the paths."""
+def save_drawings(result: Result, folder: Path, account: Account | None = None) -> list[Path]:
+    """Write every figure, the account's too, as a 1920 x 1080 PNG, named after the run; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, draw in drawings(result).items():
+    for name, draw in (drawings(result) | dict(account.figures if account else {})).items():
         paths.append(folder / f"{result.run_id}-{name}.png")
         draw(result).savefig(paths[-1], dpi=figures.DPI)
     return paths

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from common.experiment.estimate import OVERHEAD_S
+from common.experiment.estimate import OVERHEAD_S, estimate
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Configuration, Spec
 from common.store.schema import CaseError
@@ -31,13 +31,18 @@ class Budget:
     _began_s: float = 0.0
     _estimated_s: float = 0.0  # of what was done
 
-    def affordable(self, specs: Sequence[Spec], starts: int) -> tuple[list[Spec], list[Spec]]:
-        """Cases that should fit, and those that should not, both in the order given: the most valuable first."""
+    def affordable(
+        self, specs: Sequence[Spec], starts: int, repeat_base_last: bool = False
+    ) -> tuple[list[Spec], list[Spec]]:
+        """Cases that should fit, and those that should not, both in the order given: the most valuable first.
+
+        What fits is what a dry run promises: the same estimate.
+        """
         kept: list[Spec] = []
         left_out: list[Spec] = []
         for spec in specs:
-            needed_s = OVERHEAD_S + starts * self._needed_s([(0, one) for one in (*kept, spec)], None)
-            (kept if needed_s <= self.seconds else left_out).append(spec)
+            planned = estimate([*kept, spec], starts, self.roofline, repeat_base_last)
+            (kept if planned.seconds <= self.seconds else left_out).append(spec)
         return kept, left_out
 
     def begin(self, todo: Sequence[Todo], by_value: Sequence[Spec]) -> None:
@@ -51,7 +56,9 @@ class Budget:
         better = [other for other in self._todo if self._value[other[1].id] < value]
         spent_s = self.clock() - self._began_s
         slower = max(1.0, spent_s / self._estimated_s) if self._estimated_s else 1.0
-        return spent_s + slower * self._needed_s([todo, *better], running) <= self.seconds
+        once_s = 0.0 if self._estimated_s else self.roofline.once_s
+        needed_s = once_s + self._needed_s([todo, *better], running)
+        return OVERHEAD_S + spent_s + slower * needed_s <= self.seconds
 
     def started(self, configuration: Configuration) -> None:
         """Take down that an engine has started."""

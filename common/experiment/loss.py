@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from common.analysis.learning.evidence import Shown
@@ -12,6 +14,7 @@ from common.analysis.scaling.figures import DPI
 from common.analysis.scaling.loss_figure import largest_bar, loss
 from common.analysis.scaling.reading import about, streams
 from common.analysis.scaling.table import print_scaling, stdout
+from common.analysis.views import Account
 from common.core.beside import Beside
 from common.experiment.report import scaling_summary
 from common.predict.calibrate import stored_priors
@@ -20,20 +23,28 @@ from common.predict.knock_out import TOLERANCE, KnockOut, knock_outs
 from common.predict.measured import NotPredictableError, predict_result
 from common.store.schema import Result
 
+TITLE, FIGURE = "Where the rest of n times goes", "loss"
+
 
 def print_loss(result: Result, console: Console | None = None) -> None:
     """The scaling table, each plan's loss in four bars, and what became of the knock-out."""
     console = console or stdout()
     print_scaling(result, console)
     console.print()
+    told = account(result)
+    for line in (*told.table, *told.sentences):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def account(result: Result) -> Account:
+    """Each plan's loss in four bars, as a table and as a figure, and what became of the knock-out; or why not."""
     try:
         found = predict_result(result, stored_priors())
     except NotPredictableError as error:
-        console.print(f"- No account of the loss: {error}.", markup=False, soft_wrap=True)
-        return
-    lines = [*beside_lines(found), *map(knock_out_line, knock_outs(found))]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return Account(TITLE, [], [f"No account of the loss: {error}."], {})
+    lines, rows = beside_lines(found), 1 + len(found)
+    sentences = [*lines[rows:], *map(knock_out_line, knock_outs(found))]
+    return Account(TITLE, lines[:rows], sentences, {FIGURE: lambda result: _figure(result, found)})
 
 
 def knock_out_line(one: KnockOut) -> str:
@@ -88,15 +99,17 @@ def write_loss_figure(result: Result, stem: Path) -> list[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        found = predict_result(result, stored_priors())
-    except NotPredictableError:
-        return []
-    path = stem.with_name(f"{stem.name}.loss.png")
+    path = stem.with_name(f"{stem.name}.{FIGURE}.png")
+    drawn = account(result).figures
+    for draw in drawn.values():
+        draw(result).savefig(path, dpi=DPI)
+    return [path] if drawn else []
+
+
+def _figure(result: Result, found: Sequence[Beside]) -> Figure:
     shown = sorted((one for one in found if one.bars is not None), key=lambda one: one.slowed)
     plans = [(_name(one), one.bars) for one in shown if one.bars is not None]
-    loss(plans, about(result), told=sum(not one.slowed for one in shown)).savefig(path, dpi=DPI)
-    return [path]
+    return loss(plans, about(result), told=sum(not one.slowed for one in shown))
 
 
 def _name(one: Beside) -> str:

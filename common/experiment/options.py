@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
+from common.machine.folders import ROOT, WEEK, from_here, typed
+
 Preset = Literal["smoke", "lab", "full"]
 STARTS: dict[Preset, int] = {"smoke": 1, "lab": 3, "full": 5}
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = ROOT / "results"
 DEFAULT_TP = (1, 2, 4)
 
 MOST_STREAMS = 16_384  # of one client
@@ -154,7 +156,9 @@ def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> 
     Raises:
         InputError: one is not, or more streams than a client can drive.
     """
-    for flag, count in {**counts, "--concurrency": min(concurrency, default=0)}.items():
+    if not concurrency:
+        raise InputError("--concurrency needs at least one number, as in --concurrency 1 4 16")
+    for flag, count in {**counts, "--concurrency": min(concurrency)}.items():
         if count is not None and count < 1:
             raise InputError(f"{flag} {count}: at least 1 is needed")
     if max(concurrency) > MOST_STREAMS:
@@ -163,12 +167,18 @@ def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> 
 
 def refuse(message: str) -> None:
     """Print one line and end the process with exit 2."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201  # this is the command line
+    print(f"error: {typed(message)}", file=sys.stderr)  # noqa: T201  # this is the command line
     raise SystemExit(BAD_INPUT)
 
 
 def _unwrapped(description: str) -> str:
-    """tyro joins lines that begin with a letter; a docstring that is a protocol wants its own line breaks."""
+    """tyro joins lines that begin with a letter; a docstring that is a protocol wants its own line breaks.
+
+    Its examples name the script alone; what is printed works where it is read.
+    """
+    script = Path(sys.argv[0]).resolve()
+    if script.parent == WEEK:
+        description = description.replace(f"python {script.name}", f"python {from_here(script)}")
     return textwrap.indent(description, " ")
 
 

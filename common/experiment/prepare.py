@@ -86,7 +86,7 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     question = question_of(experiment.name, [spec.unmeasured() for spec in specs])
     check_guess(options.guess, question, experiment.name)
     preflight.check_engine_args(settings, specs[0].configuration.plan, machine, say_plainly)
-    starts, base_last = STARTS[options.preset], options.preset != "smoke"
+    starts, base_last = STARTS[options.preset], _repeats_base_last(options)
     planned = estimate(specs, starts, plan.roofline, base_last)
     if options.dry_run:
         files.check_writable(options.results_dir, experiment.name)
@@ -137,7 +137,7 @@ def _plan(experiment: Experiment, options: Options) -> _Plan:
         raise InputError(f"no plan can run here: {skipped[0].reason.message}. {skipped[0].reason.remedy}")
     roofline = Roofline(model.shape, machine.kind)
     budget = None if options.budget_s is None else Budget(options.budget_s, roofline)
-    specs, dear = _affordable(specs, STARTS[options.preset], budget)
+    specs, dear = _affordable(specs, options, budget)
     settings = replace(_settings(model, machine, options), engine=engine)
     preflight.check_lengths(specs, settings)
     if options.workload is not None and recordings.used_by(specs) is None:
@@ -145,7 +145,12 @@ def _plan(experiment: Experiment, options: Options) -> _Plan:
     return _Plan(machine, model, settings, specs, [*skipped, *dear], roofline, budget)
 
 
-def _affordable(specs: Sequence[Spec], starts: int, budget: Budget | None) -> tuple[Sequence[Spec], list[Skipped]]:
+def _repeats_base_last(options: Options) -> bool:
+    """Whether the base is measured once more at the end, to see the machine drift."""
+    return options.preset != "smoke"
+
+
+def _affordable(specs: Sequence[Spec], options: Options, budget: Budget | None) -> tuple[Sequence[Spec], list[Skipped]]:
     """The cases that there is time for, and the others.
 
     Raises:
@@ -153,7 +158,7 @@ def _affordable(specs: Sequence[Spec], starts: int, budget: Budget | None) -> tu
     """
     if budget is None:
         return specs, []
-    kept, dear = budget.affordable(specs, starts)
+    kept, dear = budget.affordable(specs, STARTS[options.preset], _repeats_base_last(options))
     if not kept:
         raise InputError(f"{budget.seconds / 60:.3g} minutes are not enough for a single case: give more")
     return kept, [Skipped(spec, budget.spent) for spec in dear]

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.analysis.scaling.rows import scaling_rows
-from common.experiment.options import RESULTS
+from common.analysis.scaling.rows import is_invalid, scaling_rows
+from common.analysis.verification.judgement import verified
+from common.machine.folders import WEEK, from_here, typed
 from common.store.schema import Result
 
 
@@ -25,13 +26,32 @@ def nothing_came(result: Result) -> bool:
     return result.status == "complete" and bool(tried) and all(case.status == "failed" for case in tried)
 
 
+def nothing_comparable(result: Result) -> str:
+    """A line where every row that was measured is INVALID, else nothing; what is verified needs no rates."""
+    measured = [case for case in result.cases if case.repeats]
+    if not measured or verified(result) or not all(is_invalid(case) for case in measured):
+        return ""
+    client = measured[0].client
+    assert client is not None, "it is INVALID"
+    why = "; ".join(client.reasons[:1])
+    return (
+        f"nothing comparable was measured: the client is INVALID in every row ({why})."
+        f" {client.remedy[:1].upper()}{client.remedy[1:]}, and give the same command again."
+    )
+
+
 def print_next_step(result: Result) -> None:
-    """After a complete run: where its exercises are, and what is left of the week."""
-    exercises = RESULTS.parent / "week5" / "exercises" / f"{result.experiment}.md"
-    if result.status == "complete" and exercises.is_file():
+    """After a complete run: what to do where nothing can be compared; its exercises, and what is left of the week."""
+    if result.status != "complete":
+        return
+    if line := nothing_comparable(result):
+        sys.stdout.write(f"{line}\n")
+        return
+    exercises = WEEK / "exercises" / f"{result.experiment}.md"
+    if exercises.is_file():
         sys.stdout.write(
-            f"next: change one thing, three times: week5/exercises/{exercises.name};"
-            " what is left of the week: python week5/checklist.py\n"
+            f"next: change one thing, three times: {from_here(exercises)};"
+            f" what is left of the week: {typed('python week5/checklist.py')}\n"
         )
 
 

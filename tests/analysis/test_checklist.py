@@ -66,7 +66,7 @@ def plans() -> Result:
 
 def decide(results: Path) -> Path:
     """The page of a decision from the concurrency result, as far as the checklist reads it."""
-    page = results / "decision" / "decision.md"
+    page = results / "decision" / "20260102T040000Z" / "decision.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(f"# 2 devices carry it\n\n## The answer\n\nFrom: `{CLIENTS}.json`.\n")
     return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,36 @@ def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
     assert main() == 2
     assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"
+
+
+def test_a_loss_is_shown_in_four_bars_by_look_and_by_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = latest_reference("explain_loss")
+    words = ["--result", str(path), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["look", "look", *words])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "tp2/fixed/c16                 327" in out and "unexplained" in out and "Knock-out at 16 streams" in out
+    figure = tmp_path / f"{path.stem}-loss.png"
+    assert str(figure) in out.splitlines()
+    drawn = figure.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["look", "report", *words])
+    assert main() == 0
+    page = (tmp_path / f"{path.stem}.html").read_text()
+    assert "Where the rest of n times goes" in page and "tp2/fixed/c16                 327" in page
+    assert base64.b64encode(drawn[:3000]).decode() in page
+
+
+@pytest.mark.parametrize("files", [(), ("a.json",), ("a.json",) * 6])
+def test_compare_takes_two(
+    files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["look", "compare", *files, "--factor", "machine"])
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        f"error: compare takes two results, A and B: {len(files)} given; name two of them\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from common.analysis.decision.answer import Decision, Foretold, Question, capaci
 from common.analysis.decision.changes import changes
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Load, loads_of
-from common.analysis.decision.page import Page, markdown, summary, write_page
+from common.analysis.decision.page import Page, foretold_shown, markdown, summary, write_page
 from common.analysis.decision.reading import answer_lines, doubts, headline, side_by_side
+from common.analysis.frames import RESULTS
 from common.core.capacity import Prices
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
@@ -251,6 +252,36 @@ def test_of_ones_own_results_the_newest_and_what_agrees_with_it_count(tmp_path: 
     assert {load.plan for load in kept} == {TP1, TP2}
 
 
+def test_a_predicted_figure_says_which_load_it_is_for() -> None:
+    found = decided(two_plans(), asked(), (foretold(TP4, 30.0),))
+    columns = list(foretold_shown(found).columns)
+    assert "mean TTFT ms of 1 client" in columns and "requests/s of these clients" in columns
+    assert "mean TPOT ms of these clients at the rate counted on" in columns
+    assert any("that of 1 client" in line and "at the rate that is counted on" in line for line in doubts(found))
+
+
+def test_results_of_older_labs_count_or_are_called_so(tmp_path: Path) -> None:
+    """A setting that an older lab did not name was what it always was there; of others nobody knows."""
+    older = result([closed(TP1, 4)])
+    older.config["engine_settings"] = {"eager": True}
+    newest = result([closed(TP2, 4)])
+    newest.config["engine_settings"] = {"eager": True, "peer_to_peer": True}
+    paths = [stored(tmp_path, older, "20260101T000000Z-a"), stored(tmp_path, newest, "20260102T000000Z-b")]
+    found = given_evidence(paths, fits)
+    assert len(found.results) == 2 and found.left_out == []
+    newest.config["engine_settings"]["made_up"] = 7
+    stored(tmp_path, newest, "20260102T000000Z-b")
+    assert given_evidence(paths, fits).left_out == [
+        "20260101T000000Z-a.json: it does not say engine_settings.made_up, which is 7 in the newest result: another"
+        " version of the lab measured it; measure again to count both"
+    ]
+
+
+def test_the_committed_results_speak_of_one_engine() -> None:
+    folder = RESULTS / "reference" / "2x1core-amd-epyc"
+    assert given_evidence([folder], fits).left_out == []
+
+
 def test_given_results_are_of_one_machine_and_model(tmp_path: Path) -> None:
     here = stored(tmp_path, result([closed(TP1, 16)]), "20260101T000000Z-a")
     elsewhere = result([closed(TP1, 4)])
@@ -301,7 +332,7 @@ def test_rates_of_other_requests_are_left_out(tmp_path: Path) -> None:
 def test_the_page_has_figures_and_loads_nothing(tmp_path: Path) -> None:
     found = decided(two_plans(), asked(20.0, usd_per_hour=2.0, buy_usd=9e3, months=36.0), (foretold(TP4, 30.0),))
     page = Page(found, "Measured: here", ["x.json"], ["y.json: it is of another model"], ["Measure that."])
-    paths = write_page(page, tmp_path / "decision")
+    paths = write_page(page, tmp_path)
     assert [path.name for path in paths] == ["decision.html", "decision.md", "cost.png", "within.png"]
     html = paths[0].read_text()
     assert html.count("data:image/png;base64,") == 2 and "<table>" in html

@@ -138,6 +138,7 @@ def test_the_page_shows_figures_tables_and_numbers(page: Path) -> None:
         assert part in text
     assert "Traceback" not in text
     assert "chosen_result()" not in text  # the code stays in the notebook
+    assert "never yours" not in text, "it is of the reader's own run"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from scipy import stats
 from common.analysis.concurrency.rows import concurrency_cases
 from common.analysis.scaling.figures import speedup
 from common.analysis.scaling.findings import speedup_finding
-from common.analysis.scaling.reading import gains
+from common.analysis.scaling.reading import caveats, gains, without_base
 from common.analysis.scaling.rows import (
     ScalingRow,
     communication_share,
@@ -22,6 +22,7 @@ from common.analysis.scaling.rows import (
 )
 from common.core.plan import ParallelPlan
 from common.store.schema import Case
+from tests.analysis.pairs import judged
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, engine, full, result, skipped
 
 
@@ -72,6 +73,25 @@ def test_a_smallest_plan_without_room_is_no_base() -> None:
     assert row.speedup.value == pytest.approx(1.5)
     assert row.efficiency.value == pytest.approx(0.75)  # four devices against two
     assert row.serial_share is None  # not from one device
+
+
+def test_a_curve_has_one_base_or_no_speedup_and_says_so() -> None:
+    """tp1's client is INVALID at 1 stream: tp2 must not take its place there and stand beside tp1's rows at 16."""
+    rates = {TP1: 100.0, TP2: 150.0, TP4: 180.0}
+    cases = [case(plan, "fixed", streams, [rate] * 3) for streams in (1, 16) for plan, rate in rates.items()]
+    judged("INVALID", "slots were idle")(cases[0])
+    found = result(cases)
+    rows = {row.case.id: row for row in scaling_rows(found)}
+    assert not any(row.is_base or row.speedup for id, row in rows.items() if id.endswith("/c1"))
+    assert rows["tp1/fixed/c16"].is_base
+    gained = rows["tp4/fixed/c16"].speedup
+    assert gained is not None and gained.value == pytest.approx(1.8)
+    assert without_base(found) == ["No speed-up at 1 stream (fixed): tp1, the base, has an INVALID client there."]
+    assert without_base(found)[0] in caveats(found)
+    judged("INVALID", "slots were idle")(cases[3])
+    rows = {row.case.id: row for row in scaling_rows(found)}
+    assert rows["tp2/fixed/c1"].is_base and rows["tp2/fixed/c16"].is_base, "INVALID everywhere: the next plan is one"
+    assert without_base(found) == []
 
 
 def test_oversubscribed_plans_have_no_efficiency_and_are_no_base() -> None:

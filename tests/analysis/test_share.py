@@ -15,8 +15,8 @@ import pyarrow.parquet
 import pytest
 
 from common.analysis.__main__ import main
-from common.analysis.frames import load_results
-from common.analysis.sharing import share
+from common.analysis.frames import latest_reference, load_results
+from common.analysis.newest import newest_of_ours
 from common.analysis.sharing.privacy import Privacy
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths, StoreError, load, save
@@ -209,7 +209,7 @@ def test_unzipped_into_results_it_stands_beside_ones_own(tmp_path: Path, monkeyp
     rates = sorted(one.cases[0].repeats[0]["output_throughput"] for one in found)
     assert rates == [99.0, 99.0, 198.0], "three results of one name, in three folders"
     assert own.exists()
-    assert share.newest_of_ours(tmp_path / "results") == own, "what others measured is not one's own"
+    assert newest_of_ours(tmp_path / "results") == (own, ""), "what others measured is not one's own"
 
 
 def test_the_readme_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +220,17 @@ def test_the_readme_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "python -m common.analysis compare out.zip results/" in readme
     assert "2 x A GPU | qwen2-9m | vLLM 0.32.0" in readme
     assert max(map(len, readme.splitlines())) <= 140
+
+
+def test_the_readme_compares_with_a_result_of_the_same_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for experiment in ("test_mixed_workload", "test_tensor_parallel"):
+        archive = shared(monkeypatch, tmp_path / f"{experiment}.zip", latest_reference(experiment))
+        readme = next(unzipped(archive, tmp_path / experiment).rglob("README.txt")).read_text()
+        assert "benchmark_scaling" not in readme
+        rates = experiment == "test_mixed_workload"  # there are none to compare where it was verified
+        assert (f"results/{experiment}/<yours>.json --factor" in readme) is rates
 
 
 def test_the_newest_of_ones_own_is_the_default(

@@ -171,6 +171,21 @@ def test_bfloat16_may_part_where_rounding_explains_it(
     assert f"(tolerance {TOLERANCE:g})" in check.detail
 
 
+def test_that_bfloat16_answers_part_is_said_to_be_expected() -> None:
+    """`1 of 8 token-identical` beside PASS reads like a contradiction to whoever was promised identical tokens."""
+    likeness = Likeness(8, 1, 90, 60, first_divergence=4, gap_nats=0.1, noise_nats=0.1)
+    check = output_check(LIKE_BASE, "tp1 served", likeness, "bfloat16")
+    assert (
+        "1 of 8 answers token-identical to tp1 served's (bfloat16, in which rounding lets answers part)" in check.detail
+    )
+    rounded = planted(TP2, [HALF] * 2, check)
+    rounded.engine["settings"] = {"dtype": "bfloat16"}
+    (line,) = [line for line in read_verification(result(rounded)) if "expected to part" in line]
+    assert line.startswith("In bfloat16 answers") and "identical is checked in float32 (--dtype float32)" in line
+    exact = planted(TP2, [HALF] * 2, SAME)
+    assert not any("expected to part" in line for line in read_verification(result(exact)))
+
+
 def test_equal_tokens_of_unequal_likelihood_are_not_exact() -> None:
     """The same tokens by luck: an engine whose log-probabilities are off by 5 % computes something else."""
     check = output_check(LIKE_BASE, "tp1 served", replace(ALIKE, noise_nats=0.05), "float32")

@@ -9,7 +9,7 @@ import pytest
 
 from common.core.plan import ParallelPlan
 from common.experiment.budget import Budget
-from common.experiment.estimate import OVERHEAD_S
+from common.experiment.estimate import OVERHEAD_S, estimate
 from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.roofline import Roofline
 from common.experiment.spec import Spec
@@ -19,6 +19,7 @@ ONE = LoadSpec(ParallelPlan(), "fixed", 1, Lengths(32, 32, 10_240), turns=2, rep
 TWO = replace(ONE, plan=ParallelPlan(tp=2))
 MINOR = replace(ONE, curve="weak", load=8)
 CASE_S, TWO_S, MINOR_S = (spec.seconds(ROOFLINE) for spec in (ONE, TWO, MINOR))
+ONCE_S = ROOFLINE.once_s  # of the first engine start
 START_S, TWO_START_S = (ROOFLINE.start_s(spec.plan) for spec in (ONE, TWO))
 
 
@@ -38,7 +39,7 @@ def begun(seconds: float, by_value: Sequence[Spec], clock: Clock, roofline: Roof
 
 
 def test_the_most_valuable_cases_are_chosen_and_a_start_is_paid_once() -> None:
-    enough = OVERHEAD_S + START_S + CASE_S + MINOR_S
+    enough = OVERHEAD_S + ONCE_S + START_S + CASE_S + MINOR_S
     assert Budget(enough + 0.1, ROOFLINE).affordable([ONE, TWO, MINOR], 1) == ([ONE, MINOR], [TWO])
     assert Budget(enough - 0.1, ROOFLINE).affordable([ONE, TWO, MINOR], 1) == ([ONE], [TWO, MINOR])
     assert Budget(enough + 0.1, ROOFLINE).affordable([ONE, MINOR], 3) == ([], [ONE, MINOR]), "three starts each"
@@ -46,9 +47,22 @@ def test_the_most_valuable_cases_are_chosen_and_a_start_is_paid_once() -> None:
     assert Budget(1.0, ROOFLINE).affordable([], 1) == ([], [])
 
 
+@pytest.mark.parametrize(("starts", "base_last"), [(1, False), (3, True)])
+def test_what_is_chosen_fits_by_the_estimate_of_the_dry_run(starts: int, base_last: bool) -> None:
+    every = [ONE, TWO, MINOR, replace(TWO, curve="weak", load=8), replace(ONE, load=16), replace(TWO, load=16)]
+    most_s = estimate(every, starts, ROOFLINE, base_last).seconds
+    chosen: set[int] = set()
+    for share in range(1, 101):
+        seconds = share / 100 * most_s
+        kept, _ = Budget(seconds, ROOFLINE).affordable(every, starts, base_last)
+        chosen.add(len(kept))
+        assert not kept or estimate(kept, starts, ROOFLINE, base_last).seconds <= seconds
+    assert len(chosen) > 3, "small caps and large ones choose differently"
+
+
 def test_time_is_kept_back_for_what_is_worth_more_on_an_engine_that_comes_later() -> None:
     clock = Clock()
-    needed = START_S + CASE_S + TWO_START_S + TWO_S
+    needed = OVERHEAD_S + START_S + CASE_S + TWO_START_S + TWO_S
     for spare_s, affordable in ((MINOR_S + 0.1, True), (MINOR_S - 0.1, False)):
         budget = begun(needed + spare_s, [ONE, TWO, MINOR], clock)
         assert budget.affords((0, ONE), None)
@@ -61,24 +75,24 @@ def test_time_is_kept_back_for_what_is_worth_more_on_an_engine_that_comes_later(
 
 def test_a_machine_that_is_half_as_fast_gets_half_as_far() -> None:
     clock = Clock()
-    budget = begun(START_S + CASE_S + MINOR_S + 60, [ONE, MINOR], clock)
+    budget = begun(OVERHEAD_S + START_S + CASE_S + MINOR_S + 60, [ONE, MINOR], clock)
     clock.now_s += 2 * START_S
     budget.started(ONE.configuration)
     clock.now_s += 2 * CASE_S
     budget.ended((0, ONE), measured=True)
     spent_s = 2 * (START_S + CASE_S)
-    assert budget.affords((0, MINOR), (0, ONE)) is (spent_s + 2 * MINOR_S <= budget.seconds)
+    assert budget.affords((0, MINOR), (0, ONE)) is (OVERHEAD_S + spent_s + 2 * MINOR_S <= budget.seconds)
     clock.now_s += 60
     assert not budget.affords((0, MINOR), (0, ONE))
 
 
 def test_nothing_is_kept_back_for_an_engine_that_does_not_start_or_a_case_left_out() -> None:
     clock = Clock()
-    budget = begun(START_S + CASE_S + MINOR_S + 0.1, [TWO, ONE, MINOR], clock)
+    budget = begun(OVERHEAD_S + ONCE_S + START_S + CASE_S + MINOR_S + 0.1, [TWO, ONE, MINOR], clock)
     assert not budget.affords((0, ONE), None)
     budget.broken(TWO.configuration)
     assert budget.affords((0, ONE), None)
-    other = begun(START_S + MINOR_S + 0.1, [ONE, MINOR], clock)
+    other = begun(OVERHEAD_S + ONCE_S + START_S + MINOR_S + 0.1, [ONE, MINOR], clock)
     assert not other.affords((0, MINOR), None)
     other.ended((0, ONE), measured=False)
     assert other.affords((0, MINOR), None)

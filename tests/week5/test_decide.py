@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -37,13 +39,31 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
+def folder_of_page(results: Path) -> Path:
+    """Where the only page stands: in a folder named after its time."""
+    (folder,) = (results / "decision").iterdir()
+    assert re.fullmatch(r"\d{8}T\d{6}Z", folder.name)
+    return folder
+
+
+def test_an_earlier_page_stays(script: Script, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 1, 2, 3, 4, 5, 0, 0, 0)))  # the same second
+    pages = []
+    for rate in ("20", "40"):
+        outcome = script("--rate", rate, *GOOD[2:], "--results-dir", str(results))
+        pages.append(Path(outcome.last["result"]))
+    assert [page.parent.name for page in pages] == ["20260102T030405Z", "20260102T030405Z-2"]
+    assert "20 requests per second" in pages[0].read_text() and "40 requests per second" in pages[1].read_text()
+
+
 def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     outcome = script(*GOOD, "--results-dir", str(results))
     assert outcome.code == 0, outcome
     assert outcome.last["summary"]["chosen"] == "tp1"
     assert outcome.last["summary"]["engines"]["tp1"]["rented_usd_per_month"] == 2 * 2.0 * 730
     written = Path(outcome.last["result"])
-    assert written == results / "decision" / "decision.html" and written.is_file()
+    assert written == folder_of_page(results) / "decision.html" and written.is_file()
+    assert str(written) in outcome.out.splitlines(), "where it was written is said"
     text = (written.parent / "decision.md").read_text()
     assert "the price is the newest result's" in text
     command = next(line for line in text.splitlines() if line.startswith("python week5/"))
@@ -57,14 +77,14 @@ def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Pat
     engines, chosen = outcome.last["summary"]["engines"], outcome.last["summary"]["chosen"]
     assert {"tp1", "tp2"} <= set(engines)
     assert engines[chosen]["machines"] == min(one["machines"] for one in engines.values())
-    assert (tmp_path / "decision" / "decision.md").is_file()
+    assert (folder_of_page(tmp_path) / "decision.md").is_file()
     assert "Bought: left out" in outcome.out
 
 
 def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) -> None:
     outcome = script("--rate", "1", "--slo", "ttft=0.001", "--results-dir", str(results))
     assert outcome.code == 1 and outcome.last["status"] == "no plan"
-    assert (results / "decision" / "decision.html").is_file()
+    assert (folder_of_page(results) / "decision.html").is_file()
 
 
 def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path: Path) -> None:
@@ -73,7 +93,7 @@ def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path
     assert outcome.code == 0, outcome
     assert "PREDICTED, not measured" in outcome.out.splitlines()[0]
     assert all(one["predicted"] for one in outcome.last["summary"]["engines"].values())
-    text = (tmp_path / "decision" / "decision.md").read_text()
+    text = (folder_of_page(tmp_path) / "decision.md").read_text()
     last = text.partition("## Measure first")[2]
     assert "minutes, $" in last and "python week5/simulate_concurrent_requests.py --model Qwen/Qwen3-8B" in last
     assert "## What was measured" not in text and "within.png" not in text
@@ -141,4 +161,4 @@ def test_a_truncated_file(script: Script, results: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:-50])
     assert "truncated" in script(*GOOD, "--results", str(cut), "--results-dir", str(results)).refusal()
     outcome = script(*GOOD, "--results-dir", str(results))
-    assert outcome.code == 0 and "cut.json is truncated" in (results / "decision" / "decision.md").read_text()
+    assert outcome.code == 0 and "cut.json is truncated" in (folder_of_page(results) / "decision.md").read_text()

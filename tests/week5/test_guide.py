@@ -17,6 +17,7 @@ import tyro
 from common.analysis.learning.beliefs import BELIEFS
 from common.cloud import options as rent
 from common.engines.failures import _KNOWN, GUIDE, EngineError, Failure
+from tests.experiment.script import Script
 
 ROOT = Path(__file__).resolve().parents[2]
 WEEK = ROOT / "week5"
@@ -195,3 +196,28 @@ def test_limits_are_written_one_way() -> None:
     pages = [*PAGES, ROOT / "README.md", *WEEK.glob("*.py"), *(WEEK.parent / "common").rglob("*.py")]
     written = {word for page in pages for word in re.findall(r"--slo [^`\n]*?(?:ttft|tpot)[^`\n]*", text_of(page))}
     assert written and not [word for word in written if re.search(r"(ttft|tpot):\d|ttft=\d+,", word)]
+
+
+def test_the_evening_takes_as_long_as_the_dry_runs_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    evening = text_of(WEEK / "README.md").partition("## An evening for $20")[2].partition("\n## ")[0]
+    rows = re.findall(
+        r"^\| (\d+)-(\d+) \|.*`python week5/(\w+)\.py ([^`]*)`.* \| \$([\d.]+) \|$", evening, re.MULTILINE
+    )
+    planned = ["--model", "Qwen/Qwen2.5-7B-Instruct", "--dry-run-gpus", "4", "--results-dir", str(tmp_path)]
+
+    def minutes_of(name: str, words: str) -> float:
+        script = Script(load(WEEK / f"{name}.py"), monkeypatch, capsys)
+        outcome = script(*shlex.split(words), "--dry-run", *planned)
+        assert outcome.code == 0, outcome
+        return float(outcome.last["summary"]["minutes"])
+
+    measuring = [row for row in rows if "--dry-run" not in row[3]]
+    assert len(measuring) == 5
+    for begin, end, name, words, usd in measuring:
+        assert 0 <= int(end) - int(begin) - minutes_of(name, words) < 1.5, (name, words)
+        assert float(usd) == pytest.approx(int(end) / 60 * 7.18, abs=0.01)
+    said = re.search(r"in about (\d+) minutes, because each engine is started once", evening.replace("\n", " "))
+    whole = re.search(r"^python week5/(run_distributed_benchmark)\.py (.*)$", evening, re.MULTILINE)
+    assert said and whole and int(said[1]) == round(minutes_of(*whole.groups()))

@@ -25,6 +25,8 @@ CHOICES = (
 )
 # Not about the work, or recorded a second time under engine_settings
 NOT_COMPARED = ("results_dir", "resume", "dry_run", "usd_per_hour", "engine_args", "engine_python")
+# Settings that results of older labs do not name, and what they were there all the same
+BEFORE_NAMED: dict[str, Any] = {"peer_to_peer": True}
 CEILINGS = ("matrix_flops_one", "matrix_flops_all", "memory_bytes_per_s_one", "memory_bytes_per_s_all")
 TOLERANCE = 0.01  # of ceilings, and of a machine's memory, which changes a little from boot to boot
 
@@ -100,7 +102,7 @@ def _described(result: Result) -> dict[str, Any]:
 
 
 def _config(a: Result, b: Result) -> Iterator[Difference]:
-    for name, left, right in _unequal("", a.config, b.config):
+    for name, left, right in _unequal("", _named(a.config), _named(b.config)):
         part, _, rest = name.partition(".")
         if part in NOT_COMPARED or (part == "engine_settings" and rest in ("model", "engine", "served_name")):
             continue
@@ -112,6 +114,12 @@ def _config(a: Result, b: Result) -> Iterator[Difference]:
             yield Difference("settings", name, left, right)
         else:
             yield Difference("settings", f"option {name}", left, right, only_shown=part in CHOICES)
+
+
+def _named(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the engine settings that its lab had and did not name."""
+    settings = config.get("engine_settings")
+    return config | {"engine_settings": BEFORE_NAMED | settings} if isinstance(settings, dict) else config
 
 
 def _cases(a: Result, b: Result) -> Iterator[Difference]:

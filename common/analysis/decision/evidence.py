@@ -93,7 +93,14 @@ def _disagreement(first: Result, other: Result) -> str:
     if not found:
         return ""
     more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
-    return f"{found[0].name} is {_short(found[0].b)}, in the newest result {_short(found[0].a)}{more}"
+    name, newest, this = found[0].name, found[0].a, found[0].b
+    if newest is None:
+        words = f"{name} is {_short(this)}, which the newest result does not say"
+    elif this is None:
+        words = f"it does not say {name}, which is {_short(newest)} in the newest result"
+    else:
+        return f"{name} is {_short(this)}, in the newest result {_short(newest)}{more}"
+    return f"{words}{more}: another version of the lab measured it; measure again to count both"
 
 
 def _of_the_engine(difference: Difference) -> bool:
@@ -109,5 +116,5 @@ def _model(result: Result) -> str:
 
 
 def _short(value: object) -> str:
-    text = "not known" if value is None else str(value)
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

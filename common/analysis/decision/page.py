@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +51,15 @@ class Page:
     caveats: Sequence[str] = ()
 
 
-def write_page(page: Page, folder: Path) -> list[Path]:
-    """Write `decision.md`, `decision.html` and the figures, in place of earlier ones; the paths, the page first.
+def write_page(page: Page, results: Path) -> list[Path]:
+    """Write `decision/<UTC>/` with `decision.html`, `decision.md` and the figures; the paths, the page first.
+
+    Earlier pages stay: what changed between two of them is often the question.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(results / FOLDER)
     drawn = drawings(page.decision)
     figures = [folder / f"{name}.png" for name in drawn]
     for path, draw in zip(figures, drawn.values(), strict=True):
@@ -65,22 +70,42 @@ def write_page(page: Page, folder: Path) -> list[Path]:
     return [folder / HTML, folder / MARKDOWN, *figures]
 
 
+def _new_folder(parent: Path) -> Path:
+    """A folder named after the time, as results are."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for count in itertools.count(1):
+        folder = parent / (moment if count == 1 else f"{moment}-{count}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
+
+
 def decided(measured: Measured, results: Path) -> tuple[str, Path | None, list[str]]:
-    """What the page says first, the page where it rests on results that are there, and what is wrong with it."""
-    path = results / FOLDER / MARKDOWN
+    """What the newest page says first that rests on results that are there, the page, and what is wrong with newer."""
+    problems: list[str] = []
+    pages = sorted((results / FOLDER).glob(f"*/{MARKDOWN}"), key=lambda path: path.parent.name, reverse=True)
+    for path in pages:
+        first, problem = _rests(path, measured)
+        if first:
+            return first, path, problems
+        problems.append(f"{path.parent.name}/{MARKDOWN} {problem}; decide again")
+    return "" if pages else "not decided yet", None, problems
+
+
+def _rests(path: Path, measured: Measured) -> tuple[str, str]:
+    """What a page says first, or why it does not count."""
     try:
         first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    except FileNotFoundError:
-        return "not decided yet", None, []
     except (OSError, UnicodeDecodeError):
-        return "", None, [f"{MARKDOWN} cannot be read; decide again"]
+        return "", "cannot be read"
     behind = next((line for line in reversed(lines) if line.startswith(FROM)), "")
     files = set(re.findall(r"`([^`]+)`", behind))
     if not first.startswith("# ") or not files:
-        return "", None, [f"{MARKDOWN} rests on no result of yours (predictions alone?), or is cut off; decide again"]
+        return "", "rests on no result of yours (predictions alone?), or is cut off"
     if not files <= {path.name for path, _ in measured}:
-        return "", None, [f"{MARKDOWN} rests on a result that is not yours, gone or not complete; decide again"]
-    return first.removeprefix("# "), path, []
+        return "", "rests on a result that is not yours, gone or not complete"
+    return first.removeprefix("# "), ""
 
 
 def summary(decision: Decision) -> dict[str, Any]:
@@ -147,8 +172,9 @@ def measured_shown(decision: Decision) -> pd.DataFrame:
 
 
 def foretold_shown(decision: Decision) -> pd.DataFrame:
-    """What plans that were not measured are predicted to carry."""
-    columns = ["plan", "devices", "clients", "requests/s", "counted on", "TTFT ms, alone", "TPOT ms, mean"]
+    """What plans that were not measured are predicted to carry, every figure with the load that it is for."""
+    columns = ["plan", "devices", "clients", "requests/s of these clients", "counted on, 1/s"]
+    columns += ["mean TTFT ms of 1 client", "mean TPOT ms of these clients at the rate counted on"]
     rows = []
     for one in decision.foretold:
         low = one.rate.value if one.rate.low is None else one.rate.low

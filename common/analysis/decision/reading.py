@@ -71,9 +71,10 @@ def doubts(decision: Decision) -> list[str]:
     lines = []
     if decision.foretold:
         lines.append(
-            f"{PREDICTED} rows were not measured. Their times are means (time to first token of a lone request, time"
-            " per token by Little's law), not those of nine requests of ten; their rates are the low ends of intervals"
-            " in which four of five held-out measurements lay."
+            f"{PREDICTED} rows were not measured. Their times are means, not those of nine requests of ten: the time to"
+            " the first token is that of 1 client, the time per token that of the row's clients at the rate that is"
+            " counted on (Little's law), so it is longer than at the rate that is expected. The rates that are counted"
+            " on are the low ends of intervals in which four of five held-out measurements lay."
         )
     if any(not load.by_clock for load in counted):
         lines.append(

@@ -12,6 +12,7 @@ from rich.text import Text
 from common.analysis.learning.checklist import DONE, IMPOSSIBLE, OPEN, Item
 from common.analysis.learning.evidence import Evidence
 from common.analysis.scaling.table import empty_table, plain, stdout
+from common.machine.folders import typed
 
 MOST_PROBLEMS = 5  # below one command, and of unfinished runs, the newest files first
 
@@ -61,7 +62,7 @@ def _what_is_left(items: Sequence[Item], evidence: Evidence) -> list[str]:
     lines = []
     for command in dict.fromkeys(item.command for item in items if item.state == OPEN):
         alike = [item for item in items if item.state == OPEN and item.command == command]
-        lines += ["", f"{', '.join(item.title for item in alike)}:", f"  {command}"]
+        lines += ["", f"{', '.join(item.title for item in alike)}:", f"  {typed(command)}"]
         wrong = [(item.title, line) for item in alike for line in item.problems if line not in said_below]
         named = dict.fromkeys(f"{title}: {line}" if len(alike) > 1 else line for title, line in wrong)
         lines += _shortened([f"  - {line}" for line in named], "  - ")

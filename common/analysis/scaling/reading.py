@@ -10,6 +10,8 @@ from common.analysis.scaling.load_curves import load_curves
 from common.analysis.scaling.rows import (
     ScalingRow,
     communication_share,
+    compared,
+    is_invalid,
     sampling_unit,
     scaling_cases,
     scaling_rows,
@@ -74,7 +76,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += [*doubts(result), *client_words(result)]
+    lines += [*without_base(result), *doubts(result), *client_words(result)]
     if any(row.steady for row in rows):
         lines.append(
             "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
@@ -101,6 +103,22 @@ def caveats(result: Result) -> list[str]:
         )
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
+    return lines
+
+
+def without_base(result: Result) -> list[str]:
+    """Where no speed-up is stated although plans were measured: another base would be another comparison."""
+    lines = []
+    for one in compared(result):
+        measured = [row for row in one.rows if row.throughput is not None]
+        if one.base_plan is None or one.base is not None or all(row.case.plan == one.base_plan for row in measured):
+            continue
+        case = next((case for case in one.rivals if case.plan == one.base_plan), None)
+        why = "was not measured there" if case is None else f"is {case.status} there"
+        if case is not None and case.status == "ok":
+            why = "has an INVALID client there" if is_invalid(case) else "cannot be one there"
+        model = f"{measured[0].case.model}: " if measured[0].case.model else ""
+        lines.append(f"{model}No speed-up {where(measured[0])} ({one.curve}): {one.base_plan}, the base, {why}.")
     return lines
 
 

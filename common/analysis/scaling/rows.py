@@ -8,6 +8,7 @@ from typing import Literal
 
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
 from common.core.model_shape import ModelShape
+from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.core.scaling import efficiency, karp_flatt, speedup
 from common.core.stats import Estimate, geometric_mean
@@ -104,18 +105,53 @@ def typical(case: Case, metric: str) -> float | None:
     return geometric_mean(metric, "ms", values).value if values else None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The cases of a curve that are compared with each other: one model, one load.
+
+    `base` is the case of `base_plan` under this load; None where that cannot be one, whoever else could: speed-ups of
+    one curve are against one plan, or they are not stated.
+    """
+
+    curve: str
+    cases: list[Case]
+    rivals: list[Case]  # among which the base is
+    base_plan: ParallelPlan | None
+
+    @property
+    def base(self) -> Case | None:
+        """What the others are compared with."""
+        return next((case for case in self.rivals if case.plan == self.base_plan and _can_be_base(case)), None)
+
+    @property
+    def rows(self) -> list[ScalingRow]:
+        """One row per case, the smallest plan first."""
+        steady = all(is_steady(case) for case in {case.id: case for case in (*self.cases, *self.rivals)}.values())
+        return [_row(self.curve, case, self.base, steady) for case in self.cases]
+
+
 def scaling_rows(result: Result) -> list[ScalingRow]:
     """The scaling table: per curve and load, the base first, every plan against it."""
-    rows: list[ScalingRow] = []
+    return [row for one in compared(result) for row in one.rows]
+
+
+def compared(result: Result) -> list[Compared]:
+    """The groups of the scaling table, in its order."""
+    found: list[Compared] = []
     for curve in CURVES:
-        groups = _groups(result, curve)
+        groups, rivals = _groups(result, curve), _groups(result, BASE_FROM.get(curve, curve))
+        plans: dict[str, ParallelPlan] = {}
+        for case in sorted((case for cases in rivals.values() for case in cases), key=_by_size):
+            if _can_be_base(case):
+                plans.setdefault(case.model or "", case.plan)
         for key in sorted(groups):
-            ordered = sorted(groups[key], key=lambda case: (case.plan.devices, case.plan.replicas, case.plan))
-            rivals = _groups(result, BASE_FROM[curve]).get(key, []) if curve in BASE_FROM else ordered
-            base = next((case for case in rivals if _can_be_base(case)), None)
-            steady = all(is_steady(case) for case in {case.id: case for case in (*ordered, *rivals)}.values())
-            rows += [_row(curve, case, base, steady) for case in ordered]
-    return rows
+            ordered = sorted(groups[key], key=_by_size)
+            found.append(Compared(curve, ordered, rivals.get(key, []), plans.get(key[0])))
+    return found
+
+
+def _by_size(case: Case) -> tuple[int, int, ParallelPlan]:
+    return case.plan.devices, case.plan.replicas, case.plan
 
 
 def fair_rows(result: Result) -> list[ScalingRow]:

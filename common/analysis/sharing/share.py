@@ -19,6 +19,7 @@ import pyarrow
 from common.analysis.frames import load_sound
 from common.analysis.scaling.reading import about
 from common.analysis.sharing.privacy import Privacy, names_here, rules_for
+from common.analysis.verification.judgement import verified
 from common.store.archive import write_archive
 from common.store.export import export_for_vllm_plots
 from common.store.files import RESULT_NAME, ResultPaths, StoreError, decode, save
@@ -28,29 +29,19 @@ from common.store.schema import RESULT, SCHEMA_VERSION, Result, json_schema
 README = """Results of the distributed inference lab, version {version}, result schema {schema}.
 
 {results}
-
-Compare one with a result of your own (name what the two runs are meant to differ in):
-  python -m common.analysis compare {archive}{chosen} results/benchmark_scaling/<yours>.json --factor machine
-
+{compare}
 Read it: python -m common.analysis look --result {archive}{chosen}
 Or unzip it into results/ of your checkout: its folder has a name of its own, so nothing of yours is replaced.
 
-Beside each result are the times of every request (.requests, parquet) and the repeats in the form that
-`vllm bench sweep plot` reads (.bench). Engine logs, prompts, host and user names, paths, addresses and keys are left
-out; what stood in their place reads <path>, <host>, <user>, <address>, <mail>, <key> or <word>.
+Beside each result are the times of every request, where its run left them (.requests, parquet), and the repeats in
+the form that `vllm bench sweep plot` reads (.bench). Engine logs, prompts, host and user names, paths, addresses and
+keys are left out; what stood in their place reads <path>, <host>, <user>, <address>, <mail>, <key> or <word>.
 """
 
-
-def newest_of_ours(results: Path) -> Path:
-    """The newest result that was measured here, of any experiment; references and what others shared are left out.
-
-    Raises:
-        StoreError: there is none.
-    """
-    found = [path for path in results.glob("*/*.json") if RESULT_NAME.fullmatch(path.name)]
-    if not found:
-        raise StoreError(f"no result under {results}; run a script of week5/ first, or name the file to share")
-    return max(found, key=lambda path: path.name)
+COMPARE = """
+Compare one with a result of your own (name what the two runs are meant to differ in):
+  python -m common.analysis compare {archive}{chosen} results/{experiment}/<yours>.json --factor machine
+"""
 
 
 def share_results(paths: Sequence[Path], target: Path, replace: bool = False, hidden: Iterable[str] = ()) -> None:
@@ -69,12 +60,11 @@ def share_results(paths: Sequence[Path], target: Path, replace: bool = False, hi
         lines = [_put(path, result, folder, privacy) for path, result in results.items()]
         names = [line.partition(":")[0] for line in lines]
         chosen = f":{names[0]}" if len(names) > 1 else ""
+        first = next(iter(results.values()))
+        words = {"archive": privacy.clean(target.name), "chosen": chosen, "experiment": _file_name(first.experiment)}
+        compare = "" if verified(first) else COMPARE.format(**words)  # verifying measures no rates to compare
         text = README.format(
-            version=_lab_version(),
-            schema=SCHEMA_VERSION,
-            results="\n".join(lines),
-            archive=privacy.clean(target.name),
-            chosen=chosen,
+            version=_lab_version(), schema=SCHEMA_VERSION, results="\n".join(lines), compare=compare, **words
         )
         (folder / "README.txt").write_text(text)
         folder.rename(Path(scratch) / f"shared-{_digest(folder)}")

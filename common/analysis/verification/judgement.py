@@ -87,15 +87,16 @@ def output_check(name: str, other: str, likeness: Likeness, dtype: str) -> Check
     In float32 every token must be; in 16 bits answers may part where the two tokens are as good as equally likely, and
     each engine listed the other's among its likeliest, which is what vLLM's own tests ask for (`check_logprobs_close`).
     """
-    alike = f"{likeness.identical} of {likeness.prompts} answers token-identical to {other}'s ({dtype})"
+    tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_NATS[EXACT])
+    exact = tolerance == TOLERANCE_NATS[EXACT]
+    precision = dtype if exact else f"{dtype}, in which rounding lets answers part"
+    alike = f"{likeness.identical} of {likeness.prompts} answers token-identical to {other}'s ({precision})"
     noise = "" if likeness.noise_nats is None else f"; log-probabilities within {likeness.noise_nats:.2g} nats"
     parted = _parted(likeness)
     if likeness.distinct_tokens < 2:
         return Check(name, None, f"{alike}, but they repeat a single token: choose another model or --seed")
-    tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_NATS[EXACT])
     identical = likeness.identical == likeness.prompts
     explained = not likeness.unlisted and max(likeness.gap_nats or 0.0, likeness.noise_nats or 0.0) <= tolerance
-    exact = tolerance == TOLERANCE_NATS[EXACT]
     return Check(name, explained and (identical or not exact), f"{alike}{parted}{noise} (tolerance {tolerance:g})")
 
 

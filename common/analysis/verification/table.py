@@ -11,6 +11,7 @@ from rich.console import Console
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.analysis.scaling.table import framed, say, stdout
 from common.analysis.verification.judgement import (
+    EXACT,
     EXPECTED_WEIGHTS,
     INFERENCE,
     LIKE_BASE,
@@ -18,6 +19,7 @@ from common.analysis.verification.judgement import (
     LOAD_REPORT,
     OFFLINE,
     SERVED,
+    TOLERANCE_NATS,
     WEIGHTS,
     plan_findings,
     verified,
@@ -33,6 +35,7 @@ MEMORY = [
     *("plan", "weights MB/rank", "expected MB/rank", "of TP=1's weights"),
     *("KV MB/rank", "rest MB/rank", "total MB/device"),
 ]
+ROUNDED = frozenset(TOLERANCE_NATS) - {EXACT}  # in which equal tokens are not asked for
 WORDS = {True: "ok", False: "WRONG", None: "unknown"}
 
 
@@ -138,12 +141,22 @@ def verification_summary(result: Result) -> dict[str, Any]:
 
 
 def _outputs(result: Result) -> list[str]:
-    """What each comparison of answers found."""
-    return [
-        f"{case.plan} {'offline' if case.curve == OFFLINE else 'served'}: {check.detail}."
+    """What each comparison of answers found, and what it is worth in 16 bits."""
+    found = [
+        (case, check)
         for case in verified(result)
         for check in case.checks
         if check.name in (LIKE_BASE, LIKE_SERVED) and check.passed
+    ]
+    lines = [
+        f"{case.plan} {'offline' if case.curve == OFFLINE else 'served'}: {check.detail}." for case, check in found
+    ]
+    rounded = {dtype for case, _ in found if (dtype := case.engine.get("settings", {}).get("dtype")) in ROUNDED}
+    return lines + [
+        f"In {dtype} answers are expected to part: sums over ranks round differently, and where two tokens are nearly"
+        " equally likely either may come. So not tokens but log-probabilities are checked here, against the tolerance;"
+        " that tokens are identical is checked in float32 (--dtype float32)."
+        for dtype in sorted(rounded)
     ]
 
 

@@ -1,0 +1,47 @@
+"""Which result is meant where none is named: the newest of one's own that has something to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.core.plural import plural
+from common.store.files import RESULT_NAME, load
+from common.store.schema import Result
+
+STATES = {"running": "still running, or killed", "interrupted": "interrupted", "complete": "run to its end"}
+
+
+def newest_of_ours(results: Path) -> tuple[Path | None, str]:
+    """The newest result that was measured here and has a measured row; in a line, the newer ones that have none.
+
+    Of any experiment; references and what others shared are left out. None where no result here has a row.
+
+    Raises:
+        StoreError: the newest, or a file between it and the newest with a row, cannot be read.
+    """
+    found = [path for path in results.glob("*/*.json") if RESULT_NAME.fullmatch(path.name)]
+    newer: list[tuple[Path, Result]] = []
+    for path in sorted(found, key=lambda path: path.name, reverse=True):
+        result = load(path)
+        if not is_empty(result):
+            return path, f"{_empty(newer)}; this is {path.name}" if newer else ""
+        newer.append((path, result))
+    return None, _empty(newer) if newer else ""
+
+
+def is_empty(result: Result) -> bool:
+    """Whether nothing of it was measured."""
+    return not any(case.repeats for case in result.cases)
+
+
+def empty_words(name: str, result: Result) -> str:
+    """That a result has no measured row, and how its run stands."""
+    failed = sum(case.status == "failed" for case in result.cases)
+    failures = f", {plural(failed, 'case')} failed" if failed else ""
+    return f"{name} has no measured row ({STATES[result.status]}{failures})"
+
+
+def _empty(newer: list[tuple[Path, Result]]) -> str:
+    path, result = newer[0]
+    others = f", nor have {len(newer) - 1} before it" if len(newer) > 1 else ""
+    return f"{empty_words(str(path), result)}{others}; name it to take it all the same"

@@ -1,0 +1,25 @@
+"""A command as it works where it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.machine.folders import ROOT, WEEK, from_here, typed
+
+
+@pytest.mark.parametrize(
+    ("place", "script"),
+    [(ROOT, "week5/decide.py"), (WEEK, "decide.py"), (ROOT / "common" / "core", "../../week5/decide.py")],
+)
+def test_inside_the_lab_it_is_short(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert typed("then: python week5/decide.py --rate 2; x") == f"then: python {script} --rate 2; x"
+    assert (place / script).resolve() == WEEK / "decide.py"
+
+
+def test_elsewhere_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("python week5/decide.py") == f"python {WEEK / 'decide.py'}"
+    assert from_here(WEEK) == str(WEEK)
