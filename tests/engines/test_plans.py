@@ -52,7 +52,8 @@ def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str
     engine = engines.of(split)
     expected = told(engines, DENSE)
     assert greedy_tokens(engine, PROMPTS) == expected
-    assert greedy_tokens(engine, PROMPTS) == expected, "of data-parallel engines either takes its turn"
+    if engine.plan.dp > 1:
+        assert greedy_tokens(engine, PROMPTS) == expected, "either engine takes its turn"
     assert_laid_out(engine, SHAPES[DENSE])
     assert kv_tokens(engine) == pytest.approx(kv_times * kv_tokens(engines.of("tp1")), rel=0.01)
 
