@@ -50,7 +50,8 @@ def clear(ec2: Any, kind: str, name: str) -> None:  # noqa: ANN401  # boto3 has 
 
 def clear_command(kind: str, name: str, region: str) -> str:
     """The same as a command for a shell."""
-    operation, ((argument, _),) = (call := _removal(kind, name))[0], call[1].items()
+    operation, arguments = _removal(kind, name)
+    (argument,) = arguments
     option = re.sub(r"(?<!^)(?=[A-Z])", "-", argument).lower()
     return f"aws ec2 {operation.replace('_', '-')} --region {region} --{option} {name}"
 

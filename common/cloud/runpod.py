@@ -186,13 +186,10 @@ class Runpod:
             separator = "&" if "?" in path else "?"
             page = f"{path}{separator}cursor={urllib.parse.quote(cursors[-1])}" if cursors else path
             document = self._object(self._read(page), path)
-            entries = document.get(key)
-            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            entries, pagination = document.get(key), document.get("pagination") or {}
+            if not isinstance(entries, list) or not all(isinstance(part, dict) for part in (*entries, pagination)):
                 raise UnansweredError(f"Runpod's list {path.partition('?')[0]} is not what its API describes")
             found += entries
-            pagination = document.get("pagination") or {}
-            if not isinstance(pagination, dict):
-                raise UnansweredError(f"Runpod's list {path.partition('?')[0]} is not what its API describes")
             cursor = pagination.get("nextCursor")
             if not cursor:
                 return found
@@ -261,12 +258,8 @@ def _machine(pod: dict[str, Any]) -> Machine:
     try:
         direct = (pod.get("ssh") or {}).get("direct") or {}
         where = direct.get("host"), int(direct.get("port") or 22)
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-    ):  # not to be reached, and still to be ended
-        where = None, 22
+    except (AttributeError, TypeError, ValueError):
+        where = None, 22  # not to be reached, and still to be ended
     return Machine(pod["id"], pod["name"], state, price or None, *where, marks.lab_id if marks else None)
 
 

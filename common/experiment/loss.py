@@ -18,7 +18,7 @@ from common.analysis.views import Account
 from common.core.beside import Beside
 from common.experiment.report import scaling_summary
 from common.predict.calibrate import stored_priors
-from common.predict.card_table import beside_lines
+from common.predict.card_table import beside_sentences, beside_table
 from common.predict.knock_out import TOLERANCE, KnockOut, knock_outs
 from common.predict.measured import NotPredictableError, predict_result
 from common.store.schema import Result
@@ -42,9 +42,8 @@ def account(result: Result) -> Account:
         found = predict_result(result, stored_priors())
     except NotPredictableError as error:
         return Account(TITLE, [], [f"No account of the loss: {error}."], {})
-    lines, rows = beside_lines(found), 1 + len(found)
-    sentences = [*lines[rows:], *map(knock_out_line, knock_outs(found))]
-    return Account(TITLE, lines[:rows], sentences, {FIGURE: lambda result: _figure(result, found)})
+    sentences = [*beside_sentences(found), *map(knock_out_line, knock_outs(found))]
+    return Account(TITLE, beside_table(found), sentences, {FIGURE: lambda result: _figure(result, found)})
 
 
 def knock_out_line(one: KnockOut) -> str:

@@ -52,7 +52,12 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
 
 
 def beside_lines(found: Sequence[Beside]) -> list[str]:
-    """Measured cases beside what their smallest plans predict, and each plan's loss in four bars."""
+    """Measured cases beside what their smallest plans predict, each plan's loss in four bars, and how good that is."""
+    return [*beside_table(found), *beside_sentences(found)]
+
+
+def beside_table(found: Sequence[Beside]) -> list[str]:
+    """A line of names, and one for each case: measured, predicted, and the loss in four bars."""
     lines = [
         f"{'case':<24} {'measured':>8} {'predicted tok/s':>24} {'error':>7} {'conf.':>5}"
         f" {'n x base':>9} {'memory+batch':>13} {'communic.':>10} {'other':>8} {'unexplained':>12}"
@@ -68,19 +73,21 @@ def beside_lines(found: Sequence[Beside]) -> list[str]:
         lines.append(
             f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}"
         )
+    return lines
+
+
+def beside_sentences(found: Sequence[Beside]) -> list[str]:
+    """How far off the predictions were, and why some are uncertain."""
     held = [one for one in found if not one.calibrates]
     calibrating = ", ".join(_calibrating(found))
     if not held:
-        return [
-            *lines,
-            f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}",
-        ]
+        return [f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}"]
     inside = sum(one.inside for one in held)
     errors = sorted(abs(one.error) for one in held)
-    lines.append(
+    lines = [
         f"{len(held)} cases predicted from {calibrating}: median error {errors[len(errors) // 2]:.0%}, {inside} inside"
         " their interval."
-    )
+    ]
     for doubt in dict.fromkeys(doubt for one in held for doubt in one.doubts):
         of = [one.case for one in held if doubt in one.doubts]
         whose = "all of them" if len(of) == len(held) else ", ".join(of)

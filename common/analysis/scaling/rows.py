@@ -127,7 +127,8 @@ class Compared:
     def rows(self) -> list[ScalingRow]:
         """One row per case, the smallest plan first."""
         steady = all(is_steady(case) for case in {case.id: case for case in (*self.cases, *self.rivals)}.values())
-        return [_row(self.curve, case, self.base, steady) for case in self.cases]
+        base = self.base
+        return [_row(self.curve, case, base, steady) for case in self.cases]
 
 
 def scaling_rows(result: Result) -> list[ScalingRow]:
