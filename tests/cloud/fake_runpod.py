@@ -67,9 +67,10 @@ class FakeRunpod:
         self.pods["pod-other"] = Pod("pod-other", other, clock.now(), 0.49, clock.now(), status="RUNNING")
 
     def ours(self) -> list[str]:
-        """The truth: everything with the lab's mark that exists."""
-        found = [pod.id for pod in self.pods.values() if not pod.gone and pod.body["name"].startswith("llmlab-")]
-        return found + [one["id"] for one in (*self.volumes, *self.clusters) if one["name"].startswith("llmlab-")]
+        """The truth between two requests: everything with the lab's mark that exists."""
+        with self._lock:
+            found = [pod.id for pod in self.pods.values() if not pod.gone and pod.body["name"].startswith("llmlab-")]
+            return found + [one["id"] for one in (*self.volumes, *self.clusters) if one["name"].startswith("llmlab-")]
 
     def exchange(self, call: Call) -> Reply:
         """Answer a request, or raise where no answer comes."""
