@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from common.cloud.aws_credentials import session_of
 from common.cloud.aws_errors import NoSuchInstanceError, explained
 from common.cloud.aws_leftovers import KINDS, clear, clear_command, leftovers
 from common.cloud.aws_order import (
@@ -43,8 +42,6 @@ STATES: dict[str, State] = {
 }
 CONSOLE = "https://console.aws.amazon.com/ec2/home"
 ANSWER_S = 45
-NO_KEYS = "no AWS credentials: aws configure, or aws sso login; the rights are in aws/iam-policy.json"
-INSTALL = "boto3 is not installed: pip install -e '.[cloud]'"
 
 
 class Aws:
@@ -53,7 +50,7 @@ class Aws:
     kind = "aws"
 
     def __init__(self, spec: Mapping[str, Any], clock: Clock | None = None) -> None:
-        self._boto = _boto_session(spec)
+        self._boto = session_of(spec)
         self._clock = clock or Clock()
         self.region = str(spec["region"])
         self._known_regions = sorted({self.region, *spec.get("regions", ())})
@@ -95,25 +92,19 @@ class Aws:
 
     def get(self, machine_id: str) -> Machine | None:
         """One instance, in the region where it was made, or wherever it is; whether it dies whole is read back."""
-        failed: ProviderError | None = None
-        for region in self._regions_of(machine_id):
+
+        def look(region: str) -> Machine:
             ec2 = self.client("ec2", region)
-            try:
-                with explained("describe_instances"):
-                    instance = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
-                    found = self._machine(instance, region)
-                    if not found.bills:
-                        return found
-                    ends = _dies_whole(ec2, instance)
-                usd = self._price(str(instance["InstanceType"]), region)  # of the type that runs, whatever was ordered
-                return replace(found, usd_per_hour=usd, ends_itself=ends)
-            except NoSuchInstanceError:
-                continue
-            except ProviderError as error:  # it may be in the next one
-                failed = error
-        if failed is not None:
-            raise failed
-        return None
+            with explained("describe_instances"):
+                instance = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
+                found = self._machine(instance, region)
+                if not found.bills:
+                    return found
+                ends = _dies_whole(ec2, instance)
+            usd = self._price(str(instance["InstanceType"]), region)  # of the type that runs, whatever was ordered
+            return replace(found, usd_per_hour=usd, ends_itself=ends)
+
+        return self._wherever_it_is(machine_id, look)
 
     def machines(self) -> list[Machine]:
         """All instances of the regions."""
@@ -126,16 +117,13 @@ class Aws:
         return found
 
     def terminate(self, machine_id: str) -> None:
-        """Ask for the end, wherever the instance is: a region that does not answer stands in the way of no other."""
-        failed: ProviderError | None = None
-        for region in self._regions_of(machine_id):
-            try:
-                with contextlib.suppress(NoSuchInstanceError), explained("terminate_instances"):
-                    self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
-            except ProviderError as error:
-                failed = error
-        if failed is not None:
-            raise failed
+        """Ask for the end, wherever the instance is."""
+
+        def end(region: str) -> None:
+            with explained("terminate_instances"):
+                self.client("ec2", region).terminate_instances(InstanceIds=[machine_id])
+
+        self._wherever_it_is(machine_id, end)
 
     def leftovers(self) -> list[Leftover]:
         """Volumes, interfaces, addresses, snapshots, spot requests; groups, which cost nothing, of ours only."""
@@ -197,6 +185,20 @@ class Aws:
     def _regions_of(self, machine_id: str) -> list[str]:
         return [self._where[machine_id]] if machine_id in self._where else self._regions()
 
+    def _wherever_it_is(self, machine_id: str, ask: Callable[[str], Machine | None]) -> Machine | None:
+        """The first answer of its regions: one that fails stands in the way of no other, and counts if none answers."""
+        failed: ProviderError | None = None
+        for region in self._regions_of(machine_id):
+            try:
+                with contextlib.suppress(NoSuchInstanceError):
+                    if (found := ask(region)) is not None:
+                        return found
+            except ProviderError as error:  # it may be in the next one
+                failed = error
+        if failed is not None:
+            raise failed
+        return None
+
     def _price(self, instance_type: str, region: str) -> float:
         key = f"{region}/{instance_type}"
         if key not in self._prices:
@@ -222,48 +224,6 @@ class Aws:
         return Machine(machine_id, tags.get("Name", ""), state, usd, host, 22, tags.get(TAG_ID))
 
 
-def spec_of_environment(region: str | None) -> dict[str, Any]:
-    """The account of this environment, with its secrets, as `Aws` takes it.
-
-    Raises:
-        Refused: boto3 or keys are missing.
-    """
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-    except ImportError as error:
-        raise Refused(INSTALL) from error
-    try:
-        found = boto3.Session().get_credentials()
-        frozen = None if found is None else found.get_frozen_credentials()
-    except BotoCoreError as error:
-        raise Refused(
-            f"AWS credentials cannot be used ({type(error).__name__}): aws configure, or aws sso login"
-        ) from None
-    if frozen is None or not frozen.access_key:
-        raise Refused(NO_KEYS)
-    keys = {"access": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
-    ends = getattr(found, "_expiry_time", None)  # botocore tells it nowhere else
-    expires = {} if ends is None else {"expires": ends.timestamp()}
-    return {"kind": "aws", "region": region or TABLE_REGION, **keys, **expires}
-
-
-def check_credentials() -> None:
-    """Look for boto3 and for credentials in the environment and in ~/.aws, without asking anybody.
-
-    Raises:
-        Refused: there are none.
-    """
-    try:
-        import boto3  # noqa: F401
-    except ImportError as error:
-        raise Refused(INSTALL) from error
-    named = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    files = (Path.home() / ".aws" / "credentials", Path.home() / ".aws" / "config")
-    if not any(map(os.environ.get, named)) and not any(file.is_file() for file in files):
-        raise Refused(NO_KEYS)
-
-
 def requests_of(order: Order) -> list[str]:
     """What a launch asks, in order, without a network."""
     profile = order.profile
@@ -286,15 +246,6 @@ def requests_of(order: Order) -> list[str]:
         ("ec2: RunInstances", run),
     ]
     return [f"in {region}, {operation} {json.dumps(arguments, indent=1)}" for operation, arguments in asked]
-
-
-def _boto_session(spec: Mapping[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types
-    try:
-        import boto3
-    except ImportError as error:
-        raise Refused(INSTALL) from error
-    keys = {"aws_access_key_id": spec["access"], "aws_secret_access_key": spec["secret"]}
-    return boto3.Session(**keys, aws_session_token=spec.get("token"), region_name=spec["region"])
 
 
 def _dies_whole(ec2: Any, instance: Mapping[str, Any]) -> bool:  # noqa: ANN401  # boto3 has no types

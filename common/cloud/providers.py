@@ -44,7 +44,7 @@ def check_key(kind: str) -> None:
         Refused: there are none.
     """
     if kind == "aws":
-        from common.cloud.aws import check_credentials
+        from common.cloud.aws_credentials import check_credentials
 
         check_credentials()
     else:
@@ -81,7 +81,7 @@ def spec_of(kind: str, region: str | None = None, url: str | None = None) -> dic
         Refused: no key, or a broken one; it is never repeated.
     """
     if kind == "aws":
-        from common.cloud.aws import spec_of_environment
+        from common.cloud.aws_credentials import spec_of_environment
 
         return spec_of_environment(region)
     key = os.environ.get("RUNPOD_API_KEY", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cloud.aws import spec_of_environment
+from common.cloud.aws_credentials import spec_of_environment
 from common.cloud.aws_start import user_data
 from common.cloud.deadman import DeadMan
 from common.cloud.main import main
