@@ -92,8 +92,8 @@ def end_watchdogs(folder: Path) -> None:
     """End the watchdogs of all rentings below a folder: after a test that failed they would wait for its deadline."""
     for path in folder.rglob(PIDFILE):
         if is_watched(Ledger(path.parent)):
-            watchdog = psutil.Process(int(path.read_text()))
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):  # it ends just now, by itself
+                watchdog = psutil.Process(int(path.read_text()))
                 watchdog.kill()
                 watchdog.wait(10)
 

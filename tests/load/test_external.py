@@ -298,7 +298,7 @@ def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
         url = f"http://127.0.0.1:{port}/open"
         began = time.monotonic()
         outcome = script("--base-url", url, *words, "--idle-timeout-s", "1", "--results-dir", "results")
-        assert time.monotonic() - began < 8, "each other case would have waited as long"
+        assert time.monotonic() - began < 30, "a request may take 600 s"
     assert outcome.code == 1 and outcome.last["status"] == "interrupted"
     *measured, hung = the_result().cases
     assert [case.status for case in measured] == ([] if mode == "silent" else ["ok"]), "the rest is for another run"
@@ -314,8 +314,8 @@ def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
 @pytest.mark.slow
 def test_a_server_that_is_slow_is_not_given_up(script: Script, golden: GoldenServer) -> None:
     """Tokens come every 0.3 s, an answer takes longer than the idle time-out; so does the time between requests."""
-    words = ("--model", "golden:300:300", "--rate", "0.9", "--burstiness", "inf", "--requests", "2")
-    more = ("--output-tokens", "4", "--idle-timeout-s", "1", "--results-dir", "results")
+    words = ("--model", "golden:300:300", "--rate", "0.45", "--burstiness", "inf", "--requests", "2")
+    more = ("--output-tokens", "8", "--idle-timeout-s", "2", "--results-dir", "results")
     assert script("--base-url", f"{golden.base_url}/slow", *words, *more).code == 0
 
 
