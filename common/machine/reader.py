@@ -21,7 +21,9 @@ def while_read(main: Callable[[], int]) -> int:
     try:
         try:
             code = main()
-        except SystemExit:
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # rich has seen it first, and exits with 1
+                return NOBODY_READS
             _flush()
             raise
         _flush()

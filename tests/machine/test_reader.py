@@ -40,6 +40,7 @@ def run(main: str, *, reads: bool, unbuffered: str = "") -> tuple[int, str]:
         "print('little, written only at the end'); return 0",
         f"{MUCH}; sys.exit(0)",
         "print('help'); sys.exit(0)",
+        "import rich; rich.print('by rich\\n' * 10_000); return 0",
     ],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
