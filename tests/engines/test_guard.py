@@ -340,7 +340,7 @@ def test_a_script_killed_while_its_importer_imports_leaves_nothing(tmp_path: Pat
     assert psutil.pid_exists(importing)
     owner.kill()
     owner.wait()
-    wait_for(lambda: not psutil.pid_exists(importing), 3)
+    wait_for(lambda: not psutil.pid_exists(importing))
 
 
 def test_a_stop_while_it_imports_leaves_nothing_to_begin_later(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_stop_while_it_imports_leaves_nothing_to_begin_later(tmp_path: Path) -
     importing = process._guard.importer
     assert importing is not None and process.alive and process.pids() == []
     gone = process.stop()
-    assert gone.clean and gone.seconds < 2
+    assert gone.clean and gone.seconds < 10
     assert not psutil.pid_exists(importing.pid) and not (tmp_path / "begun").exists()
     close_importer()
 
