@@ -17,6 +17,7 @@ from common.analysis.scaling.rows import (
     scaling_rows,
     where,
 )
+from common.analysis.scaling.windows import windows
 from common.core.stats import Estimate
 from common.store.schema import CaseError, Result
 
@@ -77,13 +78,7 @@ def caveats(result: Result) -> list[str]:
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
     lines += [*without_base(result), *doubts(result), *client_words(result)]
-    if any(row.steady for row in rows):
-        lines.append(
-            "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
-            " idle slot; the others count whole repeats, ramp and drain included."
-            if not all(row.steady for row in rows)
-            else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
-        )
+    lines += windows(scaling_rows(result))
     if rows and sampling_unit(scaling_cases(result)) == "within-start":
         lines.append(WITHIN_START)
     lines += [
