@@ -17,11 +17,11 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import (
     CARRIES_OVER,
-    WITHIN_START,
     client_words,
     interval,
     left_out,
     milliseconds,
+    of_intervals,
     streams,
 )
 from common.analysis.scaling.rows import sampling_unit
@@ -146,8 +146,8 @@ def doubtful(result: Result) -> list[str]:
         lines.append("~ marks a p99 of fewer than 100 requests in a repeat: little more than the slowest of them.")
     if rows and not rows[0].steady:
         lines.append(f"Numbers are of {WHOLE}.")
-    if rows and sampling_unit(concurrency_cases(result)) == "within-start":
-        lines.append(WITHIN_START)
+    if rows:
+        lines += of_intervals(concurrency_cases(result))
     if result.config.get("external"):
         lines += _prompts(result)
         lines.append("Which devices the server has, who else used it, and how it is set up is not known here.")
