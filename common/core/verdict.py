@@ -34,7 +34,7 @@ SLOTS_DOUBTFUL, SLOTS_INVALID = 0.97, 0.90
 FRONT_END_LIMIT = 0.90
 """Of one core: a Python API server that uses more is itself what the engine waits for."""
 
-_MOVE_CLIENT = "give the client a core of its own: fewer devices, or run it from another machine"
+_MOVE_CLIENT = "leave the client a core that the server does not use, or run it from another machine"
 _LESS_LOAD = "lower the load, or spread it over clients on several machines"
 _LESS_NOISE = "end other programs on the client's machine and measure again"
 
@@ -136,7 +136,7 @@ def _delay(evidence: ClientEvidence) -> Iterator[_Finding]:
     word: Word = "INVALID" if delay_s > DELAY_INVALID * ttft_s else "DOUBTFUL"
     limit = DELAY_INVALID if word == "INVALID" else BENT
     added = f"halts of the event loop add {_ms(delay_s)}, {delay_s / ttft_s:.0%} of the mean TTFT of {_ms(ttft_s)}"
-    yield _Finding(word, f"{added} (limit {limit:.0%})", _MOVE_CLIENT if evidence.shares_cores else _LESS_NOISE)
+    yield _Finding(word, f"{added} (limit {limit:.0%})", _elsewhere(evidence))
 
 
 def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
@@ -147,7 +147,14 @@ def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
     if lag_s > LAG_OF_TPOT_DOUBTFUL * evidence.mean_tpot_s:
         of = f"is {lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
         reason = f"p99 event-loop lag {_ms(evidence.loop_lag_p99_s)} {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
-        yield _Finding("DOUBTFUL", f"{reason}: the tail of the gaps between tokens is the client's", _MOVE_CLIENT)
+        yield _Finding(
+            "DOUBTFUL", f"{reason}: the tail of the gaps between tokens is the client's", _elsewhere(evidence)
+        )
+
+
+def _elsewhere(evidence: ClientEvidence) -> str:
+    """What helps a client whose loop stands still: other cores, or fewer programs on those it has."""
+    return _MOVE_CLIENT if evidence.shares_cores else _LESS_NOISE
 
 
 def _cpu(evidence: ClientEvidence) -> Iterator[_Finding]:

@@ -91,10 +91,11 @@ class Bench:
             EngineError: the engine died, or answered nothing.
         """
         found = [self._once(case, requests, repeat, slo_ms) for requests in parts]
-        for _ in range(0 if EXTERNAL in case.flags else AGAIN):
+        for attempt in range(2, 2 + (0 if EXTERNAL in case.flags else AGAIN)):
             if not any(spoilt(case, measured) for _, measured in found):
                 break
-            self.watch(Said(f"{case.id}: something held the client up for long: measured again"))
+            words = f"repeat {repeat + 1} again, attempt {attempt} of {1 + AGAIN}; close other programs"
+            self.watch(Said(f"{case.id}: something held the client up for long: {words}"))
             case.flags += [] if MEASURED_AGAIN in case.flags else [MEASURED_AGAIN]
             found = [self._once(case, requests, repeat, slo_ms) for requests in parts]
         return found

@@ -52,8 +52,8 @@ def knock_out_line(one: KnockOut) -> str:
     return (
         f"Knock-out at {streams(one.concurrency)}: {verdict}: slower all-reduces cost {one.plan}"
         f" {one.lost_s * 1e3:.2f} ms a token, and its communication bar grew by {one.bar_s * 1e3:.2f} ms"
-        f" ({one.error:+.0%}, limit {TOLERANCE:.0%}); foretold {1 / one.foretold_s:.1f} tok/s,"
-        f" measured {1 / one.slowed_s:.1f}, before {1 / one.plain_s:.1f}."
+        f" ({one.error:+.0%}, limit {TOLERANCE:.0%}); before"
+        f" {1 / one.plain_s:.1f} tok/s, with that growth {1 / one.foretold_s:.1f}, measured {1 / one.slowed_s:.1f}."
     )
 
 

@@ -16,6 +16,7 @@ MORE = (
     " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
 )
 FEW = 10  # below that a whole number says too little
+FEWER = 100  # measured tokens per second: below that a whole number may stand at a bound, in or out
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
 
 
@@ -63,7 +64,8 @@ def beside_table(found: Sequence[Beside]) -> list[str]:
         f" {'n x base':>9} {'memory+batch':>13} {'communic.':>10} {'other':>8} {'unexplained':>12}"
     ]
     for one in found:
-        predicted = _range(Range(one.predicted, one.low, one.high), 0)
+        digits = int(one.measured < FEWER)
+        predicted = _range(Range(one.predicted, one.low, one.high), digits)
         told = "calibrates" if one.calibrates else predicted
         error = "" if one.calibrates else f"{one.error:+.0%}"
         bars = ""
@@ -71,7 +73,7 @@ def beside_table(found: Sequence[Beside]) -> list[str]:
             parts = (one.bars.ideal, -one.bars.memory_and_batch, -one.bars.communication, -one.bars.other)
             bars = " {:>9.0f} {:>+13.0f} {:>+10.0f} {:>+8.0f} {:>+12.0f}".format(*parts, -one.bars.unexplained)
         lines.append(
-            f"{one.case:<24} {one.measured:>8.0f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}"
+            f"{one.case:<24} {one.measured:>8.{digits}f} {told:>24} {error:>7} {'low' if one.doubts else '':>5}{bars}"
         )
     return lines
 

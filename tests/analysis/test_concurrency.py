@@ -11,6 +11,7 @@ from common.analysis.concurrency import figures as concurrency_figures
 from common.analysis.concurrency.reading import read_concurrency
 from common.analysis.concurrency.rows import batch_rows, concurrency_rows, found, most_within_limits
 from common.analysis.concurrency.table import concurrency_summary, print_concurrency
+from common.analysis.scaling.reading import WITHIN_RUN, WITHIN_START
 from common.core.verdict import Verdict
 from common.core.workload import Workload
 from common.store.schema import CaseError
@@ -68,6 +69,21 @@ def test_failed_cases_are_named_and_not_measured() -> None:
     planted = result(cases, external=True)
     assert [row.load for row in concurrency_rows(planted, "closed")] == [1, 4, 16]
     assert "the server failed (closed): the server no longer serves. Start it" in read_concurrency(planted)
+
+
+def test_intervals_are_spoken_of_where_there_are_some_and_starts_where_they_are_ours() -> None:
+    cases = [closed(TP1, clients) for clients in LADDER]
+    assert WITHIN_START in read_concurrency(result(cases))
+    for case in cases:
+        case.flags = ["external"]
+    read = read_concurrency(result(cases, external=True))
+    assert WITHIN_RUN in read and WITHIN_START not in read
+    for case in cases:
+        case.repeats = case.repeats[:1]
+    assert not any(line.startswith("Intervals") for line in read_concurrency(result(cases, external=True)))
+    console = Console(width=80, record=True, highlight=False)
+    print_concurrency(result(cases, external=True), console)
+    assert "start" not in console.export_text()
 
 
 def test_batch_against_singles() -> None:

@@ -118,6 +118,7 @@ def test_a_difference_is_found_and_belongs_to_its_factor(
 
 SHOWN: list[tuple[Change, str]] = [
     (put("environment ceilings matrix_flops_one", 2e14), "measured ceilings.matrix_flops_one"),
+    (put("environment client", {"tokens_per_s": 9e4, "load_average": 3.0}), "measured client.tokens_per_s"),
     (put("environment git_commit", "fff"), "lab.git_commit"),
     (put("environment git_dirty", True), "lab.git_dirty"),
     (put("config tp", ["1", "2"]), "option tp"),

@@ -133,6 +133,9 @@ def test_it_fits_a_terminal_of_eighty_columns() -> None:
     table = text[: text.index("TTFT: p99")]
     assert max(len(line) for line in table.splitlines()[1:]) <= 80
     assert "…" not in table and "15/96" in table
+    legend = text[text.index("TTFT: p99") : text.index("- tp1")]
+    assert max(len(line) for line in legend.splitlines()) <= 80
+    assert all(f"{column}:" in legend for column in ("halt", "Jain", "starved"))
 
 
 def test_nothing_measured_is_said() -> None:

@@ -115,6 +115,13 @@ def test_nothing_known_is_never_valid() -> None:
     assert judge(ClientEvidence(), None).word == "DOUBTFUL"
 
 
+def test_the_remedy_for_halts_is_other_cores_only_where_cores_are_shared() -> None:
+    changes: list[dict[str, Any]] = [{"loop_delay_s": 1.0}, {"loop_lag_p99_s": 1.0}]
+    for halts in changes:
+        shared, own = (judge(replace(GOOD, shares_cores=one, **halts), CEILING).remedy for one in (True, False))
+        assert "a core that the server does not use" in shared and own.startswith("end other programs")
+
+
 def test_all_reasons_are_given_worst_first_with_the_worst_ones_remedy() -> None:
     verdict = judge(replace(GOOD, shares_cores=True, front_end_cpu_share=0.95, client_cpu_share=0.99), None)
     assert verdict.word == "INVALID"

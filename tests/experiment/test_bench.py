@@ -13,7 +13,7 @@ from common.core.plan import ParallelPlan
 from common.core.verdict import ClientCeiling
 from common.engines.failures import EngineError
 from common.experiment.bench import Bench
-from common.experiment.events import Event, Measuring, RepeatDone
+from common.experiment.events import Event, Measuring, RepeatDone, Said
 from common.experiment.load_spec import Lengths, LoadSpec
 from common.load.client import Endpoint
 from common.machine.monitor import Monitor
@@ -162,4 +162,6 @@ def test_a_repeat_in_which_the_client_was_held_up_is_measured_again(
     assert [repeat["repeat"] for repeat in case.repeats] == [0, 1]
     assert sum(isinstance(event, RepeatDone) for event in events) == 2
     assert "measured_again" in case.flags
+    said = [event.text for event in events if isinstance(event, Said)]
+    assert said and all("repeat 1 again, attempt 2 of 3; close other programs" in line for line in said)
     assert case.client is not None and case.client.word != "INVALID"

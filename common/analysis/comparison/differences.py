@@ -76,7 +76,7 @@ def _environment(a: Result, b: Result) -> Iterator[Difference]:
             continue  # another number or kind of devices: what they are says all
         if part in ("git_commit", "git_dirty"):  # `method_version` says whether the method is the same
             yield Difference("method", f"lab.{name}", left, right, only_shown=True)
-        elif part == "ceilings":
+        elif part in ("ceilings", "client"):  # what a machine reached is no setting of it
             yield Difference("machine", f"measured {name}", left, right, only_shown=True)
         elif part in ("python", "versions"):
             yield Difference("vllm", name, left, right)
@@ -98,6 +98,8 @@ def _described(result: Result) -> dict[str, Any]:
         found["shared_memory"] = {"total_bytes": found["shared_memory"].get("total_bytes")}
     if isinstance(found.get("ceilings"), dict):
         found["ceilings"] = {name: found["ceilings"].get(name) for name in CEILINGS}
+    if isinstance(found.get("client"), dict):
+        found["client"] = {name: value for name, value in found["client"].items() if name != "load_average"}
     return found
 
 

@@ -33,7 +33,8 @@ NO_DATA = "this result has no data for this figure"
 def concurrency(result: Result) -> Figure:
     """Throughput and p99 TTFT over concurrency, the knee of each plan marked."""
     plans = found(result)
-    over = OVER[sampling_unit(concurrency_cases(result))]
+    external = result.config.get("external")  # how often that was started, nobody here knows
+    over = "repeats of one run" if external else OVER[sampling_unit(concurrency_cases(result))]
     note = f"bars: 95 % interval over {over}; ring: the knee, dashed where it is not resolved"
     figure, (rates, waits) = _frame(knee_finding(plans) or NO_DATA, f"{about(result)}\n{note}", panels=2)
     if not plans:

@@ -17,14 +17,15 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import (
     CARRIES_OVER,
-    WITHIN_START,
     client_words,
     interval,
     left_out,
     milliseconds,
+    of_intervals,
     streams,
 )
 from common.analysis.scaling.rows import sampling_unit
+from common.analysis.scaling.windows import WHOLE
 from common.core.knee import LEAST_GAIN, Saturation
 from common.core.plural import plural
 from common.store.schema import Result
@@ -144,12 +145,9 @@ def doubtful(result: Result) -> list[str]:
     if any(row.thin for row in rows):
         lines.append("~ marks a p99 of fewer than 100 requests in a repeat: little more than the slowest of them.")
     if rows and not rows[0].steady:
-        lines.append(
-            "Numbers are of whole repeats: all clients begin at once, so the first prompts wait for each other, and the"
-            " last answers run alone; five requests per client or more let the time between be measured."
-        )
-    if rows and sampling_unit(concurrency_cases(result)) == "within-start":
-        lines.append(WITHIN_START)
+        lines.append(f"Numbers are of {WHOLE}.")
+    if rows:
+        lines += of_intervals(concurrency_cases(result))
     if result.config.get("external"):
         lines += _prompts(result)
         lines.append("Which devices the server has, who else used it, and how it is set up is not known here.")

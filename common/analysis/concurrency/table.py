@@ -38,7 +38,8 @@ def print_concurrency(result: Result, console: Console | None = None, said: Sequ
     if rows:
         ends = [place for place, (one, following) in enumerate(pairwise(rows)) if one.who != following.who]
         console.print(framed(shown(result), ends, left=("plan", "knee"), heading_lines=1))
-        for line in (f"tok/s: mean of repeats, {sampling_unit(concurrency_cases(result))}", *LEGEND):
+        unit = "" if result.config.get("external") else f", {sampling_unit(concurrency_cases(result))}"
+        for line in (f"tok/s: mean of repeats{unit}", *LEGEND):
             console.print(line, markup=False)
     else:
         console.print("nothing was measured")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.analysis.scaling.reading import CARRIES_OVER, WITHIN_START, client_words, interval, left_out
-from common.analysis.scaling.rows import is_invalid, samples, sampling_unit
+from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, of_intervals
+from common.analysis.scaling.rows import is_invalid, samples
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
@@ -152,9 +152,7 @@ def finding(result: Result) -> str:
 def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     cases = mixes(result)
-    lines = client_words(result)
-    if cases and sampling_unit(cases) == "within-start":
-        lines.append(WITHIN_START)
+    lines = [*client_words(result), *of_intervals(cases)]
     if any(fewest_requests(case, one) < FEWEST_FOR_P99 for case in cases for one in classes_of(case)):
         lines.append(
             f"Classes with fewer than {FEWEST_FOR_P99} requests in a repeat: their p99 (marked ^) is the slowest or"

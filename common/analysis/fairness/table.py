@@ -41,7 +41,9 @@ def print_fairness(result: Result, console: Console | None = None, said: Sequenc
     unit = sampling_unit(mixes(result))
     console.print(
         "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"
-        f"halt: longest gap inside an answer; intervals below: 95 %, {unit}\n",
+        f"halt: longest gap inside an answer; intervals below: 95 %, {unit};\n"
+        "Jain: 1 where all requests of a class are slowed alike; starved: of all repeats'\n"
+        "requests, those whose first token came after ten times the class's p99 alone\n",
         markup=False,
     )
     say(console, read_fairness(result), said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from common.analysis.scaling.doubts import doubts
@@ -17,12 +18,14 @@ from common.analysis.scaling.rows import (
     scaling_rows,
     where,
 )
+from common.analysis.scaling.windows import windows
 from common.core.stats import Estimate
-from common.store.schema import CaseError, Result
+from common.store.schema import Case, CaseError, Result
 
 WITHIN_START = (
     "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
 )
+WITHIN_RUN = "Intervals are 95 % over repeats of one run; another run may differ by more."
 CARRIES_OVER = (
     "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
     " bandwidth, last-level cache and turbo."
@@ -77,15 +80,9 @@ def caveats(result: Result) -> list[str]:
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
     lines += [*without_base(result), *doubts(result), *client_words(result)]
-    if any(row.steady for row in rows):
-        lines.append(
-            "Steady: rows with this note count tokens and requests between every slot's first full turn and the first"
-            " idle slot; the others count whole repeats, ramp and drain included."
-            if not all(row.steady for row in rows)
-            else "Numbers are of the steady window: between every slot's first full turn and the first idle slot."
-        )
-    if rows and sampling_unit(scaling_cases(result)) == "within-start":
-        lines.append(WITHIN_START)
+    lines += windows(scaling_rows(result))
+    if rows:
+        lines += of_intervals(scaling_cases(result))
     lines += [
         f"{curve.plan} still gained at {streams(curve.saturated.streams)}, the most tried: its limit was not seen."
         for curve in load_curves(result)
@@ -104,6 +101,13 @@ def caveats(result: Result) -> list[str]:
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     return lines
+
+
+def of_intervals(cases: Sequence[Case]) -> list[str]:
+    """What the cases' intervals do not hold; nothing where none was measured twice, so that there are none."""
+    if sampling_unit(cases) != "within-start" or all(len(case.repeats) < 2 for case in cases):
+        return []
+    return [WITHIN_RUN if any("external" in case.flags for case in cases) else WITHIN_START]
 
 
 def without_base(result: Result) -> list[str]:
