@@ -229,6 +229,22 @@ def test_staggered_answers_do_not_make_requests_cheap() -> None:
     assert load.rate.value == pytest.approx(TP1_RATE / 2, rel=1e-4), "32 tokens per second are half a request of 64"
 
 
+def test_answers_that_were_cut_short_count_as_no_request(tmp_path: Path) -> None:
+    """A third of each answer is no request of the asked length: the load is left out and named."""
+    cut = closed(TP2, 16, 3.0)
+    for repeat in cut.repeats:
+        repeat |= {"token_count_mismatches": 32.0, "total_output_tokens": 32.0 * 8}
+    beside = stored(tmp_path, result([closed(TP1, 16), cut]), "20260101T000000Z-beside")
+    kept, left_out = given_evidence([beside], fits).loads((None, None))
+    named = "tp2/closed/c16: its answers were not as long as was asked for"
+    assert [load.plan for load in kept] == [TP1] and left_out == [named]
+    alone = stored(tmp_path, result([cut]), "20260101T000001Z-alone")
+    assert own_evidence(tmp_path, fits).left_out == [f"{alone.name}: {named}"]
+    assert f"{alone.name}: {named}" in given_evidence([tmp_path], fits).left_out
+    with pytest.raises(StoreError, match="its answers were not as long"):
+        given_evidence([alone], fits)
+
+
 def test_of_ones_own_results_the_newest_and_what_agrees_with_it_count(tmp_path: Path) -> None:
     old, new = result([closed(TP1, 16)]), result([closed(TP2, 16)])
     stored(tmp_path, old, "20260101T000000Z-a")

@@ -32,9 +32,7 @@ class Evidence:
         """The loads of one workload, and all that was left out; `lengths` in and out, None for whichever."""
         every = [load for dated in self.results for load in loads_of(*dated)]
         loads, others = of_one_work(every, lengths)
-        cases = [case for _, result in self.results for case in result.cases if case.repeats]
-        doubted = [f"{case.id}: {why}" for case in cases if (why := not_believed(case))]
-        return loads, [*self.left_out, *others, *doubted]
+        return loads, [*self.left_out, *others, *(line for _, result in self.results for line in _doubted(result))]
 
     def behind(self, loads: Sequence[Load]) -> list[Dated]:
         """The results that these loads are from, newest first."""
@@ -65,19 +63,22 @@ def given_evidence(places: Sequence[Path], objection: Objection) -> Evidence:
     loaded = [one for one in results if one[1].experiment in EXPERIMENTS and loads_of(*one)]
     if not loaded:
         where = ", ".join(map(str, places))
+        if doubted := [line for _, result in results for line in _doubted(result)]:
+            raise StoreError(f"nothing under {where} counts ({doubted[0]}): measure again")
         raise StoreError(f"nothing under {where} was measured under load; give results of {', '.join(EXPERIMENTS)}")
     for what, name in {"machines": machine, "models": _model}.items():
         names = sorted({name(result) for _, result in loaded})
         if len(names) > 1:
             raise StoreError(f"results of {len(names)} {what} ({'; '.join(names)}): give --results of one of them")
     loaded.sort(key=lambda one: one[0].name, reverse=True)
-    return _agreeing(loaded, objection, [])
+    unusable = [f"{path.name}: {_unusable(one)}" for path, one in results if not loads_of(path, one) and _doubted(one)]
+    return _agreeing(loaded, objection, unusable)
 
 
 def _agreeing(results: Sequence[Dated], objection: Objection, left_out: list[str]) -> Evidence:
     kept: list[Dated] = []
     for path, result in results:
-        reason = objection(result) or ("" if loads_of(path, result) else "no load of it can be used")
+        reason = objection(result) or ("" if loads_of(path, result) else _unusable(result))
         if not reason and kept:
             reason = _disagreement(kept[0][1], result)
         if reason:
@@ -85,6 +86,15 @@ def _agreeing(results: Sequence[Dated], objection: Objection, left_out: list[str
         else:
             kept.append((path, result))
     return Evidence(kept, left_out)
+
+
+def _doubted(result: Result) -> list[str]:
+    """The loads that were measured and do not count, each with the reason."""
+    return [f"{case.id}: {why}" for case in result.cases if case.repeats and (why := not_believed(case))]
+
+
+def _unusable(result: Result) -> str:
+    return next(iter(_doubted(result)), "no load of it can be used")
 
 
 def _disagreement(first: Result, other: Result) -> str:
