@@ -39,7 +39,7 @@ from common.analysis.decision.page import Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
-from common.experiment.advice import PRESET, Site, advise, site_of, wanted
+from common.experiment.advice import PRESET, Site, advise, plans_measured, site_of, wanted
 from common.experiment.foretell import Prediction, foretell, measured_elsewhere
 from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
@@ -166,9 +166,10 @@ def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[st
     """The measurement that would tell most, what it takes, and its command."""
     measure = wanted(decision, prediction.next_plan)
     lengths = Lengths(decision.work.input_tokens, decision.work.output_tokens, site.shape.vocab_size)
-    load = LoadSpec(measure.plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats)
     rates = () if measure.rate is None else (measure.rate,)
-    specs = listed_loads(ConcurrencyOptions(preset=PRESET, rate=rates), load, measure.clients)
+    options = ConcurrencyOptions(preset=PRESET, rate=rates)
+    loads = [LoadSpec(plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats) for plan in plans_measured(measure, site)]
+    specs = [spec for load in loads for spec in listed_loads(options, load, measure.clients)]
     return advise(decision, measure, site, specs)
 
 

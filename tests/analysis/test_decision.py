@@ -76,6 +76,7 @@ def test_the_cheapest_plan_is_that_of_the_smaller_spare() -> None:
     assert headline(found).endswith("2 machines with 4 engines of tp1, one of them spare, $1,460 a month rented")
     text = " ".join(answer_lines(found))
     assert "ASSUMED: engines add up" in text and "Bought: left out" in text
+    assert "Those on one machine share it, and how many machines it takes rests on that." in text
 
 
 def test_an_invalid_client_neither_counts_nor_stands_in_the_way() -> None:
@@ -136,6 +137,23 @@ def test_replicas_that_were_measured_are_not_assumed() -> None:
     )
     assert not any(
         "ASSUMED" in line for line in answer_lines(decided([closed(TP1, 16), closed(X2, 16, 2.0)], asked(16)))
+    )
+
+
+def test_the_first_line_says_where_engines_that_share_a_machine_decide() -> None:
+    words = "if 2 engines on one machine add up (ASSUMED, and it decides): "
+    assert words in headline(decided(two_plans()))
+    alone = Question(20.0, HELD, 1)  # a machine of its own for each engine
+    for certain in (decided([closed(TP1, 16)], alone), decided([closed(TP1, 16), closed(X2, 16, 1.5)])):
+        assert "ASSUMED" not in headline(certain)
+        assert "rests on that" not in " ".join(answer_lines(certain))
+
+
+def test_engines_that_carry_less_side_by_side_count_as_the_fewer() -> None:
+    (line,) = side_by_side(decided([closed(TP1, 16), closed(X2, 16, 0.5)]))
+    assert line == (
+        "2 engines of tp1 side by side were seen to carry 4.24/s together, fewer of them 8.48/s, so the rest may as"
+        " well idle. Every 2 of them on the list above count for 8.48/s."
     )
 
 

@@ -15,6 +15,7 @@ from common.store.files import save
 from tests.analysis.planted import TP1, TP2
 from tests.analysis.planted_concurrency import LADDER, closed, result
 from tests.experiment.script import Script, load_script
+from week5.benchmark_scaling import ScalingOptions
 from week5.simulate_concurrent_requests import ConcurrencyOptions
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "2x1core-amd-epyc"
@@ -67,8 +68,17 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     text = (written.parent / "decision.md").read_text()
     assert "the price is the newest result's" in text
     command = next(line for line in text.splitlines() if line.startswith("python week5/"))
+    assert "tp2 and tp1x2 at 16, 32, 64 clients, 3 engine starts of each" in text, "the bill rests on two on a machine"
+    options = parse(ScalingOptions, "", shlex.split(command)[2:])
+    assert options.tp == ("2",) and options.replicas and options.concurrency == (16, 32, 64)
+
+
+def test_one_engine_on_each_machine_is_measured_by_itself(script: Script, results: Path) -> None:
+    assert script("--rate", "5", *GOOD[2:], "--results-dir", str(results)).code == 0
+    text = (folder_of_page(results) / "decision.md").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("python week5/"))
     options = parse(ConcurrencyOptions, "", shlex.split(command)[2:])
-    assert options.tp == ("1",) and options.concurrency == (16, 32, 64) and options.slo == ("ttft=1000", "tpot=100")
+    assert options.tp == ("1",) and options.concurrency == (16,) and options.slo == ("ttft=1000", "tpot=100")
 
 
 def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Path) -> None:

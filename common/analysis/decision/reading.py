@@ -23,7 +23,11 @@ def headline(decision: Decision) -> str:
         return f"{asked}: no plan was {'seen' if decision.loads else 'predicted'} to keep the limits at any load tried"
     usd = rented_usd(decision, chosen)
     price = "" if usd is None else f", {dollars(usd)} a month rented"
-    source = f"{PREDICTED}, not measured: " if chosen.capacity.predicted else ""
+    source = ""
+    if chosen.capacity.predicted:
+        source = f"{PREDICTED}, not measured: "
+    elif chosen.shares_unseen:
+        source = f"if {chosen.together} engines on one machine add up (ASSUMED, and it decides): "
     return (
         f"{asked}: {source}{count(chosen.machines, 'machine')} with {engines_words(chosen)}, one of them spare{price}"
     )
@@ -60,7 +64,7 @@ def side_by_side(decision: Decision) -> list[str]:
         seen, counted = capacity.carried[most], capacity.rate(most)
         line = f"{most} engines of {capacity.engine} side by side were seen to carry {number(seen)}/s together"
         if counted > seen:
-            line += f", fewer of them {number(counted)}/s: they count for no more than that"
+            line += f", fewer of them {number(counted)}/s, so the rest may as well idle"
         lines.append(f"{line}. Every {most} of them on the list above count for {number(counted)}/s.")
     return lines
 
@@ -158,7 +162,8 @@ def _assumed(chosen: Need) -> list[str]:
     most = max(chosen.capacity.carried)
     what = "The prediction is of" if chosen.capacity.predicted else "What was measured is"
     seen = f"{most} side by side" if most > 1 else "one engine"
-    share = "" if chosen.machine_devices < 2 * chosen.capacity.engine.devices else " Those on one machine share it."
+    share = "" if chosen.machine_devices < 2 * chosen.capacity.engine.devices else " Those on one machine share it"
+    share += (", and how many machines it takes rests on that." if chosen.shares_unseen else ".") if share else ""
     return [
         f"ASSUMED: engines add up. {what} {seen}; that {chosen.engines} carry {number(chosen.engines / most)} times as"
         f" much, behind something that spreads requests evenly, is arithmetic.{share}"
