@@ -159,7 +159,8 @@ def make_page(options: DecisionOptions) -> Page:
         *prediction.doubts,
         *([CARRIES_OVER] if site.device_kind == "cpu" else []),
     ]
-    return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
+    next_steps = next_step(decision, prediction, site)
+    return Page(decision, source, files, left_out, next_steps, caveats, evidence.dropped())
 
 
 def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[str]:
@@ -182,7 +183,7 @@ def main() -> int:
     except (StoreError, ValueError, OSError) as error:
         refuse(str(error))
     decision = page.decision
-    for line in (headline(decision), *answer_lines(decision), *(str(path.absolute()) for path in paths)):
+    for line in (headline(decision), *answer_lines(decision), *page.dropped, *(str(path.absolute()) for path in paths)):
         print(line)
     print_last_line(paths[0].absolute(), "ok" if decision.chosen else "no plan", summary(decision))
     return 0 if decision.chosen else FAILED

@@ -105,6 +105,54 @@ def test_of_two_measurements_of_one_load_the_worse_counts() -> None:
     assert one.best is not None and one.best.rate.value == pytest.approx(TP1_RATE / 2, rel=1e-4)
 
 
+def burst(good: float, clients: int = 16) -> Case:
+    """One request of each client, measured once, as `fixed` beside the `closed` of the same load."""
+    once = closed(TP1, clients, off=(1.0,))
+    once.id, once.curve, once.workload = f"tp1/fixed/c{clients}", "fixed", Workload(clients, 32, 32, 10240)
+    once.repeats[0]["good_fraction"] = good
+    return once
+
+
+def test_a_load_measured_once_does_not_overrule_the_same_load_repeated() -> None:
+    (one,) = carried(loads([closed(TP1, 4), closed(TP1, 16), burst(0.0)]), HELD)
+    assert one.best is not None and one.best.level == 16 and one.best.rate.low is not None and one.failed is None
+    (one,) = carried(loads([closed(TP1, 4), burst(0.0)]), HELD)
+    assert one.failed is not None and one.failed.level == 16, "alone it counts"
+
+
+def test_measurements_of_one_load_that_disagree_are_named() -> None:
+    named = "tp1 at 16 clients was measured 2 times and was not always within the limits: the worst counts."
+    other = closed(TP1, 16)
+    other.id, other.curve = "tp1/fixed/c16", "fixed"
+    assert named not in doubts(decided([closed(TP1, 4), closed(TP1, 16), other]))
+    for repeat in other.repeats:
+        repeat["good_fraction"] = 0.5
+    assert named in doubts(decided([closed(TP1, 4), closed(TP1, 16), other]))
+    assert named not in doubts(decided([closed(TP1, 4), closed(TP1, 16), burst(0.0)])), "repeated stands for once"
+
+
+def test_clients_that_sent_one_request_did_not_wait() -> None:
+    said = " ".join(doubts(decided([burst(1.0)])))
+    assert "Clients waited" not in said
+    assert "tp1 at 16 clients: one request of each, all at once: a burst, not a steady load." in said
+    said = " ".join(doubts(decided([closed(TP1, 16)])))
+    assert "Clients waited" in said and "burst" not in said
+
+
+def test_a_plan_whose_loads_are_all_invalid_is_named_with_the_answer(tmp_path: Path) -> None:
+    broken = closed(TP2, 16)
+    broken.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    said = ["tp2 was measured and does not count: its client is INVALID (tp2/closed/c16)."]
+    beside = stored(tmp_path / "a", result([closed(TP1, 16), broken]))
+    assert given_evidence([beside], fits).dropped() == said
+    stored(tmp_path / "b", result([broken]), "20260102T000000Z-alone")
+    stored(tmp_path / "b", result([closed(TP1, 16)]))
+    assert own_evidence(tmp_path / "b", fits).dropped() == said
+    assert given_evidence([tmp_path / "b"], fits).dropped() == said
+    stored(tmp_path / "b", result([closed(TP2, 4)]), "20260103T000000Z-sound")
+    assert own_evidence(tmp_path / "b", fits).dropped() == [], "another load of it counts"
+
+
 def test_a_load_measured_once_sizes_nothing_where_another_was_repeated() -> None:
     once = closed(TP1, 32, off=(1.0,))
     once.repeats[0]["good_fraction"] = 1.0

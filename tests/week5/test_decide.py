@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.analysis.decision import page
+from common.core.verdict import Verdict
 from common.experiment.options import parse
 from common.store.files import save
 from tests.analysis.planted import TP1, TP2
@@ -89,6 +90,16 @@ def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Pat
     assert engines[chosen]["machines"] == min(one["machines"] for one in engines.values())
     assert (folder_of_page(tmp_path) / "decision.md").is_file()
     assert "Bought: left out" in outcome.out
+
+
+def test_a_plan_without_a_row_that_counts_is_said_on_the_terminal(script: Script, results: Path) -> None:
+    broken = closed(TP2, 16)
+    broken.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    made = result([closed(TP1, 16), broken])
+    save(made, results / "one.json")
+    outcome = script(*GOOD, "--results", str(results / "one.json"), "--results-dir", str(results))
+    line = "tp2 was measured and does not count: its client is INVALID (tp2/closed/c16)."
+    assert line in outcome.out.splitlines() and line in (folder_of_page(results) / "decision.md").read_text()
 
 
 def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) -> None:

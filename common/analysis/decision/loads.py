@@ -69,6 +69,11 @@ class Load:
         return f"{self.level:g} client{'' if self.level == 1 else 's'}"
 
     @property
+    def is_burst(self) -> bool:
+        """Whether every client sent one request, all at once: none waited for an answer."""
+        return not self.by_clock and self.case.workload.requests <= self.level
+
+    @property
     def is_exact(self) -> bool:
         """Whether every request's times are known."""
         return all(isinstance(part, RequestTimes) for part in self.times)
@@ -121,7 +126,7 @@ def _fits(work: Work, lengths: tuple[int | None, int | None]) -> bool:
 
 def not_believed(case: Case) -> str:
     """Why a load that was measured does not count; nothing where it does, or where it is no such load."""
-    if case.curve not in CURVES:
+    if not _counts(case):
         return ""
     if is_invalid(case):
         return "its client is INVALID"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH
-from common.analysis.decision.answer import Decision
+from common.analysis.decision.answer import Decision, measured_alike
 from common.analysis.decision.loads import Load
 from common.analysis.scaling.reading import milliseconds
 from common.core.capacity import HOURS_PER_MONTH, Need, need
@@ -80,11 +80,22 @@ def doubts(decision: Decision) -> list[str]:
             " counted on (Little's law), so it is longer than at the rate that is expected. The rates that are counted"
             " on are the low ends of intervals in which four of five held-out measurements lay."
         )
-    if any(not load.by_clock for load in counted):
+    bursts = [load for load in counted if load.is_burst]
+    if any(not load.by_clock for load in counted if load not in bursts):
         lines.append(
             "Clients waited for each answer before the next request. Requests of many independent people come in"
             " bunches, so the same rate waits longer: measure it by the clock (--rate) before you sign."
         )
+    lines += [
+        f"{load.plan} at {load.words}: one request of each, all at once: a burst, not a steady load." for load in bursts
+    ]
+    for one in decision.plans:
+        for alike in measured_alike(one.loads):
+            if len({load.within(decision.question.limits_ms) for load in alike}) > 1:
+                lines.append(
+                    f"{one.plan} at {alike[0].words} was measured {len(alike)} times and was not always within the"
+                    " limits: the worst counts."
+                )
     if any(not load.is_exact for load in decision.loads):
         lines.append(
             "Times of single requests were not beside every result: for other limits than those held while measuring,"
