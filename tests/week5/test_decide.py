@@ -154,6 +154,11 @@ def test_bad_input_is_one_line(script: Script, results: Path, words: tuple[str, 
     assert not (results / "decision").exists(), "nothing is written"
 
 
+def test_missing_options_are_named_in_one_short_line(script: Script) -> None:
+    assert script().refusal() == "error: missing: --rate FLOAT, --slo LIMIT [LIMIT ...]. See --help"
+    assert script("--rate", "20").refusal() == "error: missing: --slo LIMIT [LIMIT ...]. See --help"
+
+
 def test_a_model_that_does_not_fit_at_all_is_no_question_of_limits(script: Script, tmp_path: Path) -> None:
     words = ("--model", "Llama-3.1-405B", "--gpu", "T4", "--counts", "1", "2", "--results-dir", str(tmp_path))
     said = script(*GOOD, *words).refusal()
