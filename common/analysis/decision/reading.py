@@ -198,7 +198,7 @@ def _singly(decision: Decision, chosen: Need) -> list[str]:
 def _rented(decision: Decision, chosen: Need) -> list[str]:
     prices, whole = decision.question.prices, rented_usd(decision, chosen)
     if whole is None or prices.usd_per_hour is None:
-        return ["Rented: left out, because no price is known (--usd-per-hour, of a whole machine)."]
+        return ["Rented: left out, because no price was given (--usd-per-hour, of a whole machine)."]
     used = chosen.devices / (chosen.machines * decision.question.machine_devices)
     tokens = decision.question.rate * decision.work.output_tokens * SECONDS_PER_MONTH
     share = "" if used >= 1 else f" If devices can be rented singly: {dollars(whole * used)} ({used:.0%} of them used)."
@@ -213,7 +213,7 @@ def _rented(decision: Decision, chosen: Need) -> list[str]:
 def _bought(decision: Decision, chosen: Need) -> list[str]:
     prices = decision.question.prices
     if prices.bought_usd is None or prices.buy_usd is None or prices.months is None:
-        return ["Bought: left out, because no price is known (--buy-usd, --months, --watts, --usd-per-kwh)."]
+        return ["Bought: left out, because no price was given (--buy-usd, --months, --watts, --usd-per-kwh)."]
     words = f"Bought: {dollars(prices.bought_usd * chosen.machines)} a month, written off over {prices.months:g} months"
     words += f" ({dollars(prices.buy_usd * chosen.machines)} at once)"
     if prices.power_usd is None:
