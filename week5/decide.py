@@ -48,7 +48,7 @@ from common.experiment.slo import parse_slo
 from common.machine.reader import while_read
 from common.predict.hardware import taken_as
 from common.store.files import StoreError
-from week5 import predict_scaling
+from week5 import benchmark_scaling, predict_scaling
 from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
 from week5.simulate_concurrent_requests import loads as listed_loads
 
@@ -167,10 +167,14 @@ def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[st
     """The measurement that would tell most, what it takes, and its command."""
     measure = wanted(decision, prediction.next_plan)
     lengths = Lengths(decision.work.input_tokens, decision.work.output_tokens, site.shape.vocab_size)
-    rates = () if measure.rate is None else (measure.rate,)
-    options = ConcurrencyOptions(preset=PRESET, rate=rates)
-    loads = [LoadSpec(plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats) for plan in plans_measured(measure, site)]
-    specs = [spec for load in loads for spec in listed_loads(options, load, measure.clients)]
+    plans = plans_measured(measure, site)
+    if len(plans) > 1:
+        turns, repeats = benchmark_scaling.AMOUNTS[PRESET].turns, benchmark_scaling.AMOUNTS[PRESET].repeats
+        specs = [LoadSpec(plan, "fixed", load, lengths, turns, repeats) for plan in plans for load in measure.clients]
+    else:
+        load = LoadSpec(measure.plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats)
+        rates = () if measure.rate is None else (measure.rate,)
+        specs = listed_loads(ConcurrencyOptions(preset=PRESET, rate=rates), load, measure.clients)
     return advise(decision, measure, site, specs)
 
 

@@ -96,7 +96,7 @@ def plans_measured(measure: Wanted, site: Site) -> list[ParallelPlan]:
 
 def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec]) -> list[str]:
     """The measurement in words and as a command; `specs` are its cases, for minutes and dollars."""
-    took = estimate(specs, STARTS[PRESET], Roofline(site.shape, site.device_kind))
+    took = estimate(specs, STARTS[PRESET], Roofline(site.shape, site.device_kind), repeat_base_last=True)
     usd = took.usd(site.usd_per_hour)
     price = (
         "" if usd is None or site.usd_per_hour is None else f", {dollars(usd)} at {dollars(site.usd_per_hour)} an hour"

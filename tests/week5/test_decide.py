@@ -6,16 +6,23 @@ import re
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.analysis.decision import page
+from common.core.model_shape import ModelShape
 from common.core.verdict import Verdict
-from common.experiment.options import parse
+from common.engines.models import Model
+from common.experiment.estimate import estimate
+from common.experiment.options import STARTS, parse
+from common.experiment.roofline import Roofline
 from common.store.files import save
-from tests.analysis.planted import TP1, TP2
+from tests.analysis.planted import SHAPE, TP1, TP2
 from tests.analysis.planted_concurrency import LADDER, closed, result
+from tests.experiment.fakes import MACHINE
 from tests.experiment.script import Script, load_script
+from week5 import benchmark_scaling
 from week5.benchmark_scaling import ScalingOptions
 from week5.simulate_concurrent_requests import ConcurrencyOptions
 
@@ -72,6 +79,11 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     assert "tp2 and tp1x2 at 16, 32, 64 clients, 3 engine starts of each" in text, "the bill rests on two on a machine"
     options = parse(ScalingOptions, "", shlex.split(command)[2:])
     assert options.tp == ("2",) and options.replicas and options.concurrency == (16, 32, 64)
+    sizes: dict[str, Any] = dict(SHAPE)
+    shape = ModelShape(**sizes)
+    specs, _ = benchmark_scaling.cases(options, Model("synthetic", Path("/m"), shape), MACHINE)
+    took = estimate(specs, STARTS["lab"], Roofline(shape, "cpu"), repeat_base_last=True)
+    assert f"about {took.seconds / 60:.0f} minutes" in text, "as its dry run says"
 
 
 def test_one_engine_on_each_machine_is_measured_by_itself(script: Script, results: Path) -> None:
