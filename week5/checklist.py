@@ -57,7 +57,8 @@ class ChecklistOptions:
     write_configuration: bool = False
     """Write my_configuration.md from the newest scaling result; your notes in it are kept."""
     usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Note what the machine of your newest result costs per hour, where it was measured without a price."""
+    """Note what the machine of your newest result costs per hour, where it was measured without a price; for
+    this list alone."""
     json: bool = False
     """Print the list as one JSON document."""
 
@@ -80,7 +81,9 @@ def main() -> int:
     evidence, refused = gather(results), False
     try:
         if options.usd_per_hour is not None:
-            say_plainly(f"noted: {note_price(evidence.complete(ANY), results, options.usd_per_hour)}")
+            say_plainly(
+                f"noted for this list alone: {note_price(evidence.complete(ANY), results, options.usd_per_hour)}"
+            )
         if options.write_configuration:
             say_plainly(f"written: {write_configuration(evidence.complete(SCALING), results)}")
         if options.answers is not None:

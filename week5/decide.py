@@ -39,7 +39,7 @@ from common.analysis.decision.page import Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
 from common.analysis.scaling.reading import CARRIES_OVER, about
 from common.core.capacity import Prices
-from common.experiment.advice import PRESET, Site, advise, site_of, wanted
+from common.experiment.advice import PRESET, Site, advise, plans_measured, site_of, wanted
 from common.experiment.foretell import Prediction, foretell, measured_elsewhere
 from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
@@ -48,7 +48,7 @@ from common.experiment.slo import parse_slo
 from common.machine.reader import while_read
 from common.predict.hardware import taken_as
 from common.store.files import StoreError
-from week5 import predict_scaling
+from week5 import benchmark_scaling, predict_scaling
 from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
 from week5.simulate_concurrent_requests import loads as listed_loads
 
@@ -159,16 +159,22 @@ def make_page(options: DecisionOptions) -> Page:
         *prediction.doubts,
         *([CARRIES_OVER] if site.device_kind == "cpu" else []),
     ]
-    return Page(decision, source, files, left_out, next_step(decision, prediction, site), caveats)
+    next_steps = next_step(decision, prediction, site)
+    return Page(decision, source, files, left_out, next_steps, caveats, evidence.dropped())
 
 
 def next_step(decision: Decision, prediction: Prediction, site: Site) -> list[str]:
     """The measurement that would tell most, what it takes, and its command."""
     measure = wanted(decision, prediction.next_plan)
     lengths = Lengths(decision.work.input_tokens, decision.work.output_tokens, site.shape.vocab_size)
-    load = LoadSpec(measure.plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats)
-    rates = () if measure.rate is None else (measure.rate,)
-    specs = listed_loads(ConcurrencyOptions(preset=PRESET, rate=rates), load, measure.clients)
+    plans = plans_measured(measure, site)
+    if len(plans) > 1:
+        turns, repeats = benchmark_scaling.AMOUNTS[PRESET].turns, benchmark_scaling.AMOUNTS[PRESET].repeats
+        specs = [LoadSpec(plan, "fixed", load, lengths, turns, repeats) for plan in plans for load in measure.clients]
+    else:
+        load = LoadSpec(measure.plan, "closed", 1, lengths, 1, AMOUNTS[PRESET].repeats)
+        rates = () if measure.rate is None else (measure.rate,)
+        specs = listed_loads(ConcurrencyOptions(preset=PRESET, rate=rates), load, measure.clients)
     return advise(decision, measure, site, specs)
 
 
@@ -181,7 +187,7 @@ def main() -> int:
     except (StoreError, ValueError, OSError) as error:
         refuse(str(error))
     decision = page.decision
-    for line in (headline(decision), *answer_lines(decision), *(str(path.absolute()) for path in paths)):
+    for line in (headline(decision), *answer_lines(decision), *page.dropped, *(str(path.absolute()) for path in paths)):
         print(line)
     print_last_line(paths[0].absolute(), "ok" if decision.chosen else "no plan", summary(decision))
     return 0 if decision.chosen else FAILED

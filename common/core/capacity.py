@@ -83,6 +83,16 @@ class Need:
         return -(-(self.engines + self.spares) // (self.machine_devices // per_engine))
 
     @property
+    def together(self) -> int:
+        """Engines of those that carry the rate that at least one machine holds."""
+        return min(self.engines, -(-(self.engines + self.spares) // self.machines))
+
+    @property
+    def shares_unseen(self) -> bool:
+        """Whether a machine holds more of them than were seen to carry anything side by side."""
+        return self.together > max(self.capacity.carried)
+
+    @property
     def rank(self) -> tuple[int, int, int, float, str]:
         """Least first: whole machines, then devices, then engines to look after; of equals, most to spare first."""
         return self.machines, self.devices, self.engines, -self.capacity.rate(self.engines), str(self.capacity.engine)

@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from common.analysis.decision.answer import Carried, Decision
+from common.analysis.decision.answer import Carried, Decision, by_bracket
 from common.analysis.decision.reading import PREDICTED, dollars
+from common.core.capacity import Need
+from common.core.legality import why_illegal
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.experiment.estimate import estimate
@@ -73,6 +75,8 @@ def _wanted(decision: Decision, next_plan: ParallelPlan | None) -> Wanted:
         plan = decision.tempting.capacity.engine
         reason = f"it is {PREDICTED} to need less than what was measured"
         return Wanted(plan, _around(foretold[plan].clients), decision.tempting.capacity.rate(1), reason)
+    if decision.loads and decision.chosen is not None and decision.chosen.shares_unseen:
+        return _side_by_side(decision, decision.chosen)
     if decision.loads:
         return _between(decision)
     chosen = decision.chosen.capacity.engine if decision.chosen else ParallelPlan()
@@ -84,18 +88,27 @@ def _wanted(decision: Decision, next_plan: ParallelPlan | None) -> Wanted:
     return Wanted(plan, UNTRIED if one is None else _around(one.clients), None if one is None else one.rate.low, reason)
 
 
+def plans_measured(measure: Wanted, site: Site) -> list[ParallelPlan]:
+    """The plans that the command measures: replicas stand beside the plan that splits the model over their devices."""
+    beside = [ParallelPlan(tp=measure.plan.replicas)] if _as_replicas(measure.plan, site) else []
+    return [*beside, measure.plan]
+
+
 def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec]) -> list[str]:
     """The measurement in words and as a command; `specs` are its cases, for minutes and dollars."""
-    took = estimate(specs, STARTS[PRESET], Roofline(site.shape, site.device_kind))
+    took = estimate(specs, STARTS[PRESET], Roofline(site.shape, site.device_kind), repeat_base_last=True)
     usd = took.usd(site.usd_per_hour)
     price = (
         "" if usd is None or site.usd_per_hour is None else f", {dollars(usd)} at {dollars(site.usd_per_hour)} an hour"
     )
     by_clock = " and by the clock" if measure.rate is not None else ""
     loads = ", ".join(map(str, measure.clients))
+    plans = plans_measured(measure, site)
+    each = " of each" if len(plans) > 1 else ""
     text = (
-        f"{measure.plan} at {loads} clients{by_clock}, {STARTS[PRESET]} engine starts: about {took.seconds / 60:.0f}"
-        f" minutes{price}, the model's download not counted (an estimate). Why: {measure.reason}."
+        f"{' and '.join(map(str, plans))} at {loads} clients{by_clock}, {STARTS[PRESET]} engine starts{each}: about"
+        f" {took.seconds / 60:.0f} minutes{price}, the model's download not counted (an estimate)."
+        f" Why: {measure.reason}."
     )
     return [text, f"```\n{command(decision, measure, site)}\n```"]
 
@@ -103,15 +116,23 @@ def advise(decision: Decision, measure: Wanted, site: Site, specs: Sequence[Spec
 def command(decision: Decision, measure: Wanted, site: Site) -> str:
     """The command line of a measurement, in the decision's own lengths and limits.
 
-    Only benchmark_scaling.py sends recorded requests, to tensor-parallel plans; other plans get their mean lengths.
+    Only benchmark_scaling.py sends recorded requests, to tensor-parallel plans and replicas; others get mean lengths.
     """
     plan, work = measure.plan, decision.work
-    recorded = bool(work.recording) and _by_tp(plan)
-    of_plan = ["--tp", str(plan.tp)] if _by_tp(plan) else ["--plans", str(plan)]
-    words = ["python", f"week5/{_script(plan, recorded)}.py", "--model", site.model, *of_plan, "--preset", PRESET]
+    copies = _as_replicas(plan, site)
+    recorded = bool(work.recording) and (copies or _by_tp(plan))
+    if copies:
+        script, of_plan = "benchmark_scaling", ["--tp", str(plan.replicas), "--replicas"]
+    elif _by_tp(plan):
+        script = "benchmark_scaling" if recorded else "simulate_concurrent_requests"
+        of_plan = ["--tp", str(plan.tp)]
+    else:
+        script, of_plan = "compare_parallel_plans", ["--plans", str(plan)]
+    words = ["python", f"week5/{script}.py", "--model", site.model, *of_plan, "--preset", PRESET]
     words += ["--concurrency", *map(str, measure.clients)]
+    words += ["--curves", "fixed"] if script == "benchmark_scaling" else []
     if recorded:
-        words += ["--curves", "fixed", "--workload", "FILE"]
+        words += ["--workload", "FILE"]
     else:
         words += ["--input-tokens", str(work.input_tokens), "--output-tokens", str(work.output_tokens)]
     if _by_tp(plan) and not recorded:
@@ -121,10 +142,24 @@ def command(decision: Decision, measure: Wanted, site: Site) -> str:
     return shlex.join(words)
 
 
-def _script(plan: ParallelPlan, recorded: bool) -> str:
-    if not _by_tp(plan):
-        return "compare_parallel_plans"
-    return "benchmark_scaling" if recorded else "simulate_concurrent_requests"
+def _as_replicas(plan: ParallelPlan, site: Site) -> bool:
+    """Whether `benchmark_scaling.py --replicas` measures it: copies on one device each, as many as TP could split."""
+    copies = plan.replicas > 1 and plan == ParallelPlan(replicas=plan.replicas)
+    return copies and not why_illegal(ParallelPlan(tp=plan.replicas), site.shape)
+
+
+def _side_by_side(decision: Decision, chosen: Need) -> Wanted:
+    """As many engines as the answer puts on one machine, at as many clients for each as one was counted with."""
+    seen = max(chosen.capacity.carried)
+    loads = [one.best for one in decision.plans if one.plan == replace(chosen.capacity.engine, replicas=seen)]
+    best = next((load for load in loads if load is not None and not load.by_clock), None)
+    each = UNTRIED[1] if best is None else best.level / seen
+    reason = (
+        f"the answer puts {chosen.together} engines on one machine and nothing shows that they add up there, so how"
+        " many machines it takes rests on it"
+    )
+    plan = replace(chosen.capacity.engine, replicas=chosen.together)
+    return Wanted(plan, _around(round(each * chosen.together)), None, reason)
 
 
 def _between(decision: Decision) -> Wanted:
@@ -141,6 +176,10 @@ def _between(decision: Decision) -> Wanted:
     high = None if one.failed is None or one.failed.by_clock else int(one.failed.level)
     if high is None:
         return Wanted(one.plan, (low, 2 * low, 4 * low), rate, "its limit was not seen")
+    most = None if decision.chosen is None else by_bracket(decision.plans, decision.chosen, decision.question.rate)
+    if decision.chosen is not None and most is not None and most.engines >= decision.chosen.engines:
+        reason = "three starts give an interval to count on, and people come by the clock; more clients save no engine"
+        return Wanted(one.plan, (low,), rate, reason)
     middle = sorted({low, round((low * high) ** 0.5), high})
     reason = "three starts give an interval to count on, between is where its limit lies, and people come by the clock"
     return Wanted(one.plan, tuple(middle), rate, reason)

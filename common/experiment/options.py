@@ -204,6 +204,8 @@ def _one_line(box: str) -> str:
         near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
         hint = f"; did you mean {near.group(1)}?" if near else "."
         return f"unknown option {unknown.group(1)}{hint} See --help"
+    if "Missing from" in text and (missing := re.findall(r"^. {5}(--[^│|]*?) *[│|]?$", box, re.MULTILINE)):
+        return f"missing: {', '.join(missing)}. See --help"
     text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
     text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")

@@ -38,27 +38,36 @@ def check_sizes(shape: ModelShape, asked: Sequence[int]) -> None:
 
 
 def context_tokens(shape: ModelShape, machine: Machine, extra_args: Sequence[str] = ()) -> int:
-    """Tokens that prompt and answer may have together: the lab's limit, or the user's `--max-model-len`.
+    """Tokens that prompt and answer may have together: the lab's limit, or the user's `--max-model-len`."""
+    users = _users_context(shape, extra_args)
+    return min(1024 if machine.kind == "cpu" else 4096, shape.max_position_embeddings) if users is None else users
+
+
+def _users_context(shape: ModelShape, extra_args: Sequence[str]) -> int | None:
+    """The user's `--max-model-len`, the last of several as in vLLM; None where there is none.
 
     A limit in words that only vLLM understands (`auto`, `8k`) counts as the model's own.
     """
-    words = [part for word in extra_args for part in word.split("=", 1)]
+    words, found = [part for word in extra_args for part in word.split("=", 1)], None
     for name, value in itertools.pairwise(words):
         if name.replace("_", "-") == "--max-model-len":
-            return int(value) if value.isdecimal() else shape.max_position_embeddings
-    return min(1024 if machine.kind == "cpu" else 4096, shape.max_position_embeddings)
+            found = int(value) if value.isdecimal() else shape.max_position_embeddings
+    return found
 
 
-def check_lengths(specs: Sequence[Spec], settings: EngineSettings) -> None:
-    """Check that every request fits the engine's context.
+def check_lengths(specs: Sequence[Spec], settings: EngineSettings, shape: ModelShape) -> None:
+    """Check that every request fits the engine's context: vLLM cuts the answer of one that does not.
+
+    `shape` is the run's own model's.
 
     Raises:
         InputError: one does not.
     """
-    if any(word.partition("=")[0].replace("_", "-") == "--max-model-len" for word in settings.extra_args):
-        return  # the user has set another limit, which vLLM itself checks
     for spec in specs:
+        served = spec.configuration.model
+        users = _users_context(served.shape if served else shape, settings.extra_args)
         length, limit = spec.context_tokens, spec.configuration.settings(settings).max_model_len
+        limit = limit if users is None else users
         if length > limit:
             raise InputError(
                 f"{spec.id} sends requests of {length} tokens, prompt and answer, and the engine takes {limit}: ask for"

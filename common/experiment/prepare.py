@@ -139,7 +139,7 @@ def _plan(experiment: Experiment, options: Options) -> _Plan:
     budget = None if options.budget_s is None else Budget(options.budget_s, roofline)
     specs, dear = _affordable(specs, options, budget)
     settings = replace(_settings(model, machine, options), engine=engine)
-    preflight.check_lengths(specs, settings)
+    preflight.check_lengths(specs, settings, model.shape)
     if options.workload is not None and recordings.used_by(specs) is None:
         raise InputError(f"{experiment.name} sends requests of its own: leave --workload out")
     return _Plan(machine, model, settings, specs, [*skipped, *dear], roofline, budget)

@@ -76,6 +76,7 @@ def test_the_cheapest_plan_is_that_of_the_smaller_spare() -> None:
     assert headline(found).endswith("2 machines with 4 engines of tp1, one of them spare, $1,460 a month rented")
     text = " ".join(answer_lines(found))
     assert "ASSUMED: engines add up" in text and "Bought: left out" in text
+    assert "Those on one machine share it, and how many machines it takes rests on that." in text
 
 
 def test_an_invalid_client_neither_counts_nor_stands_in_the_way() -> None:
@@ -102,6 +103,54 @@ def test_of_two_measurements_of_one_load_the_worse_counts() -> None:
     slow.curve = "fixed"
     (one,) = carried(loads([closed(TP1, 16), slow]), HELD)
     assert one.best is not None and one.best.rate.value == pytest.approx(TP1_RATE / 2, rel=1e-4)
+
+
+def burst(good: float, clients: int = 16) -> Case:
+    """One request of each client, measured once, as `fixed` beside the `closed` of the same load."""
+    once = closed(TP1, clients, off=(1.0,))
+    once.id, once.curve, once.workload = f"tp1/fixed/c{clients}", "fixed", Workload(clients, 32, 32, 10240)
+    once.repeats[0]["good_fraction"] = good
+    return once
+
+
+def test_a_load_measured_once_does_not_overrule_the_same_load_repeated() -> None:
+    (one,) = carried(loads([closed(TP1, 4), closed(TP1, 16), burst(0.0)]), HELD)
+    assert one.best is not None and one.best.level == 16 and one.best.rate.low is not None and one.failed is None
+    (one,) = carried(loads([closed(TP1, 4), burst(0.0)]), HELD)
+    assert one.failed is not None and one.failed.level == 16, "alone it counts"
+
+
+def test_measurements_of_one_load_that_disagree_are_named() -> None:
+    named = "tp1 at 16 clients was measured 2 times and was not always within the limits: the worst counts."
+    other = closed(TP1, 16)
+    other.id, other.curve = "tp1/fixed/c16", "fixed"
+    assert named not in doubts(decided([closed(TP1, 4), closed(TP1, 16), other]))
+    for repeat in other.repeats:
+        repeat["good_fraction"] = 0.5
+    assert named in doubts(decided([closed(TP1, 4), closed(TP1, 16), other]))
+    assert named not in doubts(decided([closed(TP1, 4), closed(TP1, 16), burst(0.0)])), "repeated stands for once"
+
+
+def test_clients_that_sent_one_request_did_not_wait() -> None:
+    said = " ".join(doubts(decided([burst(1.0)])))
+    assert "Clients waited" not in said
+    assert "tp1 at 16 clients: one request of each, all at once: a burst, not a steady load." in said
+    said = " ".join(doubts(decided([closed(TP1, 16)])))
+    assert "Clients waited" in said and "burst" not in said
+
+
+def test_a_plan_whose_loads_are_all_invalid_is_named_with_the_answer(tmp_path: Path) -> None:
+    broken = closed(TP2, 16)
+    broken.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    said = ["tp2 was measured and does not count: its client is INVALID (tp2/closed/c16)."]
+    beside = stored(tmp_path / "a", result([closed(TP1, 16), broken]))
+    assert given_evidence([beside], fits).dropped() == said
+    stored(tmp_path / "b", result([broken]), "20260102T000000Z-alone")
+    stored(tmp_path / "b", result([closed(TP1, 16)]))
+    assert own_evidence(tmp_path / "b", fits).dropped() == said
+    assert given_evidence([tmp_path / "b"], fits).dropped() == said
+    stored(tmp_path / "b", result([closed(TP2, 4)]), "20260103T000000Z-sound")
+    assert own_evidence(tmp_path / "b", fits).dropped() == [], "another load of it counts"
 
 
 def test_a_load_measured_once_sizes_nothing_where_another_was_repeated() -> None:
@@ -136,6 +185,23 @@ def test_replicas_that_were_measured_are_not_assumed() -> None:
     )
     assert not any(
         "ASSUMED" in line for line in answer_lines(decided([closed(TP1, 16), closed(X2, 16, 2.0)], asked(16)))
+    )
+
+
+def test_the_first_line_says_where_engines_that_share_a_machine_decide() -> None:
+    words = "if 2 engines on one machine add up (ASSUMED, and it decides): "
+    assert words in headline(decided(two_plans()))
+    alone = Question(20.0, HELD, 1)  # a machine of its own for each engine
+    for certain in (decided([closed(TP1, 16)], alone), decided([closed(TP1, 16), closed(X2, 16, 1.5)])):
+        assert "ASSUMED" not in headline(certain)
+        assert "rests on that" not in " ".join(answer_lines(certain))
+
+
+def test_engines_that_carry_less_side_by_side_count_as_the_fewer() -> None:
+    (line,) = side_by_side(decided([closed(TP1, 16), closed(X2, 16, 0.5)]))
+    assert line == (
+        "2 engines of tp1 side by side were seen to carry 4.24/s together, fewer of them 8.48/s, so the rest may as"
+        " well idle. Every 2 of them on the list above count for 8.48/s."
     )
 
 
@@ -227,6 +293,22 @@ def test_staggered_answers_do_not_make_requests_cheap() -> None:
     case.workload = Workload(32, 32, 64, 10240, staggered=16)
     (load,) = loads([case])
     assert load.rate.value == pytest.approx(TP1_RATE / 2, rel=1e-4), "32 tokens per second are half a request of 64"
+
+
+def test_answers_that_were_cut_short_count_as_no_request(tmp_path: Path) -> None:
+    """A third of each answer is no request of the asked length: the load is left out and named."""
+    cut = closed(TP2, 16, 3.0)
+    for repeat in cut.repeats:
+        repeat |= {"token_count_mismatches": 32.0, "total_output_tokens": 32.0 * 8}
+    beside = stored(tmp_path, result([closed(TP1, 16), cut]), "20260101T000000Z-beside")
+    kept, left_out = given_evidence([beside], fits).loads((None, None))
+    named = "tp2/closed/c16: its answers were not as long as was asked for"
+    assert [load.plan for load in kept] == [TP1] and left_out == [named]
+    alone = stored(tmp_path, result([cut]), "20260101T000001Z-alone")
+    assert own_evidence(tmp_path, fits).left_out == [f"{alone.name}: {named}"]
+    assert f"{alone.name}: {named}" in given_evidence([tmp_path], fits).left_out
+    with pytest.raises(StoreError, match="its answers were not as long"):
+        given_evidence([alone], fits)
 
 
 def test_of_ones_own_results_the_newest_and_what_agrees_with_it_count(tmp_path: Path) -> None:

@@ -45,6 +45,23 @@ def test_what_was_measured_side_by_side_is_not_assumed() -> None:
     assert [capacity.engines_for(rate) for rate in (10.0, 10.1, 32.0, 33.0, 41.0)] == [1, 2, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("carried", "rate", "devices", "together", "unseen"),
+    [
+        ({1: 5.0}, 15.0, 2, 2, True),  # three and a spare on two machines
+        ({1: 5.0, 2: 8.0}, 15.0, 2, 2, False),
+        ({1: 5.0, 2: 8.0}, 15.0, 8, 4, True),  # two were seen, four and a spare stand on one
+        ({1: 5.0}, 5.0, 8, 1, False),  # the spare beside it carries nothing
+        ({1: 5.0}, 50.0, 1, 1, False),  # a machine of its own for each
+    ],
+)
+def test_engines_that_share_a_machine_were_seen_together_or_not(
+    carried: dict[int, float], rate: float, devices: int, together: int, unseen: bool
+) -> None:
+    found = need(Capacity(TP1, carried), rate, devices)
+    assert (found.together, found.shares_unseen) == (together, unseen)
+
+
 def test_two_engines_carry_no_less_than_one() -> None:
     capacity = Capacity(TP1, {1: 10.0, 2: 3.0})
     assert [capacity.rate(count) for count in (1, 2, 3, 4)] == [10.0, 10.0, 15.0, 20.0]

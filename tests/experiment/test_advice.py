@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from common.analysis.decision.answer import Foretold, Question, decide
+from common.analysis.decision.changes import changes
 from common.analysis.decision.loads import Load, Work, loads_of
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.experiment import foretell as foretelling
-from common.experiment.advice import Site, command, site_of, wanted
+from common.experiment.advice import Site, command, plans_measured, site_of, wanted
 from common.experiment.foretell import foretell, measured_elsewhere
 from common.experiment.options import Options, parse
 from common.experiment.slo import parse_slo
@@ -47,14 +48,46 @@ def foretold(plan: ParallelPlan, rate: float) -> Foretold:
 
 
 def test_between_the_load_that_kept_the_limits_and_the_one_that_did_not() -> None:
-    found = decide(Question(20.0, LIMITS, 2), WORK, loads([closed(TP1, clients) for clients in LADDER]))
+    found = decide(Question(20.0, LIMITS, 1), WORK, loads([closed(TP1, clients) for clients in LADDER]))
     measure = wanted(found, None)
     assert (measure.plan, measure.clients) == (TP1, (16, 32, 64))
     assert measure.rate == pytest.approx(8.5, rel=0.01), "and what it carries, by the clock"
 
 
+def test_not_between_where_that_could_save_no_engine() -> None:
+    """One engine is the fewest that there are, whatever it carries."""
+    found = decide(Question(5.0, LIMITS, 1), WORK, loads([closed(TP1, clients) for clients in LADDER]))
+    measure = wanted(found, None)
+    assert any("no engine could be saved" in line for line in changes(found))
+    assert measure.clients == (16,) and "between" not in measure.reason and "three starts" in measure.reason
+
+
+@pytest.mark.parametrize("recording", ["", "0" * 64])
+def test_engines_that_share_a_machine_are_measured_side_by_side_first(recording: str) -> None:
+    """tp1 keeps the limits at 16 clients; the answer puts two engines on each machine."""
+    found = decide(Question(20.0, LIMITS, 2), Work(40, 50, recording), loads([closed(TP1, 16), closed(TP1, 64)]))
+    measure = wanted(found, None)
+    assert measure.plan == ParallelPlan(replicas=2) and measure.clients == (16, 32, 64) and measure.rate is None
+    assert "nothing shows that they add up" in measure.reason
+    assert plans_measured(measure, SITE) == [TP2, measure.plan], "the command measures both, so minutes are of both"
+    python, script, *words = shlex.split(command(found, measure, SITE))
+    assert (python, script) == ("python", "week5/benchmark_scaling.py")
+    made = parse(ScalingOptions, "", words)
+    assert (made.tp, made.replicas, made.curves, made.concurrency) == (("2",), True, ("fixed",), (16, 32, 64))
+    assert (made.workload is not None) == bool(recording)
+
+
+def test_copies_that_the_scaling_benchmark_cannot_make_are_measured_as_plans() -> None:
+    """Of larger engines, and as many as no tensor-parallel size is."""
+    for cases, machine, written in (([closed(TP2, 16)], 4, "tp2x2"), ([closed(TP1, 16)], 3, "tp1x3")):
+        found = decide(Question(50.0, LIMITS, machine), WORK, loads(cases))
+        words = shlex.split(command(found, wanted(found, None), SITE))
+        assert words[1] == "week5/compare_parallel_plans.py"
+        assert parse(PlanOptions, "", words[2:]).plans == (written,)
+
+
 def test_beyond_the_most_tried_where_all_of_it_was_within() -> None:
-    found = decide(Question(20.0, LIMITS, 2), WORK, loads([closed(TP1, clients) for clients in LADDER[:-1]]))
+    found = decide(Question(20.0, LIMITS, 1), WORK, loads([closed(TP1, clients) for clients in LADDER[:-1]]))
     assert wanted(found, None).clients == (16, 32, 64)
     nothing = decide(Question(20.0, {"ttft": 0.1}, 2), WORK, loads([closed(TP1, 8)]))
     assert wanted(nothing, None).clients == (2, 4, 8), "below the lightest, where that was too much"

@@ -235,6 +235,16 @@ def test_a_run_goes_on_with_the_same_vllm_wherever_it_lies(
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize("words", ["--max-model-len 40", "--max_model_len=40", "--max-model-len 99 --max-model-len 40"])
+def test_a_context_of_the_users_that_would_cut_answers_is_refused(
+    script: Script, world: World, results: Path, words: str, dry: tuple[str, ...]
+) -> None:
+    line = script(*FIXED, "--results-dir", str(results), "--engine-args", words, *dry).refusal()
+    assert "the engine takes 40" in line and "--input-tokens" in line and "--max-model-len" in line
+    assert world.starts == [] and not results.exists(), "before anything starts"
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_an_interpreter_without_vllm_is_refused_before_anything_starts(
     script: Script, world: World, results: Path, tmp_path: Path, dry: tuple[str, ...]
 ) -> None:

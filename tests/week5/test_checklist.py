@@ -150,7 +150,9 @@ def test_a_price_is_noted_afterwards_and_nothing_is_measured(run: Run, tmp_path:
     open_ = run(tmp_path).stdout
     assert "Cost noted:\n  python week5/checklist.py --usd-per-hour 0.05\n\n" in open_ + "\n"
     noted = run(tmp_path, "--usd-per-hour", "1.2")
-    assert noted.stderr == (f"noted: $1.20 per hour: $1.67 per million output tokens with tp2 ({read.run_id}.json)\n")
+    assert noted.stderr == (
+        f"noted for this list alone: $1.20 per hour: $1.67 per million output tokens with tp2 ({read.run_id}.json)\n"
+    )
     assert states(run, tmp_path)["cost"] == "done"
     assert path.read_bytes() == before, "a result is never written again"
 

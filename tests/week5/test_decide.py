@@ -6,15 +6,24 @@ import re
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.analysis.decision import page
-from common.experiment.options import parse
+from common.core.model_shape import ModelShape
+from common.core.verdict import Verdict
+from common.engines.models import Model
+from common.experiment.estimate import estimate
+from common.experiment.options import STARTS, parse
+from common.experiment.roofline import Roofline
 from common.store.files import save
-from tests.analysis.planted import TP1, TP2
+from tests.analysis.planted import SHAPE, TP1, TP2
 from tests.analysis.planted_concurrency import LADDER, closed, result
+from tests.experiment.fakes import MACHINE
 from tests.experiment.script import Script, load_script
+from week5 import benchmark_scaling
+from week5.benchmark_scaling import ScalingOptions
 from week5.simulate_concurrent_requests import ConcurrencyOptions
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "2x1core-amd-epyc"
@@ -67,8 +76,22 @@ def test_the_page_of_ones_own_results(script: Script, results: Path) -> None:
     text = (written.parent / "decision.md").read_text()
     assert "the price is the newest result's" in text
     command = next(line for line in text.splitlines() if line.startswith("python week5/"))
+    assert "tp2 and tp1x2 at 16, 32, 64 clients, 3 engine starts of each" in text, "the bill rests on two on a machine"
+    options = parse(ScalingOptions, "", shlex.split(command)[2:])
+    assert options.tp == ("2",) and options.replicas and options.concurrency == (16, 32, 64)
+    sizes: dict[str, Any] = dict(SHAPE)
+    shape = ModelShape(**sizes)
+    specs, _ = benchmark_scaling.cases(options, Model("synthetic", Path("/m"), shape), MACHINE)
+    took = estimate(specs, STARTS["lab"], Roofline(shape, "cpu"), repeat_base_last=True)
+    assert f"about {took.seconds / 60:.0f} minutes" in text, "as its dry run says"
+
+
+def test_one_engine_on_each_machine_is_measured_by_itself(script: Script, results: Path) -> None:
+    assert script("--rate", "5", *GOOD[2:], "--results-dir", str(results)).code == 0
+    text = (folder_of_page(results) / "decision.md").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("python week5/"))
     options = parse(ConcurrencyOptions, "", shlex.split(command)[2:])
-    assert options.tp == ("1",) and options.concurrency == (16, 32, 64) and options.slo == ("ttft=1000", "tpot=100")
+    assert options.tp == ("1",) and options.concurrency == (16,) and options.slo == ("ttft=1000", "tpot=100")
 
 
 def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Path) -> None:
@@ -79,6 +102,16 @@ def test_the_reference_results_when_they_are_given(script: Script, tmp_path: Pat
     assert engines[chosen]["machines"] == min(one["machines"] for one in engines.values())
     assert (folder_of_page(tmp_path) / "decision.md").is_file()
     assert "Bought: left out" in outcome.out
+
+
+def test_a_plan_without_a_row_that_counts_is_said_on_the_terminal(script: Script, results: Path) -> None:
+    broken = closed(TP2, 16)
+    broken.client = Verdict("INVALID", ["halts"], "fewer neighbours")
+    made = result([closed(TP1, 16), broken])
+    save(made, results / "one.json")
+    outcome = script(*GOOD, "--results", str(results / "one.json"), "--results-dir", str(results))
+    line = "tp2 was measured and does not count: its client is INVALID (tp2/closed/c16)."
+    assert line in outcome.out.splitlines() and line in (folder_of_page(results) / "decision.md").read_text()
 
 
 def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) -> None:
@@ -131,6 +164,11 @@ def test_bad_input_is_one_line(script: Script, results: Path, words: tuple[str, 
     outcome = script(*GOOD, *words, "--results-dir", str(results))
     assert said in outcome.refusal()
     assert not (results / "decision").exists(), "nothing is written"
+
+
+def test_missing_options_are_named_in_one_short_line(script: Script) -> None:
+    assert script().refusal() == "error: missing: --rate FLOAT, --slo LIMIT [LIMIT ...]. See --help"
+    assert script("--rate", "20").refusal() == "error: missing: --slo LIMIT [LIMIT ...]. See --help"
 
 
 def test_a_model_that_does_not_fit_at_all_is_no_question_of_limits(script: Script, tmp_path: Path) -> None:

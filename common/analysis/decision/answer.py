@@ -163,14 +163,20 @@ def _carried(loads: list[Load], limits_ms: Mapping[str, float]) -> Carried:
 def _within(loads: Sequence[Load], limits_ms: Mapping[str, float]) -> tuple[list[Load], Load | None]:
     """Loads within the limits up to the first that is not, and that one; of several at one load the worst counts."""
     kept: list[Load] = []
-    for level in sorted({load.level for load in loads}):
-        alike = [load for load in loads if load.level == level]
+    for alike in measured_alike(loads):
         failed = [load for load in alike if not load.within(limits_ms)]
         if failed:
             return kept, failed[0]
-        repeated = [load for load in alike if load.rate.low is not None]
-        kept.append(min(repeated or alike, key=lambda load: load.sized))
+        kept.append(min(alike, key=lambda load: load.sized))
     return kept, None
+
+
+def measured_alike(loads: Sequence[Load]) -> list[list[Load]]:
+    """The measurements of every load of one plan, the lightest first; repeated ones stand for those made once."""
+    groups: dict[tuple[bool, float], list[Load]] = {}
+    for load in sorted(loads, key=lambda load: (load.by_clock, load.level)):
+        groups.setdefault((load.by_clock, load.level), []).append(load)
+    return [[load for load in alike if load.rate.low is not None] or alike for alike in groups.values()]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.analysis.comparison.differences import Difference, differences
@@ -11,6 +11,7 @@ from common.analysis.decision.loads import Load, loads_of, not_believed, of_one_
 from common.analysis.frames import load_sound, results_under
 from common.analysis.learning.evidence import gather, has_sound_numbers
 from common.analysis.scaling.reading import machine
+from common.core.plan import ParallelPlan
 from common.store.files import StoreError
 from common.store.schema import Result
 
@@ -23,18 +24,30 @@ Objection = Callable[[Result], str]  # why a result does not count; nothing wher
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results that agree with the newest of them, newest first; and what was left out, with the reason."""
+    """Results that agree with the newest of them, newest first; and what was left out, with the reason.
+
+    `unusable` are those that agree too, and of which no load can be believed.
+    """
 
     results: list[Dated]
     left_out: list[str]
+    unusable: list[Dated] = field(default_factory=list)
 
     def loads(self, lengths: tuple[int | None, int | None]) -> tuple[list[Load], list[str]]:
         """The loads of one workload, and all that was left out; `lengths` in and out, None for whichever."""
         every = [load for dated in self.results for load in loads_of(*dated)]
         loads, others = of_one_work(every, lengths)
-        cases = [case for _, result in self.results for case in result.cases if case.repeats]
-        doubted = [f"{case.id}: {why}" for case in cases if (why := not_believed(case))]
-        return loads, [*self.left_out, *others, *doubted]
+        return loads, [*self.left_out, *others, *(line for _, result in self.results for line in _doubted(result))]
+
+    def dropped(self) -> list[str]:
+        """The plans that were measured and of which no load counts, with the reason."""
+        kept = {load.plan for dated in self.results for load in loads_of(*dated)}
+        reasons: dict[ParallelPlan, str] = {}
+        for _, result in (*self.results, *self.unusable):
+            for case in result.cases:
+                if case.plan not in kept and (why := not_believed(case)):
+                    reasons.setdefault(case.plan, f"{case.plan} was measured and does not count: {why} ({case.id}).")
+        return list(reasons.values())
 
     def behind(self, loads: Sequence[Load]) -> list[Dated]:
         """The results that these loads are from, newest first."""
@@ -65,26 +78,39 @@ def given_evidence(places: Sequence[Path], objection: Objection) -> Evidence:
     loaded = [one for one in results if one[1].experiment in EXPERIMENTS and loads_of(*one)]
     if not loaded:
         where = ", ".join(map(str, places))
+        if doubted := [line for _, result in results for line in _doubted(result)]:
+            raise StoreError(f"nothing under {where} counts ({doubted[0]}): measure again")
         raise StoreError(f"nothing under {where} was measured under load; give results of {', '.join(EXPERIMENTS)}")
     for what, name in {"machines": machine, "models": _model}.items():
         names = sorted({name(result) for _, result in loaded})
         if len(names) > 1:
             raise StoreError(f"results of {len(names)} {what} ({'; '.join(names)}): give --results of one of them")
     loaded.sort(key=lambda one: one[0].name, reverse=True)
-    return _agreeing(loaded, objection, [])
+    unusable = [(path, result) for path, result in results if not loads_of(path, result) and _doubted(result)]
+    return _agreeing([*loaded, *unusable], objection, [])
 
 
 def _agreeing(results: Sequence[Dated], objection: Objection, left_out: list[str]) -> Evidence:
     kept: list[Dated] = []
+    unusable: list[Dated] = []
     for path, result in results:
-        reason = objection(result) or ("" if loads_of(path, result) else "no load of it can be used")
+        reason = objection(result)
+        if not reason and not loads_of(path, result):
+            reason = next(iter(_doubted(result)), "no load of it can be used")
+            unusable.append((path, result))
         if not reason and kept:
             reason = _disagreement(kept[0][1], result)
         if reason:
             left_out.append(f"{path.name}: {reason}")
         else:
             kept.append((path, result))
-    return Evidence(kept, left_out)
+    agree = [one for one in unusable if not kept or not _disagreement(kept[0][1], one[1])]
+    return Evidence(kept, left_out, agree)
+
+
+def _doubted(result: Result) -> list[str]:
+    """The loads that were measured and do not count, each with the reason."""
+    return [f"{case.id}: {why}" for case in result.cases if case.repeats and (why := not_believed(case))]
 
 
 def _disagreement(first: Result, other: Result) -> str:

@@ -69,6 +69,11 @@ class Load:
         return f"{self.level:g} client{'' if self.level == 1 else 's'}"
 
     @property
+    def is_burst(self) -> bool:
+        """Whether every client sent one request, all at once: none waited for an answer."""
+        return not self.by_clock and self.case.workload.requests <= self.level
+
+    @property
     def is_exact(self) -> bool:
         """Whether every request's times are known."""
         return all(isinstance(part, RequestTimes) for part in self.times)
@@ -121,10 +126,12 @@ def _fits(work: Work, lengths: tuple[int | None, int | None]) -> bool:
 
 def not_believed(case: Case) -> str:
     """Why a load that was measured does not count; nothing where it does, or where it is no such load."""
-    if case.curve not in CURVES:
+    if not _counts(case):
         return ""
     if is_invalid(case):
         return "its client is INVALID"
+    if any(repeat.get("token_count_mismatches") for repeat in case.repeats):
+        return "its answers were not as long as was asked for"
     return "it had fewer devices than its plan (oversubscribed)" if "oversubscribed" in case.flags else ""
 
 
@@ -145,19 +152,11 @@ def _load(path: Path, case: Case) -> list[Load]:
     assert isinstance(case.workload, Workload | RecordedWorkload), "others are left out"
     recording = case.workload.sha256 if isinstance(case.workload, RecordedWorkload) else ""
     work = Work(case.workload.input_tokens, case.workload.output_tokens, recording)
-    rate = geometric_mean("request_rate", "1/s", [value / _answer_tokens(case) for value in rates])
+    rate = geometric_mean("request_rate", "1/s", [value / case.workload.output_tokens for value in rates])
     if isinstance(case.arrivals, OpenLoop):
         return [Load(case, path, work, case.arrivals.rate_per_s, True, rate)]
     assert isinstance(case.arrivals, ClosedLoop), "others are left out"
     return [Load(case, path, work, case.arrivals.concurrency, False, rate)]
-
-
-def _answer_tokens(case: Case) -> float:
-    """Tokens of one full answer: staggered first ones are shorter, and must not make a request look cheap."""
-    answered = sum(repeat.get("completed", 0.0) for repeat in case.repeats)
-    tokens = sum(repeat.get("total_output_tokens", 0.0) for repeat in case.repeats)
-    mismatched = sum(repeat.get("token_count_mismatches", 0.0) for repeat in case.repeats)
-    return tokens / answered if mismatched and answered and tokens else float(case.workload.output_tokens)
 
 
 def _requests(folder: Path, case: Case, repeat: Mapping[str, float]) -> RequestTimes | None:

@@ -41,7 +41,10 @@ FROM = "From: "  # begins the line that names the results behind the page
 
 @dataclass(frozen=True)
 class Page:
-    """A decision with what stands around it: where it comes from, what was left out, what to measure, what to doubt."""
+    """A decision with what stands around it: where it comes from, what was left out, what to measure, what to doubt.
+
+    `dropped` are sentences on plans that were measured and do not count at all.
+    """
 
     decision: Decision
     source: str
@@ -49,6 +52,7 @@ class Page:
     left_out: Sequence[str]
     next_step: Sequence[str]
     caveats: Sequence[str] = ()
+    dropped: Sequence[str] = ()
 
 
 def write_page(page: Page, results: Path) -> list[Path]:
@@ -132,7 +136,11 @@ def markdown(page: Page, drawn: Sequence[str]) -> str:
     limits, share = limits_words(decision.question.limits_ms), f"{GOOD_ENOUGH:.0%}"
     parts = [f"# {headline(decision)}"]
     parts += [f"A request is {decision.work}; {share} of requests or more must keep {limits}. {page.source}."]
-    parts += ["## The answer", listed(answer_lines(decision)), pictures(name for name in drawn if name == "cost")]
+    parts += [
+        "## The answer",
+        listed([*answer_lines(decision), *page.dropped]),
+        pictures(name for name in drawn if name == "cost"),
+    ]
     parts += ["## What the rate takes", table(needs_shown(decision)), listed(side_by_side(decision))]
     if decision.plans:
         parts += ["## What was measured", table(measured_shown(decision))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH
-from common.analysis.decision.answer import Decision
+from common.analysis.decision.answer import Decision, measured_alike
 from common.analysis.decision.loads import Load
 from common.analysis.scaling.reading import milliseconds
 from common.core.capacity import HOURS_PER_MONTH, Need, need
@@ -23,7 +23,11 @@ def headline(decision: Decision) -> str:
         return f"{asked}: no plan was {'seen' if decision.loads else 'predicted'} to keep the limits at any load tried"
     usd = rented_usd(decision, chosen)
     price = "" if usd is None else f", {dollars(usd)} a month rented"
-    source = f"{PREDICTED}, not measured: " if chosen.capacity.predicted else ""
+    source = ""
+    if chosen.capacity.predicted:
+        source = f"{PREDICTED}, not measured: "
+    elif chosen.shares_unseen:
+        source = f"if {chosen.together} engines on one machine add up (ASSUMED, and it decides): "
     return (
         f"{asked}: {source}{count(chosen.machines, 'machine')} with {engines_words(chosen)}, one of them spare{price}"
     )
@@ -60,7 +64,7 @@ def side_by_side(decision: Decision) -> list[str]:
         seen, counted = capacity.carried[most], capacity.rate(most)
         line = f"{most} engines of {capacity.engine} side by side were seen to carry {number(seen)}/s together"
         if counted > seen:
-            line += f", fewer of them {number(counted)}/s: they count for no more than that"
+            line += f", fewer of them {number(counted)}/s, so the rest may as well idle"
         lines.append(f"{line}. Every {most} of them on the list above count for {number(counted)}/s.")
     return lines
 
@@ -76,11 +80,22 @@ def doubts(decision: Decision) -> list[str]:
             " counted on (Little's law), so it is longer than at the rate that is expected. The rates that are counted"
             " on are the low ends of intervals in which four of five held-out measurements lay."
         )
-    if any(not load.by_clock for load in counted):
+    bursts = [load for load in counted if load.is_burst]
+    if any(not load.by_clock for load in counted if load not in bursts):
         lines.append(
             "Clients waited for each answer before the next request. Requests of many independent people come in"
             " bunches, so the same rate waits longer: measure it by the clock (--rate) before you sign."
         )
+    lines += [
+        f"{load.plan} at {load.words}: one request of each, all at once: a burst, not a steady load." for load in bursts
+    ]
+    for one in decision.plans:
+        for alike in measured_alike(one.loads):
+            if len({load.within(decision.question.limits_ms) for load in alike}) > 1:
+                lines.append(
+                    f"{one.plan} at {alike[0].words} was measured {len(alike)} times and was not always within the"
+                    " limits: the worst counts."
+                )
     if any(not load.is_exact for load in decision.loads):
         lines.append(
             "Times of single requests were not beside every result: for other limits than those held while measuring,"
@@ -158,7 +173,8 @@ def _assumed(chosen: Need) -> list[str]:
     most = max(chosen.capacity.carried)
     what = "The prediction is of" if chosen.capacity.predicted else "What was measured is"
     seen = f"{most} side by side" if most > 1 else "one engine"
-    share = "" if chosen.machine_devices < 2 * chosen.capacity.engine.devices else " Those on one machine share it."
+    share = "" if chosen.machine_devices < 2 * chosen.capacity.engine.devices else " Those on one machine share it"
+    share += (", and how many machines it takes rests on that." if chosen.shares_unseen else ".") if share else ""
     return [
         f"ASSUMED: engines add up. {what} {seen}; that {chosen.engines} carry {number(chosen.engines / most)} times as"
         f" much, behind something that spreads requests evenly, is arithmetic.{share}"
@@ -182,7 +198,7 @@ def _singly(decision: Decision, chosen: Need) -> list[str]:
 def _rented(decision: Decision, chosen: Need) -> list[str]:
     prices, whole = decision.question.prices, rented_usd(decision, chosen)
     if whole is None or prices.usd_per_hour is None:
-        return ["Rented: left out, because no price is known (--usd-per-hour, of a whole machine)."]
+        return ["Rented: left out, because no price was given (--usd-per-hour, of a whole machine)."]
     used = chosen.devices / (chosen.machines * decision.question.machine_devices)
     tokens = decision.question.rate * decision.work.output_tokens * SECONDS_PER_MONTH
     share = "" if used >= 1 else f" If devices can be rented singly: {dollars(whole * used)} ({used:.0%} of them used)."
@@ -197,7 +213,7 @@ def _rented(decision: Decision, chosen: Need) -> list[str]:
 def _bought(decision: Decision, chosen: Need) -> list[str]:
     prices = decision.question.prices
     if prices.bought_usd is None or prices.buy_usd is None or prices.months is None:
-        return ["Bought: left out, because no price is known (--buy-usd, --months, --watts, --usd-per-kwh)."]
+        return ["Bought: left out, because no price was given (--buy-usd, --months, --watts, --usd-per-kwh)."]
     words = f"Bought: {dollars(prices.bought_usd * chosen.machines)} a month, written off over {prices.months:g} months"
     words += f" ({dollars(prices.buy_usd * chosen.machines)} at once)"
     if prices.power_usd is None:
