@@ -316,6 +316,17 @@ def test_a_copy_of_a_committed_reference_ticks_nothing(results: Path) -> None:
     ]
 
 
+def test_practice_on_the_bare_server_ticks_nothing_and_displaces_nothing(results: Path) -> None:
+    put(results, concurrent())
+    practised = replace(concurrent(), config={"model": "bare", "external": True})
+    put(results, practised, "20270101T000000Z-server-bare")
+    found = items(results)["concurrency"]
+    assert found.file is not None and found.file.name == f"{STEM}.json"
+    found.file.unlink()
+    found = items(results)["concurrency"]
+    assert found.state == OPEN and "practise" in found.problems[0]
+
+
 def test_one_curve_is_not_enough(results: Path) -> None:
     put(results, result([case(TP1, "fixed", 1, [10.0, 11.0]), case(TP2, "fixed", 1, [15.0, 16.0])]))
     found = items(results)
