@@ -95,7 +95,7 @@ def gather(results: Path) -> Evidence:
             line = f"{path.name} is a copy of a committed reference; what you measure yourself counts"
             evidence.unreadable.append((path, line))
         elif result.config.get("external") and result.config.get("model") == BARE:
-            line = f"{path.name} is of the lab's bare server, which is there to practise on; it shows nothing of an engine"
+            line = f"{path.name} is of the lab's bare server, to practise on: no engine was measured"
             evidence.unreadable.append((path, line))
         elif not has_sound_numbers(result):
             line = f"{path.name} holds numbers that the lab does not write; measure again"
