@@ -6,9 +6,10 @@ Prediction.  This is one. Memory is arithmetic; speed is a roofline per engine s
 Method.      For each device count: tensor parallel, pipeline, experts, and replicas of the smallest plan that fits, all
              under the same total load. What you have measured calibrates the rest: --measured tp1=812 tp2=1390 (output
              tokens/s under this load), or --measured RESULT.json, whose two smallest plans predict all its others.
-Reading.     Brackets hold four of five measurements that the model had not seen; without --measured the rates are
-             uncertain by design, and speed-up is surer than rates. $ are per million output tokens, fully loaded, of
-             the devices used: --usd-per-hour is the price of the whole machine of the largest of --counts.
+Reading.     Brackets promise four of five measurements that the model had not seen (of published ones they held
+             nine of ten); without --measured the rates are uncertain by design, and speed-up is surer than rates. $
+             are per million output tokens, fully loaded, of the devices used: --usd-per-hour is the price of the whole
+             machine of the largest of --counts.
              KB/token is what ranks send each other. Of experts dealt over devices (ep) nothing is claimed until some
              were measured. Over PCIe, and for experts, believe the intervals rather than the values. After a run,
              `loss` tells apart what is missing from n times the base: memory and batch, communication, everything
