@@ -6,18 +6,19 @@ Prediction.  This is one. Memory is arithmetic; speed is a roofline per engine s
 Method.      For each device count: tensor parallel, pipeline, experts, and replicas of the smallest plan that fits, all
              under the same total load. What you have measured calibrates the rest: --measured tp1=812 tp2=1390 (output
              tokens/s under this load), or --measured RESULT.json, whose two smallest plans predict all its others.
-Reading.     Brackets hold four of five measurements that the model had not seen; without --measured the rates are
-             uncertain by design, and speed-up is surer than rates. $ are per million output tokens, fully loaded, of
-             the devices used: --usd-per-hour is the price of the whole machine of the largest of --counts.
+Reading.     Brackets promise four of five measurements that the model had not seen (of published ones they held
+             nine of ten); without --measured the rates are uncertain by design, and speed-up is surer than rates. $
+             are per million output tokens, fully loaded, of the devices used: --usd-per-hour is the price of the whole
+             machine of the largest of --counts.
              KB/token is what ranks send each other. Of experts dealt over devices (ep) nothing is claimed until some
              were measured. Over PCIe, and for experts, believe the intervals rather than the values. After a run,
              `loss` tells apart what is missing from n times the base: memory and batch, communication, everything
              else on device and host, unexplained. The last line is JSON.
 
 Examples:
-  python predict_scaling.py --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8 --usd-per-hour 21.52
-  python predict_scaling.py --model ./config.json --gpu L40S --concurrency 64 --measured tp1=812 tp2=1390
-  python predict_scaling.py --measured results/benchmark_scaling/20261121T035507Z-2x1core.json
+  python week5/predict_scaling.py --model Qwen/Qwen3-32B --gpu H100 --counts 1 2 4 8 --usd-per-hour 21.52
+  python week5/predict_scaling.py --model ./config.json --gpu L40S --concurrency 64 --measured tp1=812 tp2=1390
+  python week5/predict_scaling.py --measured results/benchmark_scaling/<file>.json
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.engines.reference_models import REFERENCE_MODELS
+from common.machine.folders import typed
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, make_card, recommend
@@ -43,7 +45,7 @@ from common.predict.card_table import beside_lines, card_lines
 from common.predict.choices import nothing_fits, plans_of
 from common.predict.given import all_measured, result_file
 from common.predict.hardware import find_exactly, taken_as
-from common.predict.measured import predict_result
+from common.predict.measured import left_out, predict_result
 from common.predict.memory import smallest_that_fits
 from common.predict.shapes import bytes_of_config, bytes_per_weight, check_dtype, find_shape
 from common.predict.wanted import Ask
@@ -81,25 +83,28 @@ class Options:
 
 def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
-    options = tyro.cli(Options, description="\n".join(f" {line}" for line in (__doc__ or "").splitlines()))
+    options = tyro.cli(Options, description="\n".join(f" {line}" for line in typed(__doc__ or "").splitlines()))
     try:
         result = result_file(options.measured)
         return before_a_run(options) if result is None else after_a_run(result, options)
     except BrokenPipeError:
         raise  # who read has left, and wants no message
     except (ValueError, OSError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {typed(str(error))}", file=sys.stderr)
         return BAD_INPUT
 
 
 def after_a_run(path: Path, options: Options) -> int:
     """Predicted beside measured, for every plan of a result."""
-    found = predict_result(load_result(path), stored_priors())
+    result = load_result(path)
+    found = predict_result(result, stored_priors())
     usual = Options()
     unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
     if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
         print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
     print("\n".join(beside_lines(found)))
+    if invalid := left_out(result):
+        print(f"Left out, their client is INVALID: {', '.join(invalid)}.")
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))
     return 0
 

@@ -93,7 +93,7 @@ class Options:
             raise InputError("--tp needs at least one size, as in --tp 1 2 4")
         for text in self.tp:
             if not re.fullmatch(r"\d{1,4}", text) or int(text) < 1:
-                raise InputError(f"--tp {text}: a tensor-parallel size is a whole number from 1, as in --tp 1 2 4")
+                raise InputError(f"--tp {text}: a tensor-parallel size is a number from 1 to 9999, as in --tp 1 2 4")
         return sorted({int(text) for text in self.tp})
 
     def check(self) -> None:
@@ -103,6 +103,8 @@ class Options:
             InputError: a number out of its range.
         """
         self.tp_sizes()
+        if self.model is not None and not self.model.strip():
+            raise InputError("--model: the name is empty; leave the option out for the default, or name a model")
         if self.repeats is not None and self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: at least 1 is needed")
         if self.seed < 0:

@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.analysis.scaling.rows import is_invalid, scaling_rows
+from common.analysis.scaling.rows import is_invalid, scaling_rows, standing
 from common.analysis.verification.judgement import verified
 from common.machine.folders import WEEK, from_here, typed
 from common.store.schema import Result
 
 
-def print_last_line(path: Path | None, status: str, summary: dict[str, Any]) -> None:
-    """Write `{"result": <absolute path>, "status": ..., "summary": {...}}`."""
-    document = {"result": None if path is None else str(path), "status": status, "summary": summary}
+def print_last_line(path: Path | None, status: str, summary: dict[str, Any], client: str = "") -> None:
+    """Write `{"result": <absolute path>, "status": ..., "summary": {...}}`; `"client"` is in it where it is named."""
+    judged = {"client": client} if client else {}
+    document = {"result": None if path is None else str(path), "status": status, **judged, "summary": summary}
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
@@ -67,7 +68,7 @@ def scaling_summary(result: Result) -> dict[str, Any]:
             "low": gained.low if gained else None,
             "high": gained.high if gained else None,
         }
-        summary[row.case.id] = {"status": row.case.status} | {
+        summary[row.case.id] = standing(row.case) | {
             name: round(value, 4) for name, value in numbers.items() if value is not None
         }
     return summary

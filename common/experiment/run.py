@@ -100,7 +100,10 @@ def _measure(experiment: Experiment, options: Options, prepared: Prepared) -> in
         sys.stdout.writelines(f"report: {path}\n" for path in written)
     sys.stdout.write(f"result: {paths.json}\n")
     report.print_last_line(
-        paths.json, "failed" if report.nothing_came(result) else result.status, experiment.summary(result)
+        paths.json,
+        "failed" if report.nothing_came(result) else result.status,
+        experiment.summary(result),
+        client="INVALID" if report.nothing_comparable(result) else "",
     )
     return code
 

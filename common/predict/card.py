@@ -23,7 +23,7 @@ ALIKE = 0.9  # plans with this share of the best one's tokens per device are as 
 
 @dataclass(frozen=True)
 class Range:
-    """A predicted value and the interval in which four of five held-out measurements lay."""
+    """A predicted value and the interval in which at least four of five held-out measurements lay."""
 
     value: float
     low: float

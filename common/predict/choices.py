@@ -43,8 +43,9 @@ def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     room = {plan: fit(ask.shape, ask.hardware, plan, ask.bytes_per_weight).kv_tokens for plan in plans}
     most = max(room, key=lambda plan: (room[plan], -plan.devices))
     missing = (length - room[most]) * kv_bytes_per_token(ask.shape, most) / 1e9
-    left = room[most] - ask.output_tokens
-    shorter = f"--input-tokens up to {left}" if left > 0 else f"prompt and answer of {room[most]} tokens together"
+    usable = min(room[most], ask.shape.max_position_embeddings)  # more the model does not take
+    left = usable - ask.output_tokens
+    shorter = f"--input-tokens up to {left}" if left > 0 else f"prompt and answer of {usable} tokens together"
     return (
         f"the model fits on {ask.hardware.name}, the KV cache of one request does not: {length} tokens, and {most} has"
         f" room for {room[most]}, {missing:.1f} GB short on each device; {_would_hold(ask, length)}; on {most},"

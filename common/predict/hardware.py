@@ -22,12 +22,13 @@ NAME_WORDS = re.compile(  # what may stand beside a card's own name and make it 
     r"nvidia|amd|instinct|geforce|tesla|quadro|rtx|tensor|core|gpu|gpus|ada|generation|blackwell|pro|server|workstation"
     r"|edition|sxm[2-6]?|pcie|pci|oam|hbm[23]?e?|gb|gib|x"
 )
+NEAR = 0.4  # of difflib's likeness: below it no known name resembles what was typed
 SAME_MEMORY = 0.1  # a size in a card's name is nominal: 80GB of 79.6 GiB, 192GB of 179
 EAGER_START_S = 44e-6  # of an all-reduce launched from Python on A100 (AIConfigurator's measured tables)
 
 
 class UnknownHardwareError(ValueError):
-    """No figures are kept for this accelerator; the message names the nearest three."""
+    """No figures are kept for this accelerator; the message names the nearest three, or all where none is near."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def find_exactly(name: str) -> Hardware:
     """The accelerator that a person names; nothing may be left over in the name that could mean another one ("H1000").
 
     Raises:
-        UnknownHardwareError: none is meant, or perhaps another; the message names the nearest three.
+        UnknownHardwareError: none is meant, or perhaps another; the message is as of `find`.
     """
     found = find(name)
     left = name.lower()
@@ -149,8 +150,11 @@ def all_reduce_table(hardware: Hardware, devices: int, path: str = "custom") -> 
 
 
 def _unknown(name: str) -> UnknownHardwareError:
-    near = difflib.get_close_matches(name, list(_entries()["gpus"]), 3, 0)
-    return UnknownHardwareError(f"GPU '{name[:80]}' is unknown; the nearest known are {', '.join(near)}")
+    known = {one.lower(): one for one in _entries()["gpus"]}
+    near = [known[one] for one in difflib.get_close_matches(name.lower(), known, 3, 0)]
+    alike = difflib.get_close_matches(name.lower(), known, 1, NEAR)
+    told = f"the nearest known are {', '.join(near)}" if alike else f"known are {', '.join(known.values())}"
+    return UnknownHardwareError(f"GPU '{name[:80]}' is unknown; {told}")
 
 
 def _link(hardware: Hardware) -> float:

@@ -70,6 +70,9 @@ def predict_result(result: Result, priors: Priors, calibrating: Sequence[Paralle
         NotPredictableError: no cases, no figures of the devices, or nothing to calibrate with.
     """
     cases = [case for case in result.cases if _usable(case)]
+    if not cases and (invalid := left_out(result)):
+        named = ", ".join(invalid)
+        raise NotPredictableError(f"the client is INVALID in all that was measured ({named}): measure again")
     if not cases:
         raise NotPredictableError(
             "the result has no measured case of fixed, weak, saturated or ladder curves; these measure them: python"
@@ -204,10 +207,22 @@ def _base(cases: Sequence[Case], case: Case) -> int | None:
     return next(iter(same or of_base), None)
 
 
+def left_out(result: Result) -> list[str]:
+    """Cases that are neither predicted nor calibrate because their client is INVALID, by id."""
+    return [case.id for case in result.cases if _fair(case) and not _believed(case)]
+
+
 def _usable(case: Case) -> bool:
+    return _fair(case) and _believed(case)
+
+
+def _believed(case: Case) -> bool:
+    return case.client is None or case.client.word != "INVALID"
+
+
+def _fair(case: Case) -> bool:
     measured = case.status == "ok" and bool(_rates(case))
-    believed = case.client is None or case.client.word != "INVALID"
-    fair = believed and case.curve in (*CURVES, SLOWED) and "oversubscribed" not in case.flags
+    fair = case.curve in (*CURVES, SLOWED) and "oversubscribed" not in case.flags
     fair = fair and getattr(case, "model", None) is None  # cases of another model than the run's say which
     return measured and fair and isinstance(case.arrivals, ClosedLoop)
 

@@ -94,4 +94,5 @@ def write_archive(folder: Path, target: Path, check: Callable[[Path], None], rep
 
 def _refuse_existing(target: Path, replace: bool) -> None:
     if target.exists() and not (replace and target.is_file()):
-        raise StoreError(f"{target} is there already; choose another with --to, or replace it with --force")
+        another = "choose another with --to (in make: TO=x.zip)"
+        raise StoreError(f"{target} is there already; {another}, or replace it with --force")

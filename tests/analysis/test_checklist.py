@@ -22,6 +22,7 @@ from common.analysis.learning.cost import note_price, price_file
 from common.analysis.learning.evidence import gather
 from common.analysis.learning.self_test import answers_file, self_test, store_answers
 from common.analysis.learning.shown import verified_plans
+from common.core.verdict import Verdict
 from common.experiment.loss import shows_loss
 from common.store.files import save
 from common.store.schema import CaseError, Check, Result
@@ -315,12 +316,44 @@ def test_a_copy_of_a_committed_reference_ticks_nothing(results: Path) -> None:
     ]
 
 
+def test_practice_on_the_bare_server_ticks_nothing_and_displaces_nothing(results: Path) -> None:
+    put(results, concurrent())
+    practised = replace(concurrent(), config={"model": "bare", "external": True})
+    put(results, practised, "20270101T000000Z-server-bare")
+    found = items(results)["concurrency"]
+    assert found.file is not None and found.file.name == f"{STEM}.json"
+    found.file.unlink()
+    found = items(results)["concurrency"]
+    assert found.state == OPEN and "practise" in found.problems[0]
+
+
 def test_one_curve_is_not_enough(results: Path) -> None:
     put(results, result([case(TP1, "fixed", 1, [10.0, 11.0]), case(TP2, "fixed", 1, [15.0, 16.0])]))
     found = items(results)
     assert found["scaling"].state == OPEN
     assert "only the fixed curve" in found["scaling"].problems[0]
     assert found["compared"].state == DONE
+
+
+def test_what_was_measured_by_an_invalid_client_is_not_said_to_be_missing(results: Path) -> None:
+    read = full()
+    for one in read.cases:
+        if one.curve in ("fixed", "weak") and one.repeats:
+            one.client = Verdict("INVALID", ["the event loop stood still"], "end other programs and measure again")
+    put(results, read)
+    found = items(results)
+    assert found["scaling"].problems == [
+        f"{STEM}.json: the client was INVALID in tp1/fixed/c1, tp2/fixed/c1, tp1x2/fixed/c1, tp1/fixed/c16 and 4 more;"
+        " end other programs and measure again; tp1x2/saturated/c16 failed: no memory for the second replica"
+    ]
+    assert "the client was INVALID in tp1/fixed/c1" in found["compared"].problems[0]
+
+
+def test_an_invalid_client_is_no_reason_where_nothing_was_split(results: Path) -> None:
+    alone = case(TP1, "fixed", 1, [10.0, 11.0])
+    alone.client = Verdict("INVALID", ["the event loop stood still"], "measure again")
+    put(results, result([alone]))
+    assert items(results)["scaling"].problems == [f"{STEM}.json: no plan over several devices was measured"]
 
 
 def test_an_older_sound_result_counts_where_a_newer_one_is_broken(results: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.analysis.learning.configuration import NOTES, configuration, documented, write_configuration
+from common.core.verdict import Verdict
 from common.store.files import save
 from common.store.schema import Result
 from tests.analysis.planted import TP1, TP2, X2, case, full, result
@@ -30,6 +31,21 @@ def test_each_goal_has_its_plan() -> None:
     assert table[2] == "| most from each device | tp1 | 32 streams | 120 tok/s per device | - |"
     assert "At $1.20 per hour tp2 costs $1.667 per million output tokens at 64 streams." in text
     assert any(line.startswith("vllm serve qwen2-9m --tensor-parallel-size 2") for line in lines)
+
+
+def test_what_an_invalid_client_measured_is_no_finding_and_is_said_to_be_left_out() -> None:
+    read = full()
+    for one in read.cases:
+        if one.plan == TP2 and one.repeats:
+            one.client = Verdict("INVALID", ["the event loop stood still"], "measure again")
+    text = configuration(read, "x.json")
+    assert (
+        "| shortest time per token | tp1 | 1 stream | 32.3 ms per token | tp1x2 (left out, their client INVALID: tp2) |"
+        in text
+    )
+    assert "| 120 tok/s per device | - (left out, their client INVALID: tp2) |" in text
+    assert "- No plan splits a decoding step under a client to be believed." in text
+    assert "- tp1 saturates at 32 streams (120 tok/s)." in text, "and nothing of tp2"
 
 
 def test_replicas_are_served_one_by_one() -> None:

@@ -62,6 +62,9 @@ def test_no_sizes_are_an_input_error() -> None:
     ("arguments", "named"),
     [
         (["--tp", "0"], "--tp 0"),
+        (["--tp", "1000000"], "from 1 to 9999"),
+        (["--model", ""], "--model: the name is empty"),
+        (["--model", " "], "--model: the name is empty"),
         (["--tp", "-1"], "--tp -1"),
         (["--tp", "abc"], "--tp abc"),
         (["--tp", "1.5"], "--tp 1.5"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from common.analysis.concurrency.table import concurrency_summary
+from common.analysis.fairness.table import fairness_summary
 from common.analysis.frames import latest_reference, load_sound
 from common.core.verdict import Verdict
 from common.experiment.options import parse
-from common.experiment.report import nothing_comparable, print_next_step
+from common.experiment.report import nothing_comparable, print_last_line, print_next_step, scaling_summary
 from common.machine.folders import WEEK
 from tests.analysis.pairs import judged, side
 from tests.experiment.script import load_script
@@ -26,6 +29,20 @@ def test_a_run_of_invalid_rows_says_that_nothing_is_comparable(capsys: pytest.Ca
         "nothing comparable was measured: the client is INVALID in every row (the event loop stood still). End other"
         " programs, and give the same command again.\n"
     )
+
+
+def test_the_last_line_tells_whose_client_is_not_to_be_believed(capsys: pytest.CaptureFixture[str]) -> None:
+    made = side()
+    first, second = (case.id for case in made.cases[:2])
+    judged("VALID")(made.cases[1])
+    judged("INVALID", "the event loop stood still")(made.cases[0])
+    for summary in (scaling_summary(made), concurrency_summary(made), fairness_summary(made)):
+        assert summary[first]["client"] == "INVALID"
+        assert "client" not in summary[second]
+    print_last_line(None, "complete", {})
+    print_last_line(None, "complete", {}, client="INVALID")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("client") for line in lines] == [None, "INVALID"]
 
 
 def test_what_was_verified_needs_no_rates() -> None:

@@ -59,6 +59,14 @@ def test_a_whole_run(script: Script, world: World, results: Path) -> None:
     assert f"result: {last['result']}" in outcome.out
 
 
+def test_a_run_without_a_believable_row_says_so_in_its_last_line(
+    script: Script, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.experiment.report.is_invalid", lambda _: True)
+    outcome = script(*FIXED, "--tp", "1", "--results-dir", str(results))
+    assert (outcome.code, outcome.last["status"], outcome.last["client"]) == (0, "complete", "INVALID")
+
+
 def test_the_whole_configuration_is_saved(script: Script, results: Path) -> None:
     script(*FIXED, "--results-dir", str(results), "--seed", "7", "--tp", "1")
     config = the_result(results).config

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from common.core.plan import ParallelPlan
 from common.predict.choices import nothing_fits, plans_of
@@ -10,6 +11,7 @@ from common.predict.shapes import find_shape
 from common.predict.wanted import Ask
 
 DENSE, EXPERTS = find_shape("Llama-3.1-70B")[0], find_shape("Qwen3-30B-A3B")[0]
+UNBOUNDED = replace(DENSE, max_position_embeddings=10**9)  # memory alone bounds its prompts
 
 
 def named(count: int, least: int, experts: bool = False) -> list[str]:
@@ -31,7 +33,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 def test_a_request_too_long_is_told_from_a_model_too_large() -> None:
     """80 layers, two of 8 KV heads of 128 a device: 82 kB a token, and 1,000,128 tokens are 82 GB."""
-    ask = Ask(DENSE, find("H100"), 2.0, 1_000_000, 128, 32)
+    ask = Ask(UNBOUNDED, find("H100"), 2.0, 1_000_000, 128, 32)
     said = nothing_fits(ask, [ParallelPlan(tp=4)])
     assert said.startswith("the model fits on H100-80GB-SXM, the KV cache of one request does not: 1000128 tokens")
     room = fit(DENSE, find("H100"), ParallelPlan(tp=4), 2.0).kv_tokens
@@ -53,6 +55,6 @@ def test_plans_that_do_not_divide_say_nothing_of_what_is_missing() -> None:
 
 
 def test_an_answer_that_alone_is_too_long() -> None:
-    ask = Ask(DENSE, find("H100"), 2.0, 1, 10**9, 32)
+    ask = Ask(UNBOUNDED, find("H100"), 2.0, 1, 10**9, 32)
     room = fit(DENSE, find("H100"), ParallelPlan(tp=4), 2.0).kv_tokens
     assert f"prompt and answer of {room} tokens together would fit" in nothing_fits(ask, [ParallelPlan(tp=4)])

@@ -129,7 +129,7 @@ def test_nothing_of_the_zip_tells_when_or_by_whom(tmp_path: Path) -> None:
 def test_a_zip_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     folder, target = folder_with(tmp_path, NAME), tmp_path / "share.zip"
     target.write_bytes(b"mine")
-    with pytest.raises(StoreError, match=r"is there already; choose another with --to, or replace it with --force"):
+    with pytest.raises(StoreError, match=r"choose another with --to \(in make: TO=x.zip\), or replace it with --force"):
         write_archive(folder, target, accept)
     assert target.read_bytes() == b"mine"
     write_archive(folder, target, accept, replace=True)

@@ -155,7 +155,7 @@ def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path
         (("--input-tokens", "77"), "nothing was measured under load that counts here (loads of 32 tokens in, 32 out)"),
         (("--model", "another"), "it is of the model synthetic"),
         (("--results", "gone.json"), "cannot read gone.json"),
-        (("--model", "Llama-3-8B", "--gpu", "Z9"), "the nearest known are"),
+        (("--model", "Llama-3-8B", "--gpu", "Z9"), "GPU 'Z9' is unknown; known are "),
         (("--model", "mystery", "--gpu", "H100"), "give a config.json"),
         (("--gpu", "H100"), "it was measured on 2 x SYNTHETIC"),
     ],

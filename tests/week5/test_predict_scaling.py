@@ -104,6 +104,42 @@ def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     assert "Low confidence" in done.out
 
 
+def test_no_longer_prompt_is_advised_than_the_model_takes(run: Script, tmp_path: Path) -> None:
+    config = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+    config |= {"num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run("--model", str(tmp_path), "--gpu", "L40S", "--input-tokens", "100000000", "--output-tokens", "768")
+    assert done.code == 2
+    assert "--input-tokens up to 32000 would fit" in done.err
+
+
+def test_rows_of_an_invalid_client_are_named(run: Script, tmp_path: Path) -> None:
+    (reference,) = REFERENCE.glob("*.json")
+    content = json.loads(reference.read_text())
+    verdict = {"word": "INVALID", "reasons": ["the event loop stood still"], "remedy": "measure again"}
+    for case in content["cases"]:
+        if case["id"] == "tp1/weak/c8":
+            case["client"] = verdict
+    path = tmp_path / reference.name
+    path.write_text(json.dumps(content))
+    done = run("--measured", str(path))
+    assert done.code == 0, done.err
+    assert "Left out, their client is INVALID: tp1/weak/c8." in done.out
+    for case in content["cases"]:
+        case["client"] = verdict
+    path.write_text(json.dumps(content))
+    done = run("--measured", str(path))
+    assert done.code == 2
+    assert done.err.startswith("error: the client is INVALID in all that was measured (tp1/fixed/c1, ")
+
+
+def test_the_examples_work_where_they_are_read(run: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(SCRIPTS.parent)
+    assert " python week5/predict_scaling.py --model" in run("--help").out
+    monkeypatch.chdir(SCRIPTS)
+    assert " python predict_scaling.py --model" in run("--help").out
+
+
 def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(run: Script) -> None:
     done = run("--model", "qwen2-126m", "--gpu", "nvidia h100 80gb hbm3", "--concurrency", "4096", "--counts", "1", "8")
     assert done.code == 0, done.err
@@ -122,7 +158,9 @@ def test_the_header_names_the_card_and_whose_ttft_it_is_and_columns_stay_apart(r
     ("arguments", "said"),
     [
         (["--model", "Llama-3.1-70B", "--gpu", "T4"], "tp16 would hold it"),
-        (["--model", "Llama-3-8B", "--gpu", "Z9"], "the nearest known are"),
+        (["--model", "Llama-3-8B", "--gpu", "Z9"], "known are"),
+        (["--model", "Llama-3-8B", "--gpu", "banana"], "is unknown; known are "),
+        (["--model", "Llama-3-8B", "--gpu", "h1000"], "the nearest known are H800-80GB, H100-80GB-SXM"),
         (["--model", "mystery", "--gpu", "H100"], "give a config.json"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--input-tokens", "0"], "1 is the least"),
         (["--model", "Llama-3-8B", "--gpu", "H100", "--output-tokens", "-4"], "1 is the least"),

@@ -19,7 +19,7 @@ from common.analysis.concurrency.rows import (
     found,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid, sampling_unit
+from common.analysis.scaling.rows import is_invalid, sampling_unit, standing
 from common.analysis.scaling.table import framed, say, stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
@@ -67,7 +67,7 @@ def shown(result: Result) -> pd.DataFrame:
 
 def concurrency_summary(result: Result) -> dict[str, Any]:
     """Numbers of every case by its id, and of every plan its knee and what a batch gains."""
-    summary: dict[str, Any] = {case.id: {"status": case.status} for case in result.cases}
+    summary: dict[str, Any] = {case.id: standing(case) for case in result.cases}
     for row in measured(result):
         numbers = {
             "output_throughput": row.throughput.value,

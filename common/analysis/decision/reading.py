@@ -78,7 +78,7 @@ def doubts(decision: Decision) -> list[str]:
             f"{PREDICTED} rows were not measured. Their times are means, not those of nine requests of ten: the time to"
             " the first token is that of 1 client, the time per token that of the row's clients at the rate that is"
             " counted on (Little's law), so it is longer than at the rate that is expected. The rates that are counted"
-            " on are the low ends of intervals in which four of five held-out measurements lay."
+            " on are the low ends of intervals in which at least four of five held-out measurements lay."
         )
     bursts = [load for load in counted if load.is_burst]
     if any(not load.by_clock for load in counted if load not in bursts):

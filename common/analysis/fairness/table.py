@@ -19,7 +19,7 @@ from common.analysis.fairness.reading import (
     variant_of,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid, sampling_unit
+from common.analysis.scaling.rows import is_invalid, sampling_unit, standing
 from common.analysis.scaling.table import framed, say, stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
@@ -57,7 +57,7 @@ def fairness_shown(result: Result) -> pd.DataFrame:
 
 def fairness_summary(result: Result) -> dict[str, Any]:
     """Every case's p99 slowdowns with interval, and every comparison's changes."""
-    summary: dict[str, Any] = {case.id: {"status": case.status} for case in result.cases}
+    summary: dict[str, Any] = {case.id: standing(case) for case in result.cases}
     for case in mixes(result):
         for one in classes_of(case):
             for metric in ("ttft", "e2el"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.analysis.frames import RESULTS, load_sound, results_under
 from common.core.plural import plural
+from common.load.bare.answer import MODEL as BARE
 from common.store.files import RESULT_NAME, StoreError
 from common.store.schema import Result
 
@@ -92,6 +93,9 @@ def gather(results: Path) -> Evidence:
             evidence.unreadable.append((path, line))
         elif result.run_id in committed:
             line = f"{path.name} is a copy of a committed reference; what you measure yourself counts"
+            evidence.unreadable.append((path, line))
+        elif result.config.get("external") and result.config.get("model") == BARE:
+            line = f"{path.name} is of the lab's bare server, to practise on: no engine was measured"
             evidence.unreadable.append((path, line))
         elif not has_sound_numbers(result):
             line = f"{path.name} holds numbers that the lab does not write; measure again"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from common.analysis.concurrency.rows import who
 from common.analysis.fairness.reading import compared, mixes, variant_of
 from common.analysis.learning.evidence import Shown
 from common.analysis.plans.goals import GOALS, recommend
 from common.analysis.scaling.reading import interval, machine, streams
-from common.analysis.scaling.rows import ScalingRow, by_model, is_invalid, samples, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, by_model, is_invalid, samples, scaling_cases, scaling_rows
 from common.core.arrivals import ClosedLoop
 from common.core.knee import FEWEST_POINTS
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.core.stats import ratio
 from common.store.schema import Case, Result
+
+NAMED = 4  # INVALID cases; the result's own table marks them all
 
 
 def verified_plans(result: Result) -> list[ParallelPlan]:
@@ -64,7 +67,8 @@ def shows_concurrency(result: Result) -> Shown:
             return Shown(
                 f"{name}: {min(rates_at)} to {streams(max(rates_at))}, most {rates_at[most]:.0f} tok/s at {most}"
             )
-    return Shown(missing=f"nothing was measured at {FEWEST_POINTS} concurrencies, which a knee takes")
+    closed = [case for case in result.cases if isinstance(case.arrivals, ClosedLoop)]
+    return _missing(closed, f"nothing was measured at {FEWEST_POINTS} concurrencies, which a knee takes")
 
 
 def shows_mixed_load(result: Result) -> Shown:
@@ -75,7 +79,7 @@ def shows_mixed_load(result: Result) -> Shown:
         said = f"{change.request_class} requests' {change.name} {interval(change.ratio)}x{unresolved}"
         return Shown(f"{case.plan}, {words[0].lower()}{words[1:]}: {said}")
     measured = ", ".join(dict.fromkeys(variant_of(case) for case in mixes(result))) or "none"
-    return Shown(missing=f"no two engines could be compared (measured: {measured})")
+    return _missing(mixes(result), f"no two engines could be compared (measured: {measured})")
 
 
 def shows_scaling(result: Result) -> Shown:
@@ -83,8 +87,9 @@ def shows_scaling(result: Result) -> Shown:
     rows = _split_rows(result)
     curves = {row.curve for row in rows}
     if len(curves) < 2:
-        only = f"only the {curves.pop()} curve was" if curves else "no plan over several devices was"
-        return Shown(missing=f"{only} measured")
+        only = f"only the {next(iter(curves))} curve was" if curves else "no plan over several devices was"
+        others = [case for case in scaling_cases(result) if case.curve not in curves]
+        return _missing(_where_split(others), f"{only} measured")
     row = max((row for row in rows if row.curve != "weak"), key=_gain, default=rows[0])
     assert row.speedup is not None and row.efficiency is not None
     return Shown(f"{row.case.plan} {interval(row.speedup)}x, {row.efficiency.value:.0%} of each device ({row.curve})")
@@ -104,7 +109,8 @@ def shows_comparison(result: Result) -> Shown:
             f"{row.case.plan} against {base.case.plan} at {streams(row.load)}: {interval(row.speedup)}x the tokens"
             f"{wait}{', unresolved' if row.unresolved else ''}"
         )
-    return Shown(missing="no single device stands beside several at the same load")
+    fixed = [case for case in result.cases if case.curve == "fixed"]
+    return _missing(_where_split(fixed), "no single device stands beside several at the same load")
 
 
 def shows_plans(result: Result) -> Shown:
@@ -117,6 +123,24 @@ def shows_plans(result: Result) -> Shown:
     if not alike or not best:
         return Shown(missing="no two plans for the same devices were measured")
     return Shown(f"{plural(len(measured), 'plan')}; best: {', '.join(best)}")
+
+
+def _missing(cases: Iterable[Case], otherwise: str) -> Shown:
+    """What was measured and is INVALID is not missing for want of measuring: it is said first."""
+    invalid = [case for case in cases if is_invalid(case)]
+    if not invalid:
+        return Shown(missing=otherwise)
+    named = ", ".join(case.id for case in invalid[:NAMED])
+    more = f" and {len(invalid) - NAMED} more" if len(invalid) > NAMED else ""
+    client = invalid[0].client
+    assert client is not None, "it is INVALID"
+    return Shown(missing=f"the client was INVALID in {named}{more}; {client.remedy or 'measure again'}")
+
+
+def _where_split(cases: list[Case]) -> list[Case]:
+    """Cases of the curves that a plan over several devices was measured on: elsewhere no client decides anything."""
+    curves = {case.curve for case in cases if case.plan.tp > 1 and case.repeats}
+    return [case for case in cases if case.curve in curves]
 
 
 def _rivals(plan: ParallelPlan, other: ParallelPlan) -> bool:

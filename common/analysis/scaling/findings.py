@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
 from common.analysis.scaling.reading import streams
-from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows, where
+from common.analysis.scaling.rows import ScalingRow, communication_share, is_invalid, scaling_rows, where
 from common.store.schema import Result
+
+BELIEVED = " under a client to be believed"
 
 
 def conclusions(result: Result) -> list[str]:
@@ -47,17 +49,19 @@ def saturation_finding(result: Result) -> str:
     """Where the smallest and the largest plan stop gaining from more load."""
     curves = [curve for curve in load_curves(result) if curve.saturated]
     if not curves:
-        return "No plan was driven to saturation"
+        tried = any(case.curve == "saturated" and is_invalid(case) for case in result.cases)
+        return f"No plan was driven to saturation{BELIEVED if tried else ''}"
     largest = max(curves, key=lambda curve: (curve.plan.devices, curve.plan.tp))
     return "; ".join(map(_saturates, [curves[0]] if largest is curves[0] else [curves[0], largest]))
 
 
 def step_finding(result: Result) -> str:
     """How a decoding step changes from the base to the largest TP, and what all-reduces have to do with it."""
-    rows = step_rows(result)
+    rows = [row for row in step_rows(result) if not is_invalid(row.case)]
     split = [row for row in rows if row.case.plan.tp > 1]
     if not split:
-        return "No plan splits a decoding step"
+        tried = any(row.case.plan.tp > 1 for row in step_rows(result))
+        return f"No plan splits a decoding step{BELIEVED if tried else ''}"
     row = max(split, key=lambda row: (row.load, row.case.plan.tp))
     base = next((other for other in rows if other.is_base and other.load == row.load), None)
     text = f"At {streams(row.load)} a decoding step takes "

@@ -171,6 +171,12 @@ def is_invalid(case: Case) -> bool:
     return case.client is not None and case.client.word == "INVALID"
 
 
+def standing(case: Case) -> dict[str, str]:
+    """For the last line: the case's status and, where that is not VALID, `client`, the word of the client's verdict."""
+    verdict = case.client
+    return {"status": case.status} | ({} if verdict is None or verdict.word == "VALID" else {"client": verdict.word})
+
+
 def group(case: Case) -> float:
     """Cases of a curve with the same number are compared: same load, own best load (0), or same load per device."""
     if case.curve in ("saturated", "pinned"):
