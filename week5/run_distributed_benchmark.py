@@ -135,7 +135,8 @@ def latency(options: EveningOptions, model: Model, machine: Machine) -> Listed:
     grown = [(4, 1), (16, 1), (1, 4)]
     wanted = [(longer_in * lengths.input_tokens, longer_out * lengths.output_tokens) for longer_in, longer_out in grown]
     fitting = dict.fromkeys((min(prompt, most - answer), answer) for prompt, answer in wanted)
-    turns, repeats = (2, 3) if options.preset == "smoke" else (5, 2)
+    turns, usual = (2, 3) if options.preset == "smoke" else (5, 2)
+    repeats = options.repeats or usual
 
     def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
         found = []
@@ -167,7 +168,7 @@ def sequences(options: EveningOptions, model: Model, machine: Machine) -> Listed
     fitting = [plan for plan in plans(options, model) if plan.devices <= len(machine.devices)][-1:]
 
     def of_plan(plan: ParallelPlan) -> list[LoadSpec]:
-        made = LoadSpec(plan, "sequences", 128, lengths, 5, 2, flags_of(plan, options, machine))
+        made = LoadSpec(plan, "sequences", 128, lengths, 5, options.repeats or 2, flags_of(plan, options, machine))
         limits = (8, 32, 128)
         return [replace(made, curve=f"max_num_seqs-{most}", changed=(("max_num_seqs", most),)) for most in limits]
 

@@ -33,10 +33,11 @@ def the_result(results: Path) -> tuple[Path, Result]:
 
 @pytest.mark.slow
 def test_each_engine_is_started_once_for_all_parts(script: Script, world: World, results: Path) -> None:
-    outcome = script(*SMALL, *LOADS, "--max-minutes", "600", "--results-dir", str(results))
+    outcome = script(*SMALL, *LOADS, "--repeats", "2", "--max-minutes", "600", "--results-dir", str(results))
     assert outcome.code == 0, outcome
     path, result = the_result(results)
     assert result.status == "complete" and all(case.status == "ok" for case in result.cases)
+    assert {len(case.repeats) for case in result.cases if case.curve != "ladder"} == {2}, "in every part"
     settings = [(plan, made.max_num_seqs) for (plan, _), made in zip(world.starts, world.settings, strict=True)]
     assert settings == [("tp1", 256), ("tp2", 256), ("tp2", 8), ("tp2", 32), ("tp2", 128)]
     curves = {case.curve.partition("-")[0] for case in result.cases}

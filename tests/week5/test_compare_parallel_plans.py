@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 def test_the_script_at_its_smallest(real_script: Callable[[str], Script], tmp_path: Path) -> None:
     """An uneven pipeline and experts on two devices, each beside its own base."""
     small = ["--model", "qwen2-9m", "--plans", "tp1", "pp5+3", "tp2ep", "--concurrency", "2", "--repeats", "2"]
-    small += ["--input-tokens", "16", "--output-tokens", "8", "--goal", "memory", "--results-dir", str(tmp_path)]
+    small += ["--input-tokens", "16", "--output-tokens", "4", "--goal", "memory", "--results-dir", str(tmp_path)]
     said = real_script("compare_parallel_plans")(*small, *ENGINE_ARGS)
     assert said.code == 0, said.err
     last = said.last

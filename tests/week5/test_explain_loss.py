@@ -20,7 +20,7 @@ def test_a_delay_of_each_all_reduce_is_found_again(real_script: Callable[[str], 
     tenth is for the larger one.
     """
     words = ["--model", "qwen2-9m", "--tp", "1", "2", "--concurrency", "4", "--delay-us", "2000"]
-    words += ["--output-tokens", "32", "--repeats", "2", "--results-dir", str(tmp_path)]
+    words += ["--output-tokens", "16", "--repeats", "2", "--results-dir", str(tmp_path)]
     done = real_script("explain_loss")(*words, *ENGINE_ARGS)
     assert done.code == 0, done.err
     last = done.last

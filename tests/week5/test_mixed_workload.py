@@ -12,8 +12,8 @@ from tests.experiment.script import Script
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-# With the smallest model a prompt of 3,800 tokens holds everything up for about a second
-PLANTED = ("--long-tokens", "3800", "--short-rate", "8", "--seconds", "1.5")
+# With the smallest model a prompt of 2,600 tokens holds everything up for more than half a second
+PLANTED = ("--long-tokens", "2600", "--short-rate", "8", "--seconds", "1.5")
 
 
 def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(

@@ -30,7 +30,7 @@ def run(script: Script, results: Path, *arguments: str) -> tuple[dict[str, Any],
 
 def test_on_engines_that_it_starts(real_script: Callable[[str], Script], tmp_path: Path) -> None:
     words = ("--model", "qwen2-9m", "--tp", "1", "--concurrency", "1", "4", "--repeats", "2", "--rate", "20")
-    last, cases = run(real_script(NAME), tmp_path, *words, "--requests", "24", *ENGINE_ARGS)
+    last, cases = run(real_script(NAME), tmp_path, *words, "--requests", "16", *ENGINE_ARGS)
     assert last["status"] == "complete"
     assert list(cases) == ["tp1/closed/c1", "tp1/closed/c4", "tp1/open/r20", "tp1/batch/n16", "tp1/batch-offline/n16"]
     offline = cases.pop("tp1/batch-offline/n16")
