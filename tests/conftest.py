@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from common.engines.engine import Engine
 from common.engines.vllm_engine import vllm_is_installed
@@ -18,6 +19,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # jsonschema, and with it nbformat, would build a grammar of addresses when imported: two seconds in every worker.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
+# What stands in a test's way is another test on the same core: how long an example took says nothing.
+settings.register_profile("lab", deadline=None)
+settings.load_profile("lab")
 
 NEEDS_VLLM = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed (make setup, Linux)")
 

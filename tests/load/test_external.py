@@ -137,7 +137,7 @@ def test_with_a_rate_only_the_clock_sends(script: Script, golden: GoldenServer) 
     assert outcome.code == 0, outcome
     (one,) = the_result().cases
     assert one.id == "server/open/r100" and one.repeats[0]["num_prompts"] == 40
-    assert one.repeats[0]["duration"] == pytest.approx(0.4, abs=0.1)
+    assert 0.35 < one.repeats[0]["duration"] < 4, "0.4 s by the clock; a busy machine answers late"
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(
