@@ -130,8 +130,8 @@ def _disagreement(first: Result, other: Result) -> str:
 
 
 def _of_the_engine(difference: Difference) -> bool:
-    """Not the loads that were asked for, which are told apart one by one, nor the client's own calibration."""
-    measures_alike = ("client.", "option ", "workload.", "flag ")
+    """Not the loads that were asked for, which are told apart one by one, nor what is only shown."""
+    measures_alike = ("option ", "workload.", "flag ")
     if difference.only_shown or difference.factor in ("workload", "method"):
         return False
     return not difference.name.startswith(measures_alike)
