@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.analysis.scaling.rows import is_invalid, scaling_rows, standing
+from common.analysis.scaling.rows import scaling_rows, standing
 from common.analysis.verification.judgement import verified
 from common.machine.folders import WEEK, from_here, typed
 from common.store.schema import Result
@@ -30,7 +30,7 @@ def nothing_came(result: Result) -> bool:
 def nothing_comparable(result: Result) -> str:
     """A line where every row that was measured is INVALID, else nothing; what is verified needs no rates."""
     measured = [case for case in result.cases if case.repeats]
-    if not measured or verified(result) or not all(is_invalid(case) for case in measured):
+    if not measured or verified(result) or not all(case.is_invalid for case in measured):
         return ""
     client = measured[0].client
     assert client is not None, "it is INVALID"

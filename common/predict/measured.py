@@ -209,15 +209,11 @@ def _base(cases: Sequence[Case], case: Case) -> int | None:
 
 def left_out(result: Result) -> list[str]:
     """Cases that are neither predicted nor calibrate because their client is INVALID, by id."""
-    return [case.id for case in result.cases if _fair(case) and not _believed(case)]
+    return [case.id for case in result.cases if _fair(case) and case.is_invalid]
 
 
 def _usable(case: Case) -> bool:
-    return _fair(case) and _believed(case)
-
-
-def _believed(case: Case) -> bool:
-    return case.client is None or case.client.word != "INVALID"
+    return _fair(case) and not case.is_invalid
 
 
 def _fair(case: Case) -> bool:

@@ -71,6 +71,11 @@ class Case:
     client: Verdict | None = None
     model: str | None = None
 
+    @property
+    def is_invalid(self) -> bool:
+        """Whether the client, not the engine, made the case's numbers: they are shown, and compared with nothing."""
+        return self.client is not None and self.client.word == "INVALID"
+
 
 @dataclass(frozen=True)
 class Guess:

@@ -164,7 +164,7 @@ def test_each_fault(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(faults=st.frozensets(st.sampled_from(FAULTS), max_size=4), interrupt_at=st.none() | st.integers(1, 40))
 def test_any_faults_together_and_ctrl_c_at_any_pause(faults: frozenset[str], interrupt_at: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -76,7 +76,7 @@ def test_a_clock_time_names_its_zone(zone: str, said: str, monkeypatch: pytest.M
     time.tzset()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=60), st.from_regex(r"[0-9a-f]{6}", fullmatch=True), st.integers(10**9, 10**10 - 1))
 def test_marks_survive_in_a_name(purpose: str, lab_id: str, deadline: int) -> None:
     name = Marks(purpose, lab_id, deadline).name

@@ -229,7 +229,7 @@ def mixture(faults: frozenset[str], interrupt_at: int | None) -> None:
 
 
 MIXED = {"faults": st.frozensets(st.sampled_from(FAULTS), max_size=4), "interrupt_at": st.none() | st.integers(1, 60)}
-QUIET = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUIET = settings(derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @settings(QUIET, max_examples=12)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.core.arrivals import ClosedLoop, OpenLoop
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rate=st.floats(0.1, 1e4),
     burstiness=st.floats(0.2, 50),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.layout import layout, stage_ranges
@@ -21,7 +21,6 @@ DENSE, MOE = SHAPES["qwen2-9m"], SHAPES["qwen3-moe-16m"]
 
 
 @given(st.integers(1, 100), st.integers(1, 100))
-@settings(deadline=None)
 def test_stages_hold_every_layer_once_in_order(layers: int, stages: int) -> None:
     if stages > layers:
         with pytest.raises(ValueError, match=f"{layers} layers cannot be split into {stages} stages"):

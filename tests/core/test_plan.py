@@ -17,13 +17,12 @@ UNEVEN = st.builds(lambda plan, layers: replace(plan, pp=len(layers), stage_laye
 PLANS = EVEN | UNEVEN
 
 
-@settings(deadline=None)
 @given(PLANS)
 def test_the_written_form_reads_back(plan: ParallelPlan) -> None:
     assert ParallelPlan.parse(str(plan)) == plan
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.builds(ParallelPlan, tp=FEW, pp=FEW, dp=FEW, replicas=FEW))
 def test_devices_are_ranks_times_replicas(plan: ParallelPlan) -> None:
     ranks = list(product(range(plan.tp), range(plan.pp), range(plan.dp), range(plan.replicas)))
@@ -31,7 +30,6 @@ def test_devices_are_ranks_times_replicas(plan: ParallelPlan) -> None:
     assert plan.devices_per_replica == len({rank[:3] for rank in ranks})
 
 
-@settings(deadline=None)
 @given(PLANS, PLANS)
 def test_two_plans_are_never_written_alike(one: ParallelPlan, other: ParallelPlan) -> None:
     assert (str(one) == str(other)) == (one == other)

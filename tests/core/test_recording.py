@@ -30,7 +30,7 @@ def places(requests: list[Request]) -> list[int]:
 # --- dealing
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(have=st.integers(1, 200), asked=st.integers(1, 200), seed=st.integers(0, 10**6))
 def test_what_is_asked_for_comes_in_the_order_of_the_file(have: int, asked: int, seed: int) -> None:
     requests = texts(have).generate(asked, seed)
@@ -43,7 +43,7 @@ def test_what_is_asked_for_comes_in_the_order_of_the_file(have: int, asked: int,
         assert set(found) == set(range(have))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(hands=st.integers(1, 6), asked=st.integers(1, 40), more=st.integers(0, 5), seed=st.integers(0, 10**6))
 def test_seeds_in_a_row_share_no_prompt_while_the_file_lasts(hands: int, asked: int, more: int, seed: int) -> None:
     file = texts(hands * asked + min(more, asked - 1))

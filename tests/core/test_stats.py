@@ -99,7 +99,7 @@ def test_equal_samples_give_an_interval_of_no_width() -> None:
     assert (same.low, same.high) == pytest.approx((7.0, 7.0))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(POSITIVE, POSITIVE, st.floats(0.01, 100))
 def test_intervals_hold_their_value_turn_round_and_scale(plan: list[float], base: list[float], factor: float) -> None:
     forward, backward = ratio("s", "x", plan, base), ratio("s", "x", base, plan)

@@ -26,7 +26,7 @@ def test_a_known_workload_stays_what_it_was() -> None:
     assert [request.prompt for request in first] == [(8859, 6885, 5722, 3492), (3844, 1378, 1695, 1152)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     requests=st.integers(1, 64), input_tokens=st.integers(1, 64), vocab=st.integers(1_001, 200_000), seed=st.integers(0)
 )

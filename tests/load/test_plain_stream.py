@@ -36,7 +36,7 @@ def read(stamped: StampedBytes) -> RequestRecord:
     return record
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(texts=st.lists(st.sampled_from(TEXTS), max_size=6), places=st.lists(st.integers(0, 10**6), max_size=40))
 def test_it_reads_whole_answers_and_gives_the_same(texts: list[str], places: list[int]) -> None:
     stamped = StampedBytes.of(cut(answer(texts), places))
@@ -44,7 +44,7 @@ def test_it_reads_whole_answers_and_gives_the_same(texts: list[str], places: lis
     assert read(stamped) == carefully(stamped)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(
     texts=st.lists(st.sampled_from(TEXTS), max_size=4),
     place=st.integers(0, 10**6),

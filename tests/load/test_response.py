@@ -57,7 +57,7 @@ texts = st.lists(st.sampled_from(["", " a", "né😀", '\\n"' * 2]), min_size=1,
 places = st.lists(st.integers(0, 10**6), max_size=40)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(texts=texts, places=places, newline=st.sampled_from(["\n", "\r\n"]), size=st.integers(1, 80))
 def test_cuts_change_nothing(texts: list[str], places: list[int], newline: str, size: int) -> None:
     body, event_ends = body_of(texts, newline)
@@ -76,7 +76,7 @@ def test_cuts_change_nothing(texts: list[str], places: list[int], newline: str, 
     assert parsed.error_kind == (None if ends else "no_content")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(texts=texts, places=places, wbits=st.sampled_from([15, 31]))
 def test_cuts_change_nothing_in_compressed_streams(texts: list[str], places: list[int], wbits: int) -> None:
     compress = zlib.compressobj(wbits=wbits)
@@ -110,7 +110,7 @@ def test_a_cut_at_every_single_place_changes_nothing() -> None:
         assert [end.reached_by(piece) for _, piece in pieces] == [False, True]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(texts=texts, places=places, trailer=st.sampled_from([b"", b"Server-Timing: x\r\n"]), chunked=st.booleans())
 def test_the_end_is_seen_at_its_last_byte(texts: list[str], places: list[int], trailer: bytes, chunked: bool) -> None:
     body, _ = body_of(texts, "\r\n")

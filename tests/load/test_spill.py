@@ -39,7 +39,7 @@ def through(spill: Spill, batches: list[tuple[Exchange, Pieces]]) -> None:
     asyncio.run(run())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches=st.lists(st.tuples(st.integers(0, 3), pieces), max_size=12))
 def test_interleaved_answers_come_back_whole_and_in_order(batches: list[tuple[int, Pieces]]) -> None:
     exchanges = [exchange() for _ in range(4)]

@@ -541,7 +541,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PIECES, max_size=30).map(b"".join) | st.binary(max_size=200))
 def test_any_bytes_are_a_recording_or_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
@@ -555,7 +555,7 @@ def test_any_bytes_are_a_recording_or_one_line(tmp_path: Path, content: bytes) -
         assert all(entry.input_tokens + entry.output_tokens <= 100 for entry in found.entries)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=8))
 def test_any_text_comes_back_as_it_was(tmp_path: Path, prompts: list[str]) -> None:
     path = tmp_path / "any"

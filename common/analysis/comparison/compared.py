@@ -86,7 +86,7 @@ def _not_measured(case: Case) -> list[str]:
 
 def _not_valid(case: Case) -> list[str]:
     """Why the client of a side is not to be believed at all; empty where it is."""
-    if case.client is None or case.client.word != "INVALID":
+    if case.client is None or not case.is_invalid:
         return []
     return [f"client INVALID: {', '.join(case.client.reasons) or 'no reason given'}. {case.client.remedy}".rstrip(". ")]
 

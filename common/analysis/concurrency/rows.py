@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.analysis.scaling.rivals import batch_gain, ratio_of
-from common.analysis.scaling.rows import is_invalid, is_steady, samples
+from common.analysis.scaling.rows import is_steady, samples
 from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.knee import Knee, LoadPoint, Saturation, knee, saturation
 from common.core.stats import Estimate, geometric_mean
@@ -102,7 +102,7 @@ def found(result: Result) -> list[Found]:
 
 def batch_rows(result: Result) -> list[BatchRow]:
     """Both kinds of batch against singles, for every plan whose client can be believed."""
-    singles = [case for case in result.cases if case.curve == "batch" and not is_invalid(case)]
+    singles = [case for case in result.cases if case.curve == "batch" and not case.is_invalid]
     offline = [case for case in result.cases if case.curve == "batch-offline"]
     return [row for case in singles for row in _batch_rows(case, offline)]
 
@@ -125,7 +125,7 @@ def most_within_limits(rows: Sequence[ConcurrencyRow]) -> ConcurrencyRow | None:
 
 
 def _found(rows: list[ConcurrencyRow]) -> Found:
-    points = [point for row in rows if not is_invalid(row.case) for point in _point(row)]
+    points = [point for row in rows if not row.case.is_invalid for point in _point(row)]
     at = knee(points)
     return Found(rows[0].who, rows, at and _with_gaps(at, points, rows), saturation(points))
 

@@ -19,7 +19,7 @@ from common.analysis.concurrency.rows import (
     found,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid, sampling_unit, standing
+from common.analysis.scaling.rows import sampling_unit, standing
 from common.analysis.scaling.table import framed, say, stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
@@ -61,7 +61,7 @@ def shown(result: Result) -> pd.DataFrame:
     for row in rows:
         knee = knees.get(row.who) if row.case.curve == "closed" else None
         mark = "" if knee is None or knee.load != row.load else "<" if knee.resolved else "<?"
-        cells.append([*_cells(row), "INVALID" if is_invalid(row.case) else mark])
+        cells.append([*_cells(row), "INVALID" if row.case.is_invalid else mark])
     return pd.DataFrame(cells, columns=names, index=[""] * len(rows))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH, who
-from common.analysis.scaling.rows import THROUGHPUT, is_invalid, is_steady, samples
+from common.analysis.scaling.rows import THROUGHPUT, is_steady, samples
 from common.core.arrivals import ClosedLoop, OpenLoop
 from common.core.limits import LIMITED, RepeatTimes, RequestTimes, Share, least_limit_ms, pooled
 from common.core.metrics import PERCENTILES
@@ -128,7 +128,7 @@ def not_believed(case: Case) -> str:
     """Why a load that was measured does not count; nothing where it does, or where it is no such load."""
     if not _counts(case):
         return ""
-    if is_invalid(case):
+    if case.is_invalid:
         return "its client is INVALID"
     if any(repeat.get("token_count_mismatches") for repeat in case.repeats):
         return "its answers were not as long as was asked for"

@@ -15,7 +15,7 @@ from common.analysis.concurrency.table import print_concurrency
 from common.analysis.fairness.reading import mixes
 from common.analysis.fairness.table import print_fairness
 from common.analysis.scaling.reading import interval, read_scaling
-from common.analysis.scaling.rows import is_invalid, kv_cache_tokens, samples, scaling_rows, typical
+from common.analysis.scaling.rows import kv_cache_tokens, samples, scaling_rows, typical
 from common.analysis.scaling.table import framed, print_scaling, stdout
 from common.analysis.verification.judgement import plan_findings, verified
 from common.analysis.verification.table import print_verification, read_verification
@@ -48,11 +48,11 @@ def plan_rows(result: Result) -> list[PlanRow]:
 
 
 def _plan_row(plan: ParallelPlan, result: Result) -> PlanRow:
-    measured = [row for row in scaling_rows(result) if row.throughput is not None and not is_invalid(row.case)]
+    measured = [row for row in scaling_rows(result) if row.throughput is not None and not row.case.is_invalid]
     own = [row for row in measured if row.case.plan == plan]
     best = max(own, key=lambda row: row.throughput.value if row.throughput else 0.0, default=None)
     closed = [row for row in concurrency_rows(result, "closed") if row.case.plan == plan]
-    kept = most_within_limits([row for row in closed if not is_invalid(row.case)])
+    kept = most_within_limits([row for row in closed if not row.case.is_invalid])
     started = [case for case in result.cases if case.plan == plan and case.engine]
     return PlanRow(
         plan,
@@ -216,7 +216,7 @@ def evening_summary(result: Result) -> dict[str, Any]:
 
 
 def _named(case: Case) -> str:
-    return f"{case.plan}{' INVALID' if is_invalid(case) else ''}"
+    return f"{case.plan}{' INVALID' if case.is_invalid else ''}"
 
 
 def _lengths(case: Case) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from common.analysis.fairness.reading import (
 )
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import OVER, is_invalid, sampling_unit
+from common.analysis.scaling.rows import OVER, sampling_unit
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths
 from common.store.requests import load_requests, requests_file
@@ -103,7 +103,7 @@ def _look(case: Case) -> tuple[str, str]:
 
 
 def _doubt(case: Case) -> str:
-    return " INVALID" if is_invalid(case) else ""
+    return " INVALID" if case.is_invalid else ""
 
 
 def _draw_requests(axes: Axes, case: Case, records: Sequence[RequestRecord]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, of_intervals
-from common.analysis.scaling.rows import is_invalid, samples
+from common.analysis.scaling.rows import samples
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan
@@ -83,7 +83,7 @@ def total(case: Case, metric: str) -> int:
 
 def changes(case: Case, against: Case) -> list[Change]:
     """What differs for each class between two variants, with Welch's interval; nothing where a client is INVALID."""
-    if is_invalid(case) or is_invalid(against):
+    if case.is_invalid or against.is_invalid:
         return []
     found = []
     for name in (one.name for one in classes_of(case)):
@@ -115,7 +115,7 @@ def losses(result: Result) -> list[str]:
     lines = []
     for case in mixes(result):
         first = estimate(case, f"{SHORT}_p99_ttft_over_alone", "")
-        if first is None or is_invalid(case):
+        if first is None or case.is_invalid:
             continue
         still = estimate(case, f"{SHORT}_max_itl_over_alone", "")
         text = f"{case.plan}, {setting(case)}: beside long requests the short ones' p99 TTFT is {_times(first)}"

@@ -19,7 +19,7 @@ from common.analysis.fairness.reading import (
     variant_of,
 )
 from common.analysis.scaling.reading import about
-from common.analysis.scaling.rows import is_invalid, sampling_unit, standing
+from common.analysis.scaling.rows import sampling_unit, standing
 from common.analysis.scaling.table import framed, say, stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
@@ -87,7 +87,7 @@ def _cells(case: Case, one: RequestClass) -> list[str]:
 
     return [
         str(case.plan),
-        f"{variant_of(case)}{' INVALID' if is_invalid(case) else ''}",
+        f"{variant_of(case)}{' INVALID' if case.is_invalid else ''}",
         f"{name}{'^' if fewest_requests(case, one) < FEWEST_FOR_P99 else ''}",
         *(shown(key, 1e3) for key in (f"alone_{name}_p99_ttft_ms", f"{name}_p99_ttft_ms")),
         *(shown(f"{name}_p99_{metric}_slowdown") for metric in ("ttft", "e2el")),

@@ -9,7 +9,7 @@ from common.analysis.frames import usd_per_million
 from common.analysis.learning.evidence import UNREADABLE, Measured
 from common.analysis.scaling.findings import conclusions
 from common.analysis.scaling.reading import about, caveats, interval, streams
-from common.analysis.scaling.rows import LIKE_ALONE, ScalingRow, fair_rows, is_invalid, samples, scaling_rows
+from common.analysis.scaling.rows import LIKE_ALONE, ScalingRow, fair_rows, samples, scaling_rows
 from common.core.plan import ParallelPlan
 from common.core.stats import ratio
 from common.store.schema import Result
@@ -144,7 +144,7 @@ def _line(goal: str, row: ScalingRow, measured: str, result: Result, metric: str
 
 def _left_out(row: ScalingRow, result: Result, *, anywhere: bool) -> list[str]:
     """Other plans that an INVALID client kept out of the choice: at this row's curve and load, or anywhere."""
-    invalid = [other for other in scaling_rows(result) if is_invalid(other.case) and other.curve in LIKE_ALONE]
+    invalid = [other for other in scaling_rows(result) if other.case.is_invalid and other.curve in LIKE_ALONE]
     alike = [other for other in invalid if anywhere or (other.curve, other.load) == (row.curve, row.load)]
     return list(dict.fromkeys(str(other.case.plan) for other in alike if other.case.plan != row.case.plan))
 

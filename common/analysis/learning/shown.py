@@ -10,7 +10,7 @@ from common.analysis.fairness.reading import compared, mixes, variant_of
 from common.analysis.learning.evidence import Shown
 from common.analysis.plans.goals import GOALS, recommend
 from common.analysis.scaling.reading import interval, machine, streams
-from common.analysis.scaling.rows import ScalingRow, by_model, is_invalid, samples, scaling_cases, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, by_model, samples, scaling_cases, scaling_rows
 from common.core.arrivals import ClosedLoop
 from common.core.knee import FEWEST_POINTS
 from common.core.plan import ParallelPlan
@@ -57,7 +57,7 @@ def shows_concurrency(result: Result) -> Shown:
     best: dict[str, dict[int, float]] = {}
     for case in result.cases:
         rates = samples(case, "output_throughput")
-        if case.status != "ok" or not isinstance(case.arrivals, ClosedLoop) or is_invalid(case):
+        if case.status != "ok" or not isinstance(case.arrivals, ClosedLoop) or case.is_invalid:
             continue
         if max(rates, default=0.0) > 0:  # where every request failed no token came
             best.setdefault(who(case), {})[case.arrivals.concurrency] = max(rates)
@@ -127,7 +127,7 @@ def shows_plans(result: Result) -> Shown:
 
 def _missing(cases: Iterable[Case], otherwise: str) -> Shown:
     """What was measured and is INVALID is not missing for want of measuring: it is said first."""
-    invalid = [case for case in cases if is_invalid(case)]
+    invalid = [case for case in cases if case.is_invalid]
     if not invalid:
         return Shown(missing=otherwise)
     named = ", ".join(case.id for case in invalid[:NAMED])

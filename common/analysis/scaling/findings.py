@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
 from common.analysis.scaling.reading import streams
-from common.analysis.scaling.rows import ScalingRow, communication_share, is_invalid, scaling_rows, where
+from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows, where
 from common.store.schema import Result
 
 BELIEVED = " under a client to be believed"
@@ -49,7 +49,7 @@ def saturation_finding(result: Result) -> str:
     """Where the smallest and the largest plan stop gaining from more load."""
     curves = [curve for curve in load_curves(result) if curve.saturated]
     if not curves:
-        tried = any(case.curve == "saturated" and is_invalid(case) for case in result.cases)
+        tried = any(case.curve == "saturated" and case.is_invalid for case in result.cases)
         return f"No plan was driven to saturation{BELIEVED if tried else ''}"
     largest = max(curves, key=lambda curve: (curve.plan.devices, curve.plan.tp))
     return "; ".join(map(_saturates, [curves[0]] if largest is curves[0] else [curves[0], largest]))
@@ -57,7 +57,7 @@ def saturation_finding(result: Result) -> str:
 
 def step_finding(result: Result) -> str:
     """How a decoding step changes from the base to the largest TP, and what all-reduces have to do with it."""
-    rows = [row for row in step_rows(result) if not is_invalid(row.case)]
+    rows = [row for row in step_rows(result) if not row.case.is_invalid]
     split = [row for row in rows if row.case.plan.tp > 1]
     if not split:
         tried = any(row.case.plan.tp > 1 for row in step_rows(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.analysis.scaling.rows import is_invalid, samples
+from common.analysis.scaling.rows import samples
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean
@@ -48,7 +48,7 @@ def _load_curve(cases: list[Case]) -> LoadCurve | None:
                 continue
             load = Load(case.arrivals.concurrency, geometric_mean("output_throughput", "tok/s", rates))
             loads[load.streams] = load
-            saturated = load if curve == "saturated" and not is_invalid(case) else saturated
+            saturated = load if curve == "saturated" and not case.is_invalid else saturated
             highest_tried = max(highest_tried, load.streams) if curve in ("ladder", "saturated") else highest_tried
     if not loads:
         return None

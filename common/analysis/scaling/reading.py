@@ -12,7 +12,6 @@ from common.analysis.scaling.rows import (
     ScalingRow,
     communication_share,
     compared,
-    is_invalid,
     sampling_unit,
     scaling_cases,
     scaling_rows,
@@ -120,7 +119,7 @@ def without_base(result: Result) -> list[str]:
         case = next((case for case in one.rivals if case.plan == one.base_plan), None)
         why = "was not measured there" if case is None else f"is {case.status} there"
         if case is not None and case.status == "ok":
-            why = "has an INVALID client there" if is_invalid(case) else "cannot be one there"
+            why = "has an INVALID client there" if case.is_invalid else "cannot be one there"
         model = f"{measured[0].case.model}: " if measured[0].case.model else ""
         lines.append(f"{model}No speed-up {where(measured[0])} ({one.curve}): {one.base_plan}, the base, {why}.")
     return lines

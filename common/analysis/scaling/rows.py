@@ -157,18 +157,13 @@ def _by_size(case: Case) -> tuple[int, int, ParallelPlan]:
 
 def fair_rows(result: Result) -> list[ScalingRow]:
     """Measured rows on devices of their own, with an engine as the plan alone would have it."""
-    rows = [row for row in scaling_rows(result) if row.throughput is not None and not is_invalid(row.case)]
+    rows = [row for row in scaling_rows(result) if row.throughput is not None and not row.case.is_invalid]
     return [row for row in rows if row.curve in LIKE_ALONE and "oversubscribed" not in row.case.flags]
 
 
 def is_steady(case: Case) -> bool:
     """Whether every repeat of the case has a steady window; cases without repeats do not stand in the way."""
     return all("steady_output_throughput" in repeat for repeat in case.repeats)
-
-
-def is_invalid(case: Case) -> bool:
-    """Whether the client, not the engine, made the case's numbers: they are shown, and compared with nothing."""
-    return case.client is not None and case.client.word == "INVALID"
 
 
 def standing(case: Case) -> dict[str, str]:
@@ -256,7 +251,7 @@ def _can_be_base(case: Case) -> bool:
         case.status == "ok"
         and roomy
         and "oversubscribed" not in case.flags
-        and not is_invalid(case)
+        and not case.is_invalid
         and bool(samples(case, THROUGHPUT))
         and bool(_compared(case))
     )
@@ -268,7 +263,7 @@ def _row(curve: str, case: Case, base: Case | None, steady: bool) -> ScalingRow:
     rates = samples(case, prefix + THROUGHPUT)
     if case.status != "ok" or not rates:
         return ScalingRow(curve, case, load)
-    comparable = base is not None and base is not case and bool(_compared(case, prefix)) and not is_invalid(case)
+    comparable = base is not None and base is not case and bool(_compared(case, prefix)) and not case.is_invalid
     gained = speedup(_compared(case, prefix), _compared(base, prefix)) if base and comparable else None
     fair = gained is not None and "oversubscribed" not in case.flags and curve != "replay"
     strong = curve == "fixed" and base is not None and base.plan.devices == 1

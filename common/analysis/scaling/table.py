@@ -13,7 +13,7 @@ from rich.table import Table
 
 from common.analysis.frames import memory_frame, usd_per_million
 from common.analysis.scaling.reading import about, interval, read_scaling
-from common.analysis.scaling.rows import ScalingRow, group, is_invalid, sampling_unit, scaling_cases, scaling_rows
+from common.analysis.scaling.rows import ScalingRow, group, sampling_unit, scaling_cases, scaling_rows
 from common.store.schema import Result
 
 NARROWEST = 80
@@ -118,7 +118,7 @@ def _cells(row: ScalingRow, result: Result) -> list[str]:
     assert row.throughput is not None
     rate = row.throughput.value
     gained = "base" if row.is_base else interval(row.speedup) if row.speedup else ""
-    gained = "INVALID" if is_invalid(row.case) else gained
+    gained = "INVALID" if row.case.is_invalid else gained
     mark = OVERSUBSCRIBED if "oversubscribed" in row.case.flags else ""
     usd = usd_per_million(row, result)
     return [

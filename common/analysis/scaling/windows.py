@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from common.analysis.scaling.rows import ScalingRow, is_invalid
+from common.analysis.scaling.rows import ScalingRow
 from common.core.arrivals import ClosedLoop
 from common.core.plural import plural
 from common.core.verdict import SLOTS_DOUBTFUL
@@ -51,7 +51,7 @@ def _idle(case: Case) -> float:
 
     A client that leaves slots empty has a verdict of its own, and a failed request's time is not known.
     """
-    if not isinstance(case.arrivals, ClosedLoop) or is_invalid(case):
+    if not isinstance(case.arrivals, ClosedLoop) or case.is_invalid:
         return 0.0
     shares = [
         1 - repeat["request_throughput"] * repeat["mean_e2el_ms"] / 1e3 / case.arrivals.concurrency
