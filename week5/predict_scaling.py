@@ -147,12 +147,20 @@ def read(options: Options) -> tuple[Ask, list[ParallelPlan], dict[ParallelPlan, 
     check_dtype(options.dtype)
     hardware = find_exactly(options.gpu)
     shape, own = read_model(options.model, options.dtype)
-    per_weight = bytes_per_weight(options.model, options.dtype, own)
+    named = "" if config_of(options.model) else options.model  # a path says nothing of what lies there
+    per_weight = bytes_per_weight(named, options.dtype, own)
     ask = Ask(shape, hardware, per_weight, options.input_tokens, options.output_tokens, options.concurrency)
     measured = all_measured(options.measured, max(options.counts), shape)
     least = smallest_that_fits(shape, hardware, per_weight) or ParallelPlan()
     plans = dict.fromkeys(plan for count in sorted(set(options.counts)) for plan in plans_of(count, least, shape))
     return ask, [*plans, *(plan for plan in measured if plan not in plans)], measured
+
+
+def config_of(model: str) -> Path | None:
+    """The config.json that a folder or file stands for; None where it is a name."""
+    path = Path(model)
+    config = path / "config.json" if model and path.is_dir() else path
+    return config if config.is_file() else None
 
 
 def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | None]:
@@ -165,9 +173,7 @@ def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | Non
     """
     if model in REFERENCE_MODELS:
         return ModelShape.from_config(REFERENCE_MODELS[model].config()), None
-    path = Path(model)
-    config = path / "config.json" if model and path.is_dir() else path
-    if config.is_file():
+    if config := config_of(model):
         try:
             content = json.loads(config.read_text(encoding="utf-8"))
             shape = ModelShape.from_config(content)
@@ -175,7 +181,7 @@ def read_model(model: str, dtype: str = "auto") -> tuple[ModelShape, float | Non
         except (ValueError, RecursionError) as error:
             reason = str(error) if str(error).startswith("config.json") else "not JSON"
             raise ValueError(f"--model {model}: {config} is no model's config.json ({reason})") from error
-    if model and path.is_dir():
+    if model and Path(model).is_dir():
         raise ValueError(f"--model {model}: the folder has no config.json")
     shape, guessed = find_shape(model)
     if guessed:

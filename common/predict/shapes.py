@@ -62,9 +62,9 @@ def bytes_per_weight(name: str, dtype: str, own: float | None = None) -> float:
     Where neither does (`auto`, or nothing), those of its checkpoint: `own`, or what is kept of the name.
     """
     for text in (name.lower(), dtype.lower().partition("(")[0]):
-        if re.search(r"gpt-?oss|fp4|int4|awq|gptq|4bit|4-bit|w4", text):
+        if re.search(r"gpt-?oss|fp4|int4|awq|gptq|4bit|4-bit|(?<![a-z0-9])w4", text):
             return FOUR_BITS
-        if re.search(r"fp8|int8|w8|8bit", text):
+        if re.search(r"fp8|int8|(?<![a-z0-9])w8|8bit", text):
             return 1.0
     if dtype.lower() in ("", "auto"):
         return own or _own_bytes(name.lower())

@@ -98,6 +98,8 @@ def test_bytes_per_weight_come_from_the_name_first() -> None:
     assert bytes_per_weight("Qwen3-235B-FP8", "bf16") == 1
     assert bytes_per_weight("Llama-70B", "awq int4") == 0.56
     assert bytes_per_weight("Llama-70B", "fp16") == 2
+    assert bytes_per_weight("Llama-70B-W4A16", "auto") == bytes_per_weight("Llama-70B_w4", "auto") == 0.56
+    assert bytes_per_weight("gw4-Llama-70B", "auto") == bytes_per_weight("new8-Llama-70B", "auto") == 2
 
 
 def test_a_checkpoint_that_is_not_of_two_bytes_is_known() -> None:

@@ -102,6 +102,12 @@ def test_a_config_file_serves_as_a_model(run: Script, tmp_path: Path) -> None:
     assert ", weights of 2 bytes: " in wide.out.splitlines()[0]
     assert "tp4 does not divide this model (14 attention heads, 2 KV heads); the nearest that do: tp2" in done.out
     assert "Low confidence" in done.out
+    folder = tmp_path / "int4-w4a16"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    for dtype in ("auto", "bfloat16"):
+        named = run("--model", str(folder), "--gpu", "L40S", "--counts", "1", "--dtype", dtype)
+        assert ", weights of 2 bytes: " in named.out.splitlines()[0], "what a folder is called says nothing"
 
 
 def test_no_longer_prompt_is_advised_than_the_model_takes(run: Script, tmp_path: Path) -> None:
