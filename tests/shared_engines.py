@@ -17,7 +17,7 @@ from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
 from common.machine.devices import Device, find_machine
 
-MOST = 3  # at once: one and two devices, which most tests ask for and which stay, and another
+MOST = 6  # at once: one and two devices, which most tests ask for and which stay, and what plans are compared on
 TIMED_BATCHES = (1, 2, 4, 8, 16, 1024)
 # As a script settles them on this machine, with --engine-args of these words: in float32 tokens can be compared exactly
 EXACT = ("--dtype", "float32")

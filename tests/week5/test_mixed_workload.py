@@ -13,7 +13,7 @@ from tests.experiment.script import Script
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 # With the smallest model a prompt of 2,600 tokens holds everything up for more than half a second
-PLANTED = ("--long-tokens", "2600", "--short-rate", "8", "--seconds", "1.5")
+PLANTED = ("--long-tokens", "2600", "--short-rate", "12", "--seconds", "1")
 
 
 def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(
@@ -40,7 +40,7 @@ def test_one_very_long_prompt_that_is_not_cut_up_is_seen_in_the_short_ones_tail(
         assert repeat["short_p99_ttft_ms"] > held_up_ms / 3, "somebody waited for a good part of the long prompt"
         assert repeat["alone_short_p99_ttft_ms"] < held_up_ms / 3, "and nobody alone"
     # A busy machine may hold the client up: then nothing is compared, and that is said
-    if any(case.client is not None and case.client.word == "INVALID" for case in cases.values()):
+    if any(case.is_invalid for case in cases.values()):
         assert "The client is INVALID in" in done.out
     else:
         assert "tp1/mix-on over off" in last["summary"]
