@@ -59,6 +59,7 @@ class Place:
     pods: Pods
     url: str
     root: Path = Path()
+    pauses: Pauses = QUICK
 
     def __post_init__(self) -> None:
         root = self.root = self.folder / "root"
@@ -80,7 +81,7 @@ class Place:
 
     def __call__(self, *words: str) -> int:
         """One verb, as the command line runs it; machines are reached through a local shell."""
-        return command(self.folder, self.root, self.url, self.pods, words)
+        return command(self.folder, self.root, self.url, self.pods, words, self.pauses)
 
     def go(self, *words: str, exp_args: str = "--model qwen2-9m") -> int:
         """The whole evening with the tiny experiment."""
@@ -108,7 +109,7 @@ def going(folder: Path) -> list[str]:
     return ["go", *wanted, "--ssh-key", str(folder / "id_ed25519"), "--keep-venv", sys.prefix]
 
 
-def command(folder: Path, root: Path, url: str, pods: Pods, words: Sequence[str]) -> int:
+def command(folder: Path, root: Path, url: str, pods: Pods, words: Sequence[str], pauses: Pauses = QUICK) -> int:
     """`runpod/run.py` with these words, its account at `url`, its machines in folders."""
 
     def connect(session: Session) -> Connect:
@@ -117,7 +118,7 @@ def command(folder: Path, root: Path, url: str, pods: Pods, words: Sequence[str]
 
         return to
 
-    setting = Setting(root, url, connect, Clock(), QUICK)
+    setting = Setting(root, url, connect, Clock(), pauses)
     return main("runpod", PROFILES, [*words, "--results-dir", str(folder / "results")], setting)
 
 

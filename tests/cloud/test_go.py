@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,7 @@ from common.cloud.http import Call
 from common.cloud.ledger import ledgers
 from common.cloud.watchdog import PIDFILE
 from common.store import files
-from tests.cloud.evening import Place, a_place
+from tests.cloud.evening import QUICK, Place, a_place
 from tests.cloud.fake_runpod import KEY
 from tests.cloud.test_watchdog import wait_for
 from tests.cloud.world import ROOT
@@ -208,9 +210,12 @@ def test_selftest_watches_a_machine_end_itself(place: Place, monkeypatch: pytest
 
 @pytest.mark.vllm
 @pytest.mark.apart
-def test_the_smallest_scaling_benchmark_on_real_vllm(place: Place) -> None:
+def test_the_smallest_scaling_benchmark_on_real_vllm(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lab's own checkout, sent, run on CPU slices with the 9M model, brought home, and the "machine" gone."""
-    place.root = ROOT
+    place.root, place.pauses = ROOT, replace(QUICK, pull_s=3, stage_poll_s=1)  # looking costs the engine its cores
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    )  # vLLM's, filled
     arguments = "--model qwen2-9m --tp 1 --curves fixed --concurrency 1 2 --input-tokens 16 --output-tokens 16"
     assert place.go(exp_args=arguments) == CLEAN
     assert place.fake.ours() == []

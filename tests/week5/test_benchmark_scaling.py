@@ -109,7 +109,7 @@ class Traces:
 
 def test_killed_in_its_second_case_it_leaves_nothing_and_resumes_whatever_dies_next(tmp_path: Path) -> None:
     """First the script is killed; while it goes on, a worker is: that case fails, and the next one runs."""
-    arguments = ("--tp", "1", "2", "4", "--concurrency", "2", "4", "--output-tokens", "40")
+    arguments = ("--tp", "1", "2", "4", "--concurrency", "2", "4", "--output-tokens", "24")
     with running(tmp_path, *arguments) as script:
         wait_for(lambda: bool(saved_cases(tmp_path)), 120)
         traces = Traces(script)
@@ -148,7 +148,7 @@ def test_killed_in_its_second_case_it_leaves_nothing_and_resumes_whatever_dies_n
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_interrupted_it_saves_and_leaves_nothing(tmp_path: Path, times: int) -> None:
-    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "80") as script:
+    with running(tmp_path, "--tp", "1", "--concurrency", "2", "4", "--output-tokens", "48") as script:
         if times == 1:
             wait_for(lambda: bool(saved_cases(tmp_path)), 120)
         else:

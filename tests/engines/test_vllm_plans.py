@@ -1,4 +1,7 @@
-"""Every kind of plan on real vLLM: it starts, its ranks hold what the layout says, and it writes the same text."""
+"""Every kind of plan on real vLLM: it starts, its ranks hold what the layout says, and it writes the same text.
+
+The plans that week5/ is tried with come last: their engines are still there then.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from common.core.weight_split import plan_parameters
 from common.core.workload import Workload
 from common.engines.engine import Engine
 from common.engines.models import find_model
-from tests.engines.test_vllm import greedy_tokens
+from tests.engines.test_vllm_engine import greedy_tokens
 from tests.shared_engines import SharedEngines
 
 pytestmark = pytest.mark.vllm
@@ -46,6 +49,13 @@ def kv_tokens(engine: Engine) -> int:
     return engine.facts.kv_cache_tokens
 
 
+def test_replicas_write_the_same(engines: SharedEngines) -> None:
+    engine = engines.of("tp1x2")
+    for replica in range(2):
+        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
+    assert_laid_out(engine, SHAPES[DENSE])
+
+
 @pytest.mark.parametrize(("split", "kv_times"), list(KV_TIMES.items()))
 def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str, kv_times: float) -> None:
     """And has a KV cache of 1 GiB on each device: of all layers, of a part of each, or of 5 of the 8."""
@@ -64,10 +74,3 @@ def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> 
     split = engines.of("tp2ep", MOE)
     assert greedy_tokens(split, PROMPTS) == expected
     assert_laid_out(split, SHAPES[MOE])
-
-
-def test_replicas_write_the_same(engines: SharedEngines) -> None:
-    engine = engines.of("tp1x2")
-    for replica in range(2):
-        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
-    assert_laid_out(engine, SHAPES[DENSE])
