@@ -25,6 +25,7 @@ from common.cloud.providers import provider_from, spec_of
 from common.cloud.runpod import URL
 from common.cloud.session import Session
 from common.cloud.transport import Ssh, Transport
+from common.machine.interrupts import none_lost
 
 ABOUT = "Rent a machine, run an experiment on it, bring the results home, end it, and prove that it is gone."
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +44,11 @@ class Setting:
 
 def main(provider: str, profiles: Path, arguments: list[str] | None = None, setting: Setting | None = None) -> int:
     """Run one verb; the exit code (0 clean, 2 bad input, 3 over cap, 4 no capacity, 5 run failed, 9 still bills)."""
-    setting = setting or Setting()
-    words = sys.argv[1:] if arguments is None else arguments
+    with none_lost():
+        return _verb(provider, profiles, sys.argv[1:] if arguments is None else arguments, setting or Setting())
+
+
+def _verb(provider: str, profiles: Path, words: list[str], setting: Setting) -> int:
     options: Verb | None = None
     try:
         verb, options = parse(words, f"{profiles.parent.name}/run.py", ABOUT)

@@ -21,6 +21,7 @@ from common.experiment.prepare import Prepare, Prepared, prepare_engines
 from common.experiment.sweep import Sweep
 from common.experiment.view import View, say_plainly
 from common.machine.devices import DeviceError
+from common.machine.interrupts import none_lost
 from common.store import files
 from common.store.schema import Result
 
@@ -32,7 +33,7 @@ def run(experiment: Experiment, options: Options, prepare: Prepare | None = None
 
     0: all is well; 1: the experiment calls its result a failure; 2: bad input or nothing can run; 130: interrupted.
     """
-    with contextlib.ExitStack() as held:
+    with none_lost(), contextlib.ExitStack() as held:
         try:
             prepared = (prepare or prepare_engines)(experiment, options, held)
         except (InputError, ModelError, DeviceError, files.StoreError, ValueError) as error:

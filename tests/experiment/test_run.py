@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.engines.interpreter import check_arguments
-from common.experiment import opening, preflight, prepare
+from common.experiment import bench, opening, preflight, prepare
 from common.experiment.options import InputError
+from common.load.client import LoadResult
 from common.store import files
 from common.store.files import ResultPaths
 from common.store.schema import Result
 from tests.engines.second_python import add_vllm, make_environment
 from tests.experiment.fakes import World
 from tests.experiment.script import Outcome, Script
+from tests.machine.test_interrupts import PressedWhileCollected
 
 FIXED = ("--model", "qwen2-9m", "--curves", "fixed", "--concurrency", "1", "4")
 
@@ -65,6 +69,23 @@ def test_a_run_without_a_believable_row_says_so_in_its_last_line(
     monkeypatch.setattr("common.store.schema.Case.is_invalid", True)
     outcome = script(*FIXED, "--tp", "1", "--results-dir", str(results))
     assert (outcome.code, outcome.last["status"], outcome.last["client"]) == (0, "complete", "INVALID")
+
+
+def test_ctrl_c_while_garbage_is_collected_ends_the_run(
+    script: Script, world: World, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each repeat all garbage is: a Ctrl-C then falls into some finalizer, where Python passes over it."""
+    measured = world.run_load
+
+    def run_load(*given: Any, **named: Any) -> LoadResult:  # noqa: ANN401  # whatever the load takes
+        PressedWhileCollected()
+        gc.collect()
+        time.sleep(0.2)
+        return measured(*given, **named)
+
+    monkeypatch.setattr(bench, "run_load", run_load)
+    outcome = script(*FIXED, "--tp", "1", "--results-dir", str(results))
+    assert (outcome.code, outcome.last["status"]) == (130, "interrupted")
 
 
 def test_the_whole_configuration_is_saved(script: Script, results: Path) -> None:
