@@ -17,7 +17,7 @@ from common.engines.settings import EngineSettings
 from common.engines.vllm_engine import VllmEngine, VllmLauncher
 from common.machine.devices import Device, find_machine
 
-RANKS = 8  # at once, of 1.7 GB each: of one and two devices, which most tests ask for and which stay, and 5 others
+MOST = 3  # at once: one and two devices, which most tests ask for and which stay, and another: idle ranks cost time too
 TIMED_BATCHES = (1, 2, 4, 8, 16, 1024)
 # As a script settles them on this machine, with --engine-args of these words: in float32 tokens can be compared exactly
 EXACT = ("--dtype", "float32")
@@ -70,7 +70,7 @@ class SharedEngines:
         wanted = (plan, tuple(devices), settings)
         engine = self._serving.pop(wanted, None)
         if engine is None or engine.death() is not None:
-            while self._serving and sum(one[0].devices for one in self._serving) + plan.devices > RANKS:
+            while len(self._serving) >= MOST:
                 self._end(min(self._serving, key=_is_common))  # of equals the one asked for longest ago
             engine = self._launcher.start(plan, devices, settings)
             self.starts += 1

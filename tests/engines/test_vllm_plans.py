@@ -1,7 +1,4 @@
-"""Every kind of plan on real vLLM: it starts, its ranks hold what the layout says, and it writes the same text.
-
-The plans that week5/ is tried with come last: their engines are still there then.
-"""
+"""Every kind of plan on real vLLM: it starts, its ranks hold what the layout says, and it writes the same text."""
 
 from __future__ import annotations
 

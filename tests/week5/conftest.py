@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from common.experiment import preflight, prepare
+from common.experiment import bench, preflight, prepare
 from common.machine.ceilings import Ceilings, measure_ceilings
 from common.machine.devices import find_machine
 from tests.experiment.script import Script, load_script
@@ -26,7 +26,11 @@ def real_script(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[[str], Script]:
-    """A script by its name, run from elsewhere; vLLM is not asked again whether it knows `ENGINE_ARGS`."""
+    """A script by its name, run from elsewhere.
+
+    vLLM is not asked again whether it knows `ENGINE_ARGS`, and a repeat that was held up is measured again only once.
+    """
+    monkeypatch.setattr(bench, "AGAIN", 1)
     monkeypatch.setattr(prepare, "VllmLauncher", lambda *_: engines)
     monkeypatch.setattr(prepare, "measure_ceilings", lambda _: ceilings)
     monkeypatch.setattr(preflight, "check_arguments", lambda *_: None)

@@ -31,6 +31,6 @@ def test_one_engine_serves_all_parts(real_script: Callable[[str], Script], tmp_p
     assert last["summary"]["tensor_parallel"] == {"tp1": "PASS"}
     report = path.with_name(f"{path.stem}.report")
     text = (report / "report.md").read_text()
-    assert "## One request at a time" in text and "each within the limits" in text
-    assert "data:image/png;base64," in (report / "report.html").read_text()
+    assert "## One request at a time" in text and "## The plans side by side" in text
+    assert "One request at a time" in (report / "report.html").read_text()
     assert str(tmp_path) not in text
