@@ -498,6 +498,27 @@ def test_cost_is_asked_of_what_has_tokens_per_second_and_needs_no_new_measuremen
     assert "gone or not complete" in items(results)["cost"].problems[0]
 
 
+def test_what_an_invalid_client_measured_has_no_price(results: Path) -> None:
+    invalid = Verdict("INVALID", ["the event loop stood still"], "close other programs")
+    unpriced = full()
+    unpriced.cost = {}
+    for one in unpriced.cases:
+        one.client = invalid if one.plan == TP2 else None
+    path = put(results, unpriced)
+    note_price([(path, unpriced)], results, 0.6)
+    assert items(results)["cost"].evidence.startswith("$0.60 per hour: $0.980 per million output tokens with tp1x2")
+    for one in unpriced.cases:
+        one.client = invalid
+    put(results, unpriced)
+    assert items(results)["cost"].state == OPEN
+    with pytest.raises(ValueError, match="no complete result"):
+        note_price([(path, unpriced)], results, 0.6)
+    price_file(results).unlink()
+    unpriced.cost = {"usd_per_hour": 1.2}
+    put(results, unpriced)
+    assert (items(results)["cost"].state, items(results)["cost"].evidence) == (OPEN, "no result yet")
+
+
 def test_a_price_noted_later_is_that_of_its_own_result_alone(results: Path) -> None:
     first = put(results, full())
     note_price([(first, full())], results, 0.6)
