@@ -145,8 +145,9 @@ def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
         return
     lag_s = max(0.0, evidence.loop_lag_p99_s - TIMER_GRAIN_S)
     if lag_s > LAG_OF_TPOT_DOUBTFUL * evidence.mean_tpot_s:
-        of = f"is {lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
-        reason = f"p99 event-loop lag {_ms(evidence.loop_lag_p99_s)} {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
+        lag = f"p99 event-loop lag, less the timer's {_ms(TIMER_GRAIN_S)}, is {_ms(lag_s)}"
+        of = f"{lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
+        reason = f"{lag}, {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
         yield _Finding(
             "DOUBTFUL", f"{reason}: the tail of the gaps between tokens is the client's", _elsewhere(evidence)
         )
