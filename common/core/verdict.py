@@ -36,7 +36,7 @@ FRONT_END_LIMIT = 0.90
 
 _MOVE_CLIENT = "leave the client a core that the server does not use, or run it from another machine"
 _LESS_LOAD = "lower the load, or spread it over clients on several machines"
-_LESS_NOISE = "end other programs on the client's machine and measure again"
+_LESS_NOISE = "close other programs on the client's machine and measure again"
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
 
 
 def _elsewhere(evidence: ClientEvidence) -> str:
-    """What helps a client whose loop stands still: other cores, or fewer programs on those it has."""
-    return _MOVE_CLIENT if evidence.shares_cores else _LESS_NOISE
+    """What helps a client whose loop stands still: where devices share its cores they may be the cause as well."""
+    return f"{_LESS_NOISE}; if that does not help, {_MOVE_CLIENT}" if evidence.shares_cores else _LESS_NOISE
 
 
 def _cpu(evidence: ClientEvidence) -> Iterator[_Finding]:
