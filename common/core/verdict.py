@@ -241,4 +241,5 @@ def _distance(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Iterat
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+    value_ms = 1e3 * seconds
+    return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"

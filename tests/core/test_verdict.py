@@ -59,6 +59,7 @@ def test_nothing_found_is_valid() -> None:
             "DOUBTFUL",
             "p99 event-loop lag, less the timer's 1 ms, is 10.5 ms, 105% of the mean TPOT of 10 ms (limit 25%)",
         ),
+        ({"loop_lag_p99_s": 1.0350}, "DOUBTFUL", "less the timer's 1 ms, is 1034 ms, 10340% of"),
         ({"loop_lag_p99_s": 0.0115, "mean_tpot_s": 0.05}, "VALID", ""),
         ({"loop_lag_p99_s": 0.0115, "mean_tpot_s": None}, "VALID", ""),  # answers of one token
         ({"client_cpu_share": 0.70}, "VALID", ""),
