@@ -114,6 +114,15 @@ def test_traced_all_reduces_are_the_upper_bound() -> None:
     assert "at least" in line and "at most 12% (profiled at 16 streams" in line
 
 
+def test_what_the_machine_itself_allows_does_not_depend_on_the_client() -> None:
+    base, other = pair()
+    (line,) = limits(result([base, other]))[-1:]
+    assert line.startswith("The machine itself: 2 devices together have 1.40x")
+    base.client = other.client = Verdict("INVALID", ["the event loop stood still"], "close other programs")
+    assert limits(result([base, other])) == [line]
+    assert limits(result([base])) == [], "of several devices nothing was measured"
+
+
 def test_an_invalid_client_is_compared_with_nothing() -> None:
     base, other = pair()
     other.client = Verdict("INVALID", ["the client used 99% of a core (limit 95%)"], "lower the load")

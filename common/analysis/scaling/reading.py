@@ -70,8 +70,10 @@ def gains(result: Result) -> list[str]:
 
 def limits(result: Result) -> list[str]:
     """Why it is not more: communication, and what the machine itself allows."""
-    rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    return [*_memory(rows), *_communication(rows, result), *_ceilings(result)] if rows else []
+    measured = [row for row in scaling_rows(result) if row.throughput is not None]
+    rows = [row for row in measured if row.speedup is not None]
+    several = any(row.case.plan.devices > 1 for row in measured)
+    return [*_memory(rows), *_communication(rows, result), *(_ceilings(result) if several else [])]
 
 
 def caveats(result: Result) -> list[str]:
