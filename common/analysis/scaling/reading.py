@@ -10,6 +10,7 @@ from common.analysis.scaling.doubts import doubts
 from common.analysis.scaling.load_curves import load_curves
 from common.analysis.scaling.rows import (
     ScalingRow,
+    by_model,
     communication_share,
     compared,
     sampling_unit,
@@ -18,6 +19,7 @@ from common.analysis.scaling.rows import (
     where,
 )
 from common.analysis.scaling.windows import windows
+from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.store.schema import Case, CaseError, Result
 
@@ -80,7 +82,7 @@ def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += [*without_base(result), *doubts(result), *client_words(result)]
+    lines += [*without_base(result), *without_client(result), *doubts(result), *client_words(result)]
     lines += windows(scaling_rows(result))
     if rows:
         lines += of_intervals(scaling_cases(result))
@@ -124,6 +126,25 @@ def without_base(result: Result) -> list[str]:
             why = "has an INVALID client there" if case.is_invalid else "cannot be one there"
         model = f"{measured[0].case.model}: " if measured[0].case.model else ""
         lines.append(f"{model}No speed-up {where(measured[0])} ({one.curve}): {one.base_plan}, the base, {why}.")
+    return lines
+
+
+def without_client(result: Result) -> list[str]:
+    """Plans that were to be compared and cannot be, because the client was INVALID in every row that they have."""
+    lines = []
+    for part in by_model(result):
+        rows: dict[ParallelPlan, list[ScalingRow]] = {}
+        for row in scaling_rows(part):
+            if row.throughput is not None:
+                rows.setdefault(row.case.plan, []).append(row)
+        smallest = min(rows, key=lambda plan: (plan.devices, plan.replicas, plan), default=None)
+        if len(rows) < 2:
+            continue
+        for plan, own in rows.items():
+            if all(row.case.is_invalid for row in own):
+                model = f"{own[0].case.model}: " if own[0].case.model else ""
+                what = f"{'over' if plan == smallest else 'of'} {plan}"
+                lines.append(f"{model}No speed-up {what} could be measured: its client was INVALID in every row.")
     return lines
 
 
