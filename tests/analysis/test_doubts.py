@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.analysis.scaling.doubts import doubts, room_for
-from common.analysis.scaling.reading import limits, read_scaling, without_client
+from common.analysis.scaling.reading import client_words, limits, read_scaling, without_client
 from common.analysis.scaling.rows import scaling_rows
 from common.analysis.scaling.table import print_scaling, shown
 from common.core.verdict import Verdict
@@ -159,6 +159,14 @@ def test_doubtful_cases_with_one_reason_share_a_sentence() -> None:
     assert lines == [
         "The client is DOUBTFUL in tp1/fixed/c16, tp2/fixed/c16: client and devices share cores."
         " Remedy: give it a core."
+    ]
+    base.client = Verdict("DOUBTFUL", ["the client used 80% of a core (limit 70%)"], "give it a core")
+    third = case(TP2, "fixed", 1, TWO)
+    third.client = Verdict("DOUBTFUL", ["the client used 75% of a core (limit 70%)"], "give it a core")
+    assert client_words(result([base, third, other])) == [
+        "The client is DOUBTFUL in tp1/fixed/c16, tp2/fixed/c1: the client used 80% of a core (limit 70%)"
+        " (the first one's numbers). Remedy: give it a core.",
+        "The client is DOUBTFUL in tp2/fixed/c16: client and devices share cores. Remedy: give it a core.",
     ]
     base.client = other.client = Verdict("VALID")
     assert not any("The client is" in line for line in read_scaling(result([base, other])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ CARRIES_OVER = (
     "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
     " bandwidth, last-level cache and turbo."
 )
+
+NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
 def read_scaling(result: Result) -> list[str]:
@@ -203,16 +206,26 @@ def _who(row: ScalingRow) -> str:
 
 
 def client_words(result: Result) -> list[str]:
-    """What the client's verdicts say, cases with the same word and remedy together."""
+    """What the client's verdicts say, cases together whose word, remedy and reason are the same but for numbers."""
     judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for case in result.cases:
         if case.client is not None and case.client.word != "VALID" and not case.curve.startswith("ladder"):
             judged.setdefault((case.client.word, case.client.remedy), []).append((case.id, case.client.reasons[0]))
     lines = []
     for (word, remedy), found in judged.items():
-        cases = ", ".join(case for case, _ in found)
-        lines.append(f"The client is {word} in {cases}: {found[0][1]}. Remedy: {remedy}.")
+        cases: dict[str, list[str]] = {}
+        for (case_id, _), reason in zip(found, but_for_numbers([reason for _, reason in found]), strict=True):
+            cases.setdefault(reason, []).append(case_id)
+        lines += [f"The client is {word} in {', '.join(ids)}: {why}. Remedy: {remedy}." for why, ids in cases.items()]
     return lines
+
+
+def but_for_numbers(reasons: Sequence[str]) -> list[str]:
+    """Each reason in the words of the first that differs from it in numbers alone; that they do is said behind it."""
+    first: dict[str, str] = {}
+    kinds = [NUMBER.sub("#", reason) for reason in reasons]
+    differing = {kind for kind, reason in zip(kinds, reasons, strict=True) if first.setdefault(kind, reason) != reason}
+    return [first[kind] + (" (the first one's numbers)" if kind in differing else "") for kind in kinds]
 
 
 def _gain(row: ScalingRow) -> str:
