@@ -453,6 +453,21 @@ def test_a_decision_that_rests_on_no_result_of_ones_own_is_named(results: Path, 
     assert said in found.problems[0]
 
 
+def test_pages_decided_from_other_results_are_one_line(results: Path) -> None:
+    do_everything(results)
+    text = "# 2 devices carry it\n\nFrom: `20260102T0-somebodys.json`.\n"
+    oldest = decide(results)
+    oldest.write_text(text)
+    for day in ("03", "04"):
+        page = results / "decision" / f"202601{day}T040000Z" / "decision.md"
+        page.parent.mkdir()
+        page.write_text(text)
+    assert items(results)["decided"].problems == [
+        "20260104T040000Z/decision.md rests on a result that is not yours, gone or not complete (and 2 older);"
+        " decide again"
+    ]
+
+
 def test_a_mixed_load_on_one_engine_compares_nothing(results: Path) -> None:
     put(results, mixed_result([mixed_case("on")]))
     found = items(results)["mixed"]
