@@ -36,7 +36,7 @@ FRONT_END_LIMIT = 0.90
 
 _MOVE_CLIENT = "leave the client a core that the server does not use, or run it from another machine"
 _LESS_LOAD = "lower the load, or spread it over clients on several machines"
-_LESS_NOISE = "end other programs on the client's machine and measure again"
+_LESS_NOISE = "close other programs on the client's machine and measure again"
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,17 @@ def _lag(evidence: ClientEvidence) -> Iterator[_Finding]:
         return
     lag_s = max(0.0, evidence.loop_lag_p99_s - TIMER_GRAIN_S)
     if lag_s > LAG_OF_TPOT_DOUBTFUL * evidence.mean_tpot_s:
-        of = f"is {lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
-        reason = f"p99 event-loop lag {_ms(evidence.loop_lag_p99_s)} {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
+        lag = f"p99 event-loop lag, less the timer's {_ms(TIMER_GRAIN_S)}, is {_ms(lag_s)}"
+        of = f"{lag_s / evidence.mean_tpot_s:.0%} of the mean TPOT of {_ms(evidence.mean_tpot_s)}"
+        reason = f"{lag}, {of} (limit {LAG_OF_TPOT_DOUBTFUL:.0%})"
         yield _Finding(
             "DOUBTFUL", f"{reason}: the tail of the gaps between tokens is the client's", _elsewhere(evidence)
         )
 
 
 def _elsewhere(evidence: ClientEvidence) -> str:
-    """What helps a client whose loop stands still: other cores, or fewer programs on those it has."""
-    return _MOVE_CLIENT if evidence.shares_cores else _LESS_NOISE
+    """What helps a client whose loop stands still: where devices share its cores they may be the cause as well."""
+    return f"{_LESS_NOISE}; if that does not help, {_MOVE_CLIENT}" if evidence.shares_cores else _LESS_NOISE
 
 
 def _cpu(evidence: ClientEvidence) -> Iterator[_Finding]:
@@ -240,4 +241,5 @@ def _distance(evidence: ClientEvidence, ceiling: ClientCeiling | None) -> Iterat
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+    value_ms = 1e3 * seconds
+    return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"

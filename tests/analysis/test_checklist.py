@@ -453,6 +453,21 @@ def test_a_decision_that_rests_on_no_result_of_ones_own_is_named(results: Path, 
     assert said in found.problems[0]
 
 
+def test_pages_decided_from_other_results_are_one_line(results: Path) -> None:
+    do_everything(results)
+    text = "# 2 devices carry it\n\nFrom: `20260102T0-somebodys.json`.\n"
+    oldest = decide(results)
+    oldest.write_text(text)
+    for day in ("03", "04"):
+        page = results / "decision" / f"202601{day}T040000Z" / "decision.md"
+        page.parent.mkdir()
+        page.write_text(text)
+    assert items(results)["decided"].problems == [
+        "20260104T040000Z/decision.md rests on a result that is not yours, gone or not complete (and 2 older);"
+        " decide again"
+    ]
+
+
 def test_a_mixed_load_on_one_engine_compares_nothing(results: Path) -> None:
     put(results, mixed_result([mixed_case("on")]))
     found = items(results)["mixed"]
@@ -496,6 +511,27 @@ def test_cost_is_asked_of_what_has_tokens_per_second_and_needs_no_new_measuremen
     path.unlink()
     assert items(results)["cost"].state == OPEN
     assert "gone or not complete" in items(results)["cost"].problems[0]
+
+
+def test_what_an_invalid_client_measured_has_no_price(results: Path) -> None:
+    invalid = Verdict("INVALID", ["the event loop stood still"], "close other programs")
+    unpriced = full()
+    unpriced.cost = {}
+    for one in unpriced.cases:
+        one.client = invalid if one.plan == TP2 else None
+    path = put(results, unpriced)
+    note_price([(path, unpriced)], results, 0.6)
+    assert items(results)["cost"].evidence.startswith("$0.60 per hour: $0.980 per million output tokens with tp1x2")
+    for one in unpriced.cases:
+        one.client = invalid
+    put(results, unpriced)
+    assert items(results)["cost"].state == OPEN
+    with pytest.raises(ValueError, match="no complete result"):
+        note_price([(path, unpriced)], results, 0.6)
+    price_file(results).unlink()
+    unpriced.cost = {"usd_per_hour": 1.2}
+    put(results, unpriced)
+    assert (items(results)["cost"].state, items(results)["cost"].evidence) == (OPEN, "no result yet")
 
 
 def test_a_price_noted_later_is_that_of_its_own_result_alone(results: Path) -> None:

@@ -86,6 +86,14 @@ def test_intervals_are_spoken_of_where_there_are_some_and_starts_where_they_are_
     assert "start" not in console.export_text()
 
 
+def test_a_server_on_the_clients_machine_is_said_to_be_taken_to_use_its_cores() -> None:
+    cases = [closed(TP1, clients) for clients in LADDER]
+    said = "It answered on the client's own machine, so that it is taken to use the client's cores."
+    assert said not in read_concurrency(result(cases, external=True))
+    cases[0].flags = ["external", "host_shares_devices"]
+    assert said in read_concurrency(result(cases, external=True))
+
+
 def test_batch_against_singles() -> None:
     one, offline_one, other = batch_rows(full())
     assert (one.way, offline_one.way, other.who) == ("one request", "offline batch", "tp2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.analysis.scaling.doubts import doubts, room_for
-from common.analysis.scaling.reading import limits, read_scaling
+from common.analysis.scaling.reading import client_words, limits, read_scaling, without_client
 from common.analysis.scaling.rows import scaling_rows
 from common.analysis.scaling.table import print_scaling, shown
 from common.core.verdict import Verdict
@@ -114,19 +114,42 @@ def test_traced_all_reduces_are_the_upper_bound() -> None:
     assert "at least" in line and "at most 12% (profiled at 16 streams" in line
 
 
+def test_what_the_machine_itself_allows_does_not_depend_on_the_client() -> None:
+    base, other = pair()
+    (line,) = limits(result([base, other]))[-1:]
+    assert line.startswith("The machine itself: 2 devices together have 1.40x")
+    base.client = other.client = Verdict("INVALID", ["the event loop stood still"], "close other programs")
+    assert limits(result([base, other])) == [line]
+    assert limits(result([base])) == [], "of several devices nothing was measured"
+
+
 def test_an_invalid_client_is_compared_with_nothing() -> None:
     base, other = pair()
     other.client = Verdict("INVALID", ["the client used 99% of a core (limit 95%)"], "lower the load")
     read = result([base, other])
     rows = scaling_rows(read)
     assert rows[0].is_base and rows[1].speedup is None and rows[1].throughput is not None
-    (line,) = [line for line in read_scaling(read) if "INVALID" in line]
-    assert line == (
-        "The client is INVALID in tp2/fixed/c16: the client used 99% of a core (limit 95%). Remedy: lower the load."
-    )
+    assert [line for line in read_scaling(read) if "INVALID" in line] == [
+        "No speed-up of tp2 could be measured: its client was INVALID in every row.",
+        "The client is INVALID in tp2/fixed/c16: the client used 99% of a core (limit 95%). Remedy: lower the load.",
+    ]
     assert shown(read)["speed-up"].tolist() == ["base", "INVALID"]
     base.client = other.client
     assert not any(row.is_base for row in scaling_rows(result([base])))
+
+
+def test_a_plan_whose_client_is_invalid_in_every_row_is_said_to_be_compared_with_nothing() -> None:
+    invalid = Verdict("INVALID", ["the event loop stood still"], "close other programs")
+    cases = [*pair(), *pair("saturated", 64)]
+    cases[1].client = invalid
+    assert without_client(result(cases)) == [], "one of tp2's rows is left"
+    cases[3].client = invalid
+    of = ["No speed-up of tp2 could be measured: its client was INVALID in every row."]
+    assert without_client(result(cases)) == of and of[0] in read_scaling(result(cases))
+    cases[0].client = cases[2].client = invalid
+    over = "No speed-up over tp1 could be measured: its client was INVALID in every row."
+    assert without_client(result(cases)) == [over, *of]
+    assert without_client(result([cases[0], cases[2]])) == [], "one plan alone was not to be compared"
 
 
 def test_doubtful_cases_with_one_reason_share_a_sentence() -> None:
@@ -136,6 +159,14 @@ def test_doubtful_cases_with_one_reason_share_a_sentence() -> None:
     assert lines == [
         "The client is DOUBTFUL in tp1/fixed/c16, tp2/fixed/c16: client and devices share cores."
         " Remedy: give it a core."
+    ]
+    base.client = Verdict("DOUBTFUL", ["the client used 80% of a core (limit 70%)"], "give it a core")
+    third = case(TP2, "fixed", 1, TWO)
+    third.client = Verdict("DOUBTFUL", ["the client used 75% of a core (limit 70%)"], "give it a core")
+    assert client_words(result([base, third, other])) == [
+        "The client is DOUBTFUL in tp1/fixed/c16, tp2/fixed/c1: the client used 80% of a core (limit 70%)"
+        " (the first one's numbers). Remedy: give it a core.",
+        "The client is DOUBTFUL in tp2/fixed/c16: client and devices share cores. Remedy: give it a core.",
     ]
     base.client = other.client = Verdict("VALID")
     assert not any("The client is" in line for line in read_scaling(result([base, other])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 from common.analysis.comparison.compared import METRICS, STEADY, ComparedCase, compared_cases, coverage
 from common.analysis.comparison.differences import Difference, Named, differences
 from common.analysis.frames import load_sound
-from common.analysis.scaling.reading import about
+from common.analysis.scaling.reading import about, but_for_numbers
 from common.analysis.scaling.table import empty_table, plain, stdout
 from common.core.arrivals import ClosedLoop
 from common.core.stats import Estimate
@@ -24,7 +23,6 @@ from common.store.files import StoreError
 
 HEADINGS = dict(zip(METRICS, ("tok/s\nB/A", "TTFT\nB/A", "TPOT\nB/A"), strict=True))
 DOUBTFUL = "?"
-NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
 class RefusedError(ValueError):
@@ -159,11 +157,8 @@ def _grouped(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
 
 def _alike(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
     """One line for all reasons that differ in their numbers alone: the cases, and the numbers of the first."""
-    first: dict[str, str] = {}
-    kinds = [(id, NUMBER.sub("#", reason), reason) for id, reason in reasons]
-    differing = {kind for _, kind, reason in kinds if first.setdefault(kind, reason) != reason}
-    words = {kind: first[kind] + (" (the first one's numbers)" if kind in differing else "") for _, kind, _ in kinds}
-    return _grouped(title, [(id, words[kind]) for id, kind, _ in kinds])
+    words = but_for_numbers([reason for _, reason in reasons])
+    return _grouped(title, [(id, said) for (id, _), said in zip(reasons, words, strict=True)])
 
 
 def _document(

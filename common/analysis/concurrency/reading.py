@@ -151,6 +151,8 @@ def doubtful(result: Result) -> list[str]:
     if result.config.get("external"):
         lines += _prompts(result)
         lines.append("Which devices the server has, who else used it, and how it is set up is not known here.")
+        if any("host_shares_devices" in case.flags for case in result.cases):
+            lines.append("It answered on the client's own machine, so that it is taken to use the client's cores.")
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
     return [*lines, *left_out(result)]

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,22 @@ def _new_folder(parent: Path) -> Path:
 
 def decided(measured: Measured, results: Path) -> tuple[str, Path | None, list[str]]:
     """What the newest page says first that rests on results that are there, the page, and what is wrong with newer."""
-    problems: list[str] = []
+    wrong: dict[str, list[str]] = {}
     pages = sorted((results / FOLDER).glob(f"*/{MARKDOWN}"), key=lambda path: path.parent.name, reverse=True)
     for path in pages:
         first, problem = _rests(path, measured)
         if first:
-            return first, path, problems
-        problems.append(f"{path.parent.name}/{MARKDOWN} {problem}; decide again")
-    return "" if pages else "not decided yet", None, problems
+            return first, path, _in_words(wrong)
+        wrong.setdefault(problem, []).append(f"{path.parent.name}/{MARKDOWN}")
+    return "" if pages else "not decided yet", None, _in_words(wrong)
+
+
+def _in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line for all pages with the same problem: the newest is named."""
+    return [
+        f"{pages[0]} {problem}{f' (and {len(pages) - 1} older)' if len(pages) > 1 else ''}; decide again"
+        for problem, pages in wrong.items()
+    ]
 
 
 def _rests(path: Path, measured: Measured) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from common.analysis.learning.evidence import UNREADABLE, Measured
-from common.analysis.scaling.rows import ScalingRow, by_model, scaling_rows
+from common.analysis.scaling.rows import by_model, scaling_rows
 from common.core.capacity import usd_per_million_tokens
 from common.store.schema import Result
 
@@ -19,7 +19,7 @@ def price_file(results: Path) -> Path:
 
 
 def priceable(measured: Measured) -> list[tuple[Path, Result]]:
-    """The results whose tokens have a cost, newest first: those with a throughput in the scaling table."""
+    """The results whose tokens have a cost, newest first: those with a throughput that counts in the scaling table."""
     return [(path, result) for path, result in measured if _has_rates(result)]
 
 
@@ -77,7 +77,7 @@ def _place(path: Path, results: Path) -> str:
 
 def _figure(result: Result, usd_per_hour: float) -> str:
     """The price, and the cheapest plan's million output tokens at it."""
-    rates = [(row.throughput.value, str(row.case.plan)) for row in _own_rows(result) if row.throughput is not None]
+    rates = _rates(result)
     price = f"${usd_per_hour:.2f} per hour"
     if not rates:
         return price
@@ -86,17 +86,22 @@ def _figure(result: Result, usd_per_hour: float) -> str:
     return f"{price}: ${usd:.{2 if usd >= 1 else 3}f} per million output tokens with {plan}"
 
 
-def _own_rows(result: Result) -> list[ScalingRow]:
-    """Of the run's own model: another model's tokens have another price."""
-    return scaling_rows(by_model(result)[0])
+def _rates(result: Result) -> list[tuple[float, str]]:
+    """Tokens per second with their plan, of the run's own model: another model's tokens have another price."""
+    rows = scaling_rows(by_model(result)[0])
+    return [
+        (row.throughput.value, str(row.case.plan))
+        for row in rows
+        if row.throughput is not None and not row.case.is_invalid
+    ]
 
 
 def _has_rates(result: Result) -> bool:
     try:
-        return any(row.throughput is not None for row in _own_rows(result))
+        return bool(_rates(result))
     except UNREADABLE:
         return False
 
 
 def _is_measured(result: Result) -> bool:
-    return any(case.status == "ok" and case.repeats for case in result.cases)
+    return any(case.status == "ok" and case.repeats and not case.is_invalid for case in result.cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from common.analysis.scaling.doubts import doubts
 from common.analysis.scaling.load_curves import load_curves
 from common.analysis.scaling.rows import (
     ScalingRow,
+    by_model,
     communication_share,
     compared,
     sampling_unit,
@@ -18,6 +20,7 @@ from common.analysis.scaling.rows import (
     where,
 )
 from common.analysis.scaling.windows import windows
+from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.store.schema import Case, CaseError, Result
 
@@ -29,6 +32,8 @@ CARRIES_OVER = (
     "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
     " bandwidth, last-level cache and turbo."
 )
+
+NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
 def read_scaling(result: Result) -> list[str]:
@@ -70,15 +75,17 @@ def gains(result: Result) -> list[str]:
 
 def limits(result: Result) -> list[str]:
     """Why it is not more: communication, and what the machine itself allows."""
-    rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    return [*_memory(rows), *_communication(rows, result), *_ceilings(result)] if rows else []
+    measured = [row for row in scaling_rows(result) if row.throughput is not None]
+    rows = [row for row in measured if row.speedup is not None]
+    several = any(row.case.plan.devices > 1 for row in measured)
+    return [*_memory(rows), *_communication(rows, result), *(_ceilings(result) if several else [])]
 
 
 def caveats(result: Result) -> list[str]:
     """What the numbers do not show."""
     lines = []
     rows = [row for row in scaling_rows(result) if row.speedup is not None]
-    lines += [*without_base(result), *doubts(result), *client_words(result)]
+    lines += [*without_base(result), *without_client(result), *doubts(result), *client_words(result)]
     lines += windows(scaling_rows(result))
     if rows:
         lines += of_intervals(scaling_cases(result))
@@ -122,6 +129,25 @@ def without_base(result: Result) -> list[str]:
             why = "has an INVALID client there" if case.is_invalid else "cannot be one there"
         model = f"{measured[0].case.model}: " if measured[0].case.model else ""
         lines.append(f"{model}No speed-up {where(measured[0])} ({one.curve}): {one.base_plan}, the base, {why}.")
+    return lines
+
+
+def without_client(result: Result) -> list[str]:
+    """Plans that were to be compared and cannot be, because the client was INVALID in every row that they have."""
+    lines = []
+    for part in by_model(result):
+        rows: dict[ParallelPlan, list[ScalingRow]] = {}
+        for row in scaling_rows(part):
+            if row.throughput is not None:
+                rows.setdefault(row.case.plan, []).append(row)
+        smallest = min(rows, key=lambda plan: (plan.devices, plan.replicas, plan), default=None)
+        if len(rows) < 2:
+            continue
+        for plan, own in rows.items():
+            if all(row.case.is_invalid for row in own):
+                model = f"{own[0].case.model}: " if own[0].case.model else ""
+                what = f"{'over' if plan == smallest else 'of'} {plan}"
+                lines.append(f"{model}No speed-up {what} could be measured: its client was INVALID in every row.")
     return lines
 
 
@@ -180,16 +206,26 @@ def _who(row: ScalingRow) -> str:
 
 
 def client_words(result: Result) -> list[str]:
-    """What the client's verdicts say, cases with the same word and remedy together."""
+    """What the client's verdicts say, cases together whose word, remedy and reason are the same but for numbers."""
     judged: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for case in result.cases:
         if case.client is not None and case.client.word != "VALID" and not case.curve.startswith("ladder"):
             judged.setdefault((case.client.word, case.client.remedy), []).append((case.id, case.client.reasons[0]))
     lines = []
     for (word, remedy), found in judged.items():
-        cases = ", ".join(case for case, _ in found)
-        lines.append(f"The client is {word} in {cases}: {found[0][1]}. Remedy: {remedy}.")
+        cases: dict[str, list[str]] = {}
+        for (case_id, _), reason in zip(found, but_for_numbers([reason for _, reason in found]), strict=True):
+            cases.setdefault(reason, []).append(case_id)
+        lines += [f"The client is {word} in {', '.join(ids)}: {why}. Remedy: {remedy}." for why, ids in cases.items()]
     return lines
+
+
+def but_for_numbers(reasons: Sequence[str]) -> list[str]:
+    """Each reason in the words of the first that differs from it in numbers alone; that they do is said behind it."""
+    first: dict[str, str] = {}
+    kinds = [NUMBER.sub("#", reason) for reason in reasons]
+    differing = {kind for kind, reason in zip(kinds, reasons, strict=True) if first.setdefault(kind, reason) != reason}
+    return [first[kind] + (" (the first one's numbers)" if kind in differing else "") for kind in kinds]
 
 
 def _gain(row: ScalingRow) -> str:
