@@ -102,7 +102,7 @@ def after_a_run(path: Path, options: Options) -> int:
     unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
     if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
         print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
-    print("\n".join(beside_lines(found)))
+    print("\n".join(beside_lines(found, result)))
     if invalid := left_out(result):
         print(f"Left out, their client is INVALID: {', '.join(invalid)}.")
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))

@@ -11,10 +11,6 @@ from common.predict.measured import NotPredictableError, predict_result
 from common.predict.wanted import Ask
 from common.store.schema import Result
 
-MORE = (
-    "Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp 1 2 4 --replicas, or python"
-    " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
-)
 FEW = 10  # below that a whole number says too little
 FEWER = 100  # measured tokens per second: below that a whole number may stand at a bound, in or out
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
@@ -49,12 +45,12 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
         found = predict_result(result, stored_priors())
     except NotPredictableError as error:
         return [], [f"Nothing is predicted: {error}."]
-    return found, beside_lines(found)
+    return found, beside_lines(found, result)
 
 
-def beside_lines(found: Sequence[Beside]) -> list[str]:
+def beside_lines(found: Sequence[Beside], result: Result) -> list[str]:
     """Measured cases beside what their smallest plans predict, each plan's loss in four bars, and how good that is."""
-    return [*beside_table(found), *beside_sentences(found)]
+    return [*beside_table(found), *beside_sentences(found, result)]
 
 
 def beside_table(found: Sequence[Beside]) -> list[str]:
@@ -78,12 +74,13 @@ def beside_table(found: Sequence[Beside]) -> list[str]:
     return lines
 
 
-def beside_sentences(found: Sequence[Beside]) -> list[str]:
+def beside_sentences(found: Sequence[Beside], result: Result) -> list[str]:
     """How far off the predictions were, and why some are uncertain."""
     held = [one for one in found if not one.calibrates]
     calibrating = ", ".join(_calibrating(found))
     if not held:
-        return [f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}"]
+        said = f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there."
+        return [f"{said} {_what_to_measure(len(result.environment.get('devices', [])))}"]
     inside = sum(one.inside for one in held)
     errors = sorted(abs(one.error) for one in held)
     lines = [
@@ -95,6 +92,17 @@ def beside_sentences(found: Sequence[Beside]) -> list[str]:
         whose = "all of them" if len(of) == len(held) else ", ".join(of)
         lines.append(f"Low confidence, wider intervals ({whose}): {doubt}.")
     return lines
+
+
+def _what_to_measure(devices: int) -> str:
+    """How a plan beyond the two smallest is measured on a machine with so many devices."""
+    if devices < 2:
+        return "Measure on a machine with two devices or more: this one has no other plans"
+    sizes = " ".join(str(size) for size in (1, 2, 4) if size <= devices)
+    return (
+        f"Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp {sizes} --replicas, or python"
+        " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
+    )
 
 
 def _calibrating(found: Sequence[Beside]) -> list[str]:

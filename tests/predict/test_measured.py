@@ -151,9 +151,16 @@ def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
 
 @pytest.mark.parametrize("plans", [[TP1], [TP1, TP2]])
 def test_where_all_cases_calibrate_the_measurement_that_is_needed_is_named(plans: list[ParallelPlan]) -> None:
-    _, said = predicted_beside(planted(plans, cpu_priors(stored_priors())))
-    assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
-    assert "python week5/benchmark_scaling.py --tp 1 2 4 --replicas" in said[-1]
+    result = planted(plans, cpu_priors(stored_priors()))
+    for count, advice in (
+        (1, "on a machine with two devices"),
+        (2, "--tp 1 2 --replicas"),
+        (8, "--tp 1 2 4 --replicas"),
+    ):
+        result.environment = ENVIRONMENT | {"devices": ENVIRONMENT["devices"] * count}
+        _, said = predicted_beside(result)
+        assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
+        assert advice in said[-1]
 
 
 def test_a_load_and_engines_that_nothing_calibrates_are_of_low_confidence() -> None:
