@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from common.core.beside import Beside
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Fit, Range, usd_per_million
-from common.predict.measured import NotPredictableError, predict_result
+from common.predict.measured import THROUGHPUT, NotPredictableError, predict_result
 from common.predict.wanted import Ask
 from common.store.schema import Result
 
+STEADY = f"steady_{THROUGHPUT}"
+WHOLE = "Measured rates here are of whole repeats, start and end included; a scaling table's may be of steady windows."
 FEW = 10  # below that a whole number says too little
 FEWER = 100  # measured tokens per second: below that a whole number may stand at a bound, in or out
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
@@ -87,6 +89,8 @@ def beside_sentences(found: Sequence[Beside], result: Result) -> list[str]:
         f"{len(held)} cases predicted from {calibrating}: median error {errors[len(errors) // 2]:.0%}, {inside} inside"
         " their interval."
     ]
+    if any(STEADY in repeat for case in result.cases for repeat in case.repeats):
+        lines.append(WHOLE)
     for doubt in dict.fromkeys(doubt for one in held for doubt in one.doubts):
         of = [one.case for one in held if doubt in one.doubts]
         whose = "all of them" if len(of) == len(held) else ", ".join(of)

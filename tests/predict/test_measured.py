@@ -13,7 +13,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.predict.calibrate import Priors, stored_priors
-from common.predict.card_table import predicted_beside
+from common.predict.card_table import WHOLE, predicted_beside
 from common.predict.measured import (
     NotPredictableError,
     cpu_priors,
@@ -141,6 +141,9 @@ def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
         "Low confidence, wider intervals (all of them): it was measured once.",
     ]
     assert sum(" low " in line for line in said) == 4
+    result.cases[0].repeats[0]["steady_output_throughput"] = 1.0
+    _, steady = predicted_beside(result)
+    assert [line for line in steady if line not in said] == [WHOLE], "no other rate is taken, and that is said"
     result.environment = ENVIRONMENT | {"ceilings": None}
     none, (why,) = predicted_beside(result)
     assert none == [] and why.startswith("Nothing is predicted: the result does not say the CPU's ceilings")
