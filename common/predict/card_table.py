@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.core.beside import Beside
+from common.core.plural import plural
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Fit, Range, usd_per_million
 from common.predict.measured import THROUGHPUT, NotPredictableError, predict_result
@@ -23,7 +24,7 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     lines = [
         f"{ask.hardware.name} (figures: {ask.hardware.confidence}), weights of {ask.bytes_per_weight:g} bytes:"
         f" {ask.input_tokens} tokens in,"
-        f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
+        f" {ask.output_tokens} out, {plural(ask.concurrency, 'request')} in flight;"
         " TTFT is a lone request's, without a queue",
         f"{'plan':<10} {'GB/dev':>7} {'KV tokens':>10} {'most req.':>10} {'KB/token':>9} {'output tok/s':>24}"
         f" {'TTFT':>9} {'speed-up':>20} {'eff.':>6}" + (f" {'$/M tokens':>22}" if usd_per_device_hour else ""),
@@ -31,7 +32,7 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     lines += [_line(fit, usd_per_device_hour) for fit in card.fits]
     lines += [f"{plan!s:<10} left out: {reason}" for plan, reason in card.unfit.items()]
     lines += [
-        f"{fit.plan}: the KV cache holds {fit.largest_concurrency} of {ask.concurrency} requests at once"
+        f"{fit.plan}: the KV cache holds {fit.largest_concurrency:,} of {plural(ask.concurrency, 'request')} at once"
         for fit in card.fits
         if fit.largest_concurrency < ask.concurrency
     ]
