@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
+from common.machine.command_line import one_line
 from common.machine.folders import ROOT, WEEK, from_here, typed
 
 Preset = Literal["smoke", "lab", "full"]
@@ -147,7 +148,7 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
         refuse(str(error))
     except SystemExit as end:
         if end.code:
-            refuse(_one_line(box.getvalue()))
+            refuse(one_line(box.getvalue()))
         raise
     return options
 
@@ -197,18 +198,3 @@ def _joined(arguments: list[str], kind: type[Any]) -> list[str]:
         else:
             words.append(word)
     return words
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in a frame, as one line: up to the reference to --help, which is added shorter."""
-    text = " ".join(line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:])
-    if unknown := re.search(r"Unrecognized options: ([^\s,]+)", text):
-        near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
-        hint = f"; did you mean {near.group(1)}?" if near else "."
-        return f"unknown option {unknown.group(1)}{hint} See --help"
-    if "Missing from" in text and (missing := re.findall(r"^. {5}(--[^│|]*?) *[│|]?$", box, re.MULTILINE)):
-        return f"missing: {', '.join(missing)}. See --help"
-    text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
-    text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
-    text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
-    return f"{text}. See --help"
