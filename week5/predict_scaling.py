@@ -37,7 +37,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.engines.reference_models import REFERENCE_MODELS
-from common.machine.command_line import wrong_in_one_line
+from common.machine.command_line import with_whole_lines, wrong_in_one_line
 from common.machine.folders import typed
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
@@ -85,7 +85,9 @@ class Options:
 def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
     with wrong_in_one_line():
-        options = tyro.cli(Options, description="\n".join(f" {line}" for line in typed(__doc__ or "").splitlines()))
+        options = tyro.cli(
+            with_whole_lines(Options), description="\n".join(f" {line}" for line in typed(__doc__ or "").splitlines())
+        )
     try:
         result = result_file(options.measured)
         return before_a_run(options) if result is None else after_a_run(result, options)

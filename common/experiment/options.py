@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
-from common.machine.command_line import one_line
+from common.machine.command_line import one_line, with_whole_lines
 from common.machine.folders import ROOT, WEEK, from_here, typed
 
 Preset = Literal["smoke", "lab", "full"]
@@ -142,7 +142,7 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     try:
         with contextlib.redirect_stderr(box):
             words = sys.argv[1:] if arguments is None else arguments
-            options = tyro.cli(kind, args=_joined(words, kind), description=_unwrapped(description))
+            options = tyro.cli(with_whole_lines(kind), args=_joined(words, kind), description=_unwrapped(description))
             options.check()
     except InputError as error:
         refuse(str(error))

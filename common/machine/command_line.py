@@ -8,8 +8,15 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+import docstring_parser
 
 from common.machine.folders import typed
+
+Parsed = TypeVar("Parsed")
 
 
 @contextlib.contextmanager
@@ -23,6 +30,20 @@ def wrong_in_one_line() -> Iterator[None]:
         if end.code:
             sys.stderr.write(f"error: {typed(one_line(box.getvalue()))}\n")
         raise
+
+
+def with_whole_lines(kind: type[Parsed]) -> type[Parsed]:
+    """The same dataclass, whose options' docstrings `--help` wraps anew: tyro keeps ends of lines that are indented."""
+    said: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(kind.__mro__)):
+        found = docstring_parser.parse_from_object(base).params
+        said |= {one.arg_name: one.description for one in found if one.description}
+    for option in fields(kind):  # type: ignore[arg-type]  # tyro takes nothing but dataclasses here
+        if option.name in said:
+            paragraphs = re.split(r"\n\s*\n", said[option.name])
+            text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+            option.metadata = MappingProxyType({**option.metadata, "help": text})
+    return kind
 
 
 def later(command: Callable[..., None]) -> Callable[..., functools.partial[None]]:
