@@ -17,6 +17,11 @@ import docstring_parser
 from common.machine.folders import typed
 
 Parsed = TypeVar("Parsed")
+LISTED = "', '"  # between the words of an option that takes several
+NO_NUMBER = re.compile(
+    r"Error parsing (--[\w-]+): (?:no type matching [^']*?\b(INT|FLOAT)\b[^']*|[^']*?\b(int|float)\b[^']*)"
+    r"'(.*?)'(?:\]|\.? |$)"
+)
 
 
 @contextlib.contextmanager
@@ -66,6 +71,10 @@ def one_line(box: str) -> str:
     if "Missing from" in text and (missing := re.findall(r"^. {5}(--[^│|]*?) *[│|]?$", box, re.MULTILINE)):
         return f"missing: {', '.join(missing)}. See --help"
     text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
+    if number := NO_NUMBER.search(text):
+        flag, *kinds, values = number.groups()
+        kind = "a whole number" if any(one in ("INT", "int") for one in kinds) else "a number"
+        return f"{flag} {' '.join(values.split(LISTED))}: {kind} is needed. See --help"
     text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
     return f"{text}. See --help"
