@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ RESULTS = ROOT / "results"
 DEFAULT_TP = (1, 2, 4)
 
 MOST_STREAMS = 16_384  # of one client
+PATHS = ("--results-dir", "--engine-python", "--workload")  # empty, each would mean the current folder
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
 
@@ -142,6 +144,7 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     try:
         with contextlib.redirect_stderr(box):
             words = sys.argv[1:] if arguments is None else arguments
+            _check_paths(words)
             options = tyro.cli(with_whole_lines(kind), args=_joined(words, kind), description=_unwrapped(description))
             options.check()
     except InputError as error:
@@ -151,6 +154,12 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
             refuse(one_line(box.getvalue()))
         raise
     return options
+
+
+def _check_paths(words: Sequence[str]) -> None:
+    for flag in PATHS:
+        if f"{flag}=" in words or (flag, "") in pairwise(words):
+            raise InputError(f"{flag}: the path is empty; leave the option out for the default, or name one")
 
 
 def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> None:
