@@ -24,6 +24,7 @@ RESULTS = ROOT / "results"
 DEFAULT_TP = (1, 2, 4)
 
 MOST_STREAMS = 16_384  # of one client
+MOST_REPEATS = 1_000  # of a case: at seconds each that is hours
 PATHS = ("--results-dir", "--engine-python", "--workload")  # empty, each would mean the current folder
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
@@ -110,6 +111,10 @@ class Options:
             raise InputError("--model: the name is empty; leave the option out for the default, or name a model")
         if self.repeats is not None and self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: at least 1 is needed")
+        if self.repeats is not None and self.repeats > MOST_REPEATS:
+            raise InputError(
+                f"--repeats {self.repeats}: at most {MOST_REPEATS:,} of each case; --preset takes more starts"
+            )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: a seed is 0 or more")
         if self.usd_per_hour is not None and not 0 < self.usd_per_hour < 1e6:

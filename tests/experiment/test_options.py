@@ -82,6 +82,7 @@ def test_no_sizes_are_an_input_error() -> None:
         (["--seed", "1.5"], "--seed"),
         (["--repeats", "0"], "--repeats 0"),
         (["--repeats", "-3"], "--repeats -3"),
+        (["--repeats", "100000000"], "--repeats 100000000: at most 1,000"),
         (["--repeats", "many"], "--repeats"),
         (["--usd-per-hour", "-1"], "--usd-per-hour -1"),
         (["--usd-per-hour", "0"], "--usd-per-hour 0"),
