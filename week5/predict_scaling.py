@@ -37,6 +37,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.engines.reference_models import REFERENCE_MODELS
+from common.machine.command_line import with_whole_lines, wrong_in_one_line
 from common.machine.folders import typed
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
@@ -83,7 +84,10 @@ class Options:
 
 def main() -> int:
     """Parse, predict, print; 2 where the input is wrong or nothing fits."""
-    options = tyro.cli(Options, description="\n".join(f" {line}" for line in typed(__doc__ or "").splitlines()))
+    with wrong_in_one_line():
+        options = tyro.cli(
+            with_whole_lines(Options), description="\n".join(f" {line}" for line in typed(__doc__ or "").splitlines())
+        )
     try:
         result = result_file(options.measured)
         return before_a_run(options) if result is None else after_a_run(result, options)
@@ -102,7 +106,7 @@ def after_a_run(path: Path, options: Options) -> int:
     unused = [one.name for one in fields(usual) if getattr(options, one.name) != getattr(usual, one.name)]
     if flags := [f"--{name.replace('_', '-')}" for name in unused if name != "measured"]:
         print(f"note: {', '.join(flags)} not used: a result says model, devices and loads itself", file=sys.stderr)
-    print("\n".join(beside_lines(found)))
+    print("\n".join(beside_lines(found, result)))
     if invalid := left_out(result):
         print(f"Left out, their client is INVALID: {', '.join(invalid)}.")
     print(json.dumps([asdict(one) | {"plan": str(one.plan), "error": one.error} for one in found]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from common.analysis.newest import empty_words, is_empty, newest_of_ours
 from common.analysis.sharing.share import share_results
 from common.analysis.views import Account, print_result, save_drawings
 from common.experiment.loss import account
+from common.machine.command_line import later, wrong_in_one_line
 from common.machine.reader import while_read
 from common.store.files import StoreError
 from common.store.schema import Result
@@ -101,9 +101,13 @@ def share(
 
 def main() -> int:
     """Run a command; 2 when there is nothing to read."""
-    commands: dict[str, Callable[..., None]] = {"look": look, "report": report, "compare": compare, "share": share}
+    commands = {command.__name__: later(command) for command in (look, report, compare, share)}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m common.analysis", description=__doc__)
+        with wrong_in_one_line():
+            chosen = tyro.extras.subcommand_cli_from_dict(
+                commands, prog="python -m common.analysis", description=__doc__
+            )
+        chosen()
     except BrokenPipeError:
         raise  # who read has left, and wants no message
     except (StoreError, RefusedError, OSError) as error:

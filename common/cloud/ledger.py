@@ -143,6 +143,15 @@ def ledgers(results: Path) -> list[Ledger]:
     return [Ledger(path.parent) for path in sorted((results.expanduser().absolute() / "cloud").glob("*/ledger.jsonl"))]
 
 
+def spoiled_ledgers(results: Path) -> list[str]:
+    """What a person must know about each that no receipt closes and that does not say any more what was rented."""
+    return [
+        f"{ledger.folder} cannot be read, and a machine was asked for there: look on the provider's page"
+        for ledger in ledgers(results)
+        if ledger.spoiled and not ledger.closed
+    ]
+
+
 def open_ledgers(results: Path, provider: str) -> list[Ledger]:
     """Those of a provider whose end no receipt proves, oldest first."""
     mine = [one for one in ledgers(results) if (one.last("intent") or {}).get("provider") == provider]

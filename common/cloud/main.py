@@ -17,7 +17,7 @@ from common.cloud.clock import Clock, Pauses
 from common.cloud.errors import BILLING, INTERRUPTED, NO_CAPACITY, CloudError, NotMadeError, Refused
 from common.cloud.flow import World, go
 from common.cloud.launch import Connect
-from common.cloud.ledger import open_ledgers
+from common.cloud.ledger import open_ledgers, spoiled_ledgers
 from common.cloud.options import Cost, Go, Price, Renting, Run, Selftest, Up, Verb, parse
 from common.cloud.profiles import Profile, read_profiles
 from common.cloud.provider import Machine
@@ -142,12 +142,14 @@ def _ssh(session: Session, provider: str, key: Path | None) -> Connect:
 
 def _say_all_open(provider: str, options: Verb) -> bool:
     """Name each machine that may be up by what is written here; whether there is one."""
-    known = open_ledgers(options.results_dir, provider)
+    known, lost = open_ledgers(options.results_dir, provider), spoiled_ledgers(options.results_dir)
+    for line in lost:
+        say(f"NOT KNOWN: {line}")
     for ledger in known:
         upkeep.say_open(ledger, say, Clock().now())
     if known:
         say("each ends itself, or by its watchdog, at that time at the latest; `down` ends it now, `verify` proves it")
-    return bool(known)
+    return bool(known or lost)
 
 
 def _check_someone_answers(options: Verb) -> None:

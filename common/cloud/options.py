@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from common.cloud.errors import Refused
+from common.machine.command_line import with_whole_lines
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 WITH_VALUE = ("--exp-args", "--max-usd", "--max-hours", "--count", "--mtok")
@@ -190,7 +191,9 @@ def parse(arguments: list[str], program: str, description: str) -> tuple[str, Ve
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            options: Any = tyro.cli(VERBS[name], args=_joined(arguments[1:]), prog=f"{program} {name}")
+            options: Any = tyro.cli(
+                with_whole_lines(VERBS[name]), args=_joined(arguments[1:]), prog=f"{program} {name}"
+            )
     except SystemExit as end:
         if end.code:
             raise Refused(_one_line(box.getvalue())) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.cloud import teardown
 from common.cloud.errors import BILLING, CLEAN, OtherAccountError, ProviderError
 from common.cloud.flow import World
-from common.cloud.ledger import ledgers, open_ledgers
+from common.cloud.ledger import open_ledgers, spoiled_ledgers
 from common.cloud.marks import read_name
 from common.cloud.provider import Leftover, Machine, Provider
 from common.cloud.session import Session
@@ -45,11 +45,7 @@ def survey(world: World, results: Path) -> Survey:
     ]
     found.ours = [thing for thing in things if thing.lab_id is not None]
     found.others = [f"{thing.id} {thing.name}" for thing in things if thing.lab_id is None]
-    found.unanswered += [
-        f"{ledger.folder} cannot be read, and a machine was asked for there: look on the provider's page"
-        for ledger in ledgers(results)
-        if ledger.spoiled and not ledger.closed
-    ]
+    found.unanswered += spoiled_ledgers(results)
     own = [session for session in open_here(world, results) if not _elsewhere(session, found)]
     remembered = {machine_id for session in own for machine_id in session.ledger.machine_ids()}
     for machine_id in sorted(remembered - {one.id for one in found.ours}):

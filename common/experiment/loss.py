@@ -42,7 +42,7 @@ def account(result: Result) -> Account:
         found = predict_result(result, stored_priors())
     except NotPredictableError as error:
         return Account(TITLE, [], [f"No account of the loss: {error}."], {})
-    sentences = [*beside_sentences(found), *map(knock_out_line, knock_outs(found))]
+    sentences = [*beside_sentences(found, result), *map(knock_out_line, knock_outs(found))]
     return Account(TITLE, beside_table(found), sentences, {FIGURE: lambda result: _figure(result, found)})
 
 

@@ -9,11 +9,13 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
+from common.machine.command_line import one_line, with_whole_lines
 from common.machine.folders import ROOT, WEEK, from_here, typed
 
 Preset = Literal["smoke", "lab", "full"]
@@ -22,6 +24,8 @@ RESULTS = ROOT / "results"
 DEFAULT_TP = (1, 2, 4)
 
 MOST_STREAMS = 16_384  # of one client
+MOST_REPEATS = 1_000  # of a case: at seconds each that is hours
+PATHS = ("--results-dir", "--engine-python", "--workload")  # empty, each would mean the current folder
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
 
@@ -107,6 +111,10 @@ class Options:
             raise InputError("--model: the name is empty; leave the option out for the default, or name a model")
         if self.repeats is not None and self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: at least 1 is needed")
+        if self.repeats is not None and self.repeats > MOST_REPEATS:
+            raise InputError(
+                f"--repeats {self.repeats}: at most {MOST_REPEATS:,} of each case; --preset takes more starts"
+            )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: a seed is 0 or more")
         if self.usd_per_hour is not None and not 0 < self.usd_per_hour < 1e6:
@@ -141,15 +149,22 @@ def parse(kind: type[Parsed], description: str, arguments: list[str] | None = No
     try:
         with contextlib.redirect_stderr(box):
             words = sys.argv[1:] if arguments is None else arguments
-            options = tyro.cli(kind, args=_joined(words, kind), description=_unwrapped(description))
+            _check_paths(words)
+            options = tyro.cli(with_whole_lines(kind), args=_joined(words, kind), description=_unwrapped(description))
             options.check()
     except InputError as error:
         refuse(str(error))
     except SystemExit as end:
         if end.code:
-            refuse(_one_line(box.getvalue()))
+            refuse(one_line(box.getvalue()))
         raise
     return options
+
+
+def _check_paths(words: Sequence[str]) -> None:
+    for flag in PATHS:
+        if f"{flag}=" in words or (flag, "") in pairwise(words):
+            raise InputError(f"{flag}: the path is empty; leave the option out for the default, or name one")
 
 
 def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> None:
@@ -197,18 +212,3 @@ def _joined(arguments: list[str], kind: type[Any]) -> list[str]:
         else:
             words.append(word)
     return words
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in a frame, as one line: up to the reference to --help, which is added shorter."""
-    text = " ".join(line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:])
-    if unknown := re.search(r"Unrecognized options: ([^\s,]+)", text):
-        near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
-        hint = f"; did you mean {near.group(1)}?" if near else "."
-        return f"unknown option {unknown.group(1)}{hint} See --help"
-    if "Missing from" in text and (missing := re.findall(r"^. {5}(--[^│|]*?) *[│|]?$", box, re.MULTILINE)):
-        return f"missing: {', '.join(missing)}. See --help"
-    text = re.sub(r"\s+", " ", text.partition("For full helptext")[0]).strip()
-    text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
-    text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
-    return f"{text}. See --help"

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from common.machine.command_line import later, wrong_in_one_line
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
@@ -127,9 +128,13 @@ def _show(rows: Sequence[Predicted]) -> None:
 def main() -> int:
     """Parse, evaluate, and return the exit code."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"evaluate": evaluate, "learn": learn}, prog="python -m common.predict", description=__doc__
-        )
+        with wrong_in_one_line():
+            chosen = tyro.extras.subcommand_cli_from_dict(
+                {"evaluate": later(evaluate), "learn": later(learn)},
+                prog="python -m common.predict",
+                description=__doc__,
+            )
+        chosen()
     except CaseFileError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
         return BAD_INPUT

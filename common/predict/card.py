@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from common.predict.step import PASS_TOKENS, Floats, Rows, pass_s
 from common.predict.wanted import Ask, wanted_row
 
 BASE_SEQUENCES = 16
+FAR_APART = 4  # times the ratio of their devices, or less than its inverse: two measured rates are doubted
 ALIKE = 0.9  # plans with this share of the best one's tokens per device are as efficient
 
 
@@ -120,7 +122,7 @@ def _speeds(
     """Speeds of these plans, the doubts about all of them, and what to measure next."""
     sample = _sample(ask, plans, measured)
     found = predict(sample, priors)
-    doubts = _doubts(ask, found.residual)
+    doubts = _doubts(ask, found.residual, measured)
     width = priors.interval * (LOW_WIDTH if doubts else 1)
     ratios = _given(sample, found.log_rates, (base,), priors)
     waiting = _ttft_s(found.constants, sample.rows)
@@ -185,7 +187,7 @@ def _base(ask: Ask, held: Sequence[int]) -> int:
     return next((at for at, count in enumerate(held) if count >= wanted), 0)
 
 
-def _doubts(ask: Ask, residual: float | None) -> tuple[str, ...]:
+def _doubts(ask: Ask, residual: float | None, measured: Mapping[ParallelPlan, float]) -> tuple[str, ...]:
     said = []
     if ask.hardware.nvlink is None:
         said.append("devices talk over PCIe, whose bandwidth differs between machines and was not measured")
@@ -193,7 +195,17 @@ def _doubts(ask: Ask, residual: float | None) -> tuple[str, ...]:
         said.append("experts: the model errs more on them")
     if residual is not None and residual > RESIDUAL_LIMIT:
         said.append(f"the model misses what was measured by {residual:.0%}")
-    return tuple(said)
+    return (*said, *_far_apart(measured))
+
+
+def _far_apart(measured: Mapping[ParallelPlan, float]) -> list[str]:
+    """The first two plans whose rates are hardly of one load: one per line would say the same of all."""
+    for less, more in combinations(sorted(measured, key=lambda plan: plan.devices), 2):
+        gained, most = measured[more] / measured[less], FAR_APART * more.devices / less.devices
+        if not 1 / most <= gained <= most:
+            rates = f"{less} gives {measured[less]:,.12g} and {more} {measured[more]:,.12g}"
+            return [f"{rates}, far apart for their devices: check that both are output tokens/s under this load"]
+    return []
 
 
 def _foretold(sample: Sample, at: int, priors: Priors) -> float:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.core.beside import Beside
+from common.core.plural import plural
 from common.predict.calibrate import stored_priors
 from common.predict.card import Card, Fit, Range, usd_per_million
-from common.predict.measured import NotPredictableError, predict_result
+from common.predict.measured import THROUGHPUT, NotPredictableError, predict_result
 from common.predict.wanted import Ask
 from common.store.schema import Result
 
-MORE = (
-    "Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp 1 2 4 --replicas, or python"
-    " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
-)
+STEADY = f"steady_{THROUGHPUT}"
+WHOLE = "Measured rates here are of whole repeats, start and end included; a scaling table's may be of steady windows."
 FEW = 10  # below that a whole number says too little
 FEWER = 100  # measured tokens per second: below that a whole number may stand at a bound, in or out
 NO_CLAIM = "no throughput claim: nothing was measured with experts over devices"
@@ -25,7 +24,7 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     lines = [
         f"{ask.hardware.name} (figures: {ask.hardware.confidence}), weights of {ask.bytes_per_weight:g} bytes:"
         f" {ask.input_tokens} tokens in,"
-        f" {ask.output_tokens} out, {ask.concurrency} requests in flight;"
+        f" {ask.output_tokens} out, {plural(ask.concurrency, 'request')} in flight;"
         " TTFT is a lone request's, without a queue",
         f"{'plan':<10} {'GB/dev':>7} {'KV tokens':>10} {'most req.':>10} {'KB/token':>9} {'output tok/s':>24}"
         f" {'TTFT':>9} {'speed-up':>20} {'eff.':>6}" + (f" {'$/M tokens':>22}" if usd_per_device_hour else ""),
@@ -33,7 +32,7 @@ def card_lines(card: Card, ask: Ask, usd_per_device_hour: float | None) -> list[
     lines += [_line(fit, usd_per_device_hour) for fit in card.fits]
     lines += [f"{plan!s:<10} left out: {reason}" for plan, reason in card.unfit.items()]
     lines += [
-        f"{fit.plan}: the KV cache holds {fit.largest_concurrency} of {ask.concurrency} requests at once"
+        f"{fit.plan}: the KV cache holds {fit.largest_concurrency:,} of {plural(ask.concurrency, 'request')} at once"
         for fit in card.fits
         if fit.largest_concurrency < ask.concurrency
     ]
@@ -49,12 +48,12 @@ def predicted_beside(result: Result) -> tuple[list[Beside], list[str]]:
         found = predict_result(result, stored_priors())
     except NotPredictableError as error:
         return [], [f"Nothing is predicted: {error}."]
-    return found, beside_lines(found)
+    return found, beside_lines(found, result)
 
 
-def beside_lines(found: Sequence[Beside]) -> list[str]:
+def beside_lines(found: Sequence[Beside], result: Result) -> list[str]:
     """Measured cases beside what their smallest plans predict, each plan's loss in four bars, and how good that is."""
-    return [*beside_table(found), *beside_sentences(found)]
+    return [*beside_table(found), *beside_sentences(found, result)]
 
 
 def beside_table(found: Sequence[Beside]) -> list[str]:
@@ -78,23 +77,37 @@ def beside_table(found: Sequence[Beside]) -> list[str]:
     return lines
 
 
-def beside_sentences(found: Sequence[Beside]) -> list[str]:
+def beside_sentences(found: Sequence[Beside], result: Result) -> list[str]:
     """How far off the predictions were, and why some are uncertain."""
     held = [one for one in found if not one.calibrates]
     calibrating = ", ".join(_calibrating(found))
     if not held:
-        return [f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there. {MORE}"]
+        said = f"Nothing is left to predict: only {calibrating} gave rates, and predictions start there."
+        return [f"{said} {_what_to_measure(len(result.environment.get('devices', [])))}"]
     inside = sum(one.inside for one in held)
     errors = sorted(abs(one.error) for one in held)
     lines = [
         f"{len(held)} cases predicted from {calibrating}: median error {errors[len(errors) // 2]:.0%}, {inside} inside"
         " their interval."
     ]
+    if any(STEADY in repeat for case in result.cases for repeat in case.repeats):
+        lines.append(WHOLE)
     for doubt in dict.fromkeys(doubt for one in held for doubt in one.doubts):
         of = [one.case for one in held if doubt in one.doubts]
         whose = "all of them" if len(of) == len(held) else ", ".join(of)
         lines.append(f"Low confidence, wider intervals ({whose}): {doubt}.")
     return lines
+
+
+def _what_to_measure(devices: int) -> str:
+    """How a plan beyond the two smallest is measured on a machine with so many devices."""
+    if devices < 2:
+        return "Measure on a machine with two devices or more: this one has no other plans"
+    sizes = " ".join(str(size) for size in (1, 2, 4) if size <= devices)
+    return (
+        f"Measure a plan beyond the two smallest: python week5/benchmark_scaling.py --tp {sizes} --replicas, or python"
+        " week5/compare_parallel_plans.py --plans tp1 tp2 pp2 tp1x2"
+    )
 
 
 def _calibrating(found: Sequence[Beside]) -> list[str]:

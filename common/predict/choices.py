@@ -33,8 +33,8 @@ def nothing_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     if not short[nearest]:
         return _no_request_fits(ask, [plan for plan in legal if not short[plan]])
     short_by = f"{short[nearest]:.1f} GB short on each device"
-    remedy = f"{_would_hold(ask, 1)}, or fewer bytes per weight"
-    return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {remedy}"
+    remedy = "fewer bytes per weight need less (--dtype)"
+    return f"no plan fits on {ask.hardware.name}: {nearest} is {short_by}; {_would_hold(ask, 1)}; {remedy}"
 
 
 def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
@@ -45,11 +45,12 @@ def _no_request_fits(ask: Ask, plans: Sequence[ParallelPlan]) -> str:
     missing = (length - room[most]) * kv_bytes_per_token(ask.shape, most) / 1e9
     usable = min(room[most], ask.shape.max_position_embeddings)  # more the model does not take
     left = usable - ask.output_tokens
+    context = "" if usable == room[most] else f": the model's context is taken as {usable} tokens"
     shorter = f"--input-tokens up to {left}" if left > 0 else f"prompt and answer of {usable} tokens together"
     return (
         f"the model fits on {ask.hardware.name}, the KV cache of one request does not: {length} tokens, and {most} has"
         f" room for {room[most]}, {missing:.1f} GB short on each device; {_would_hold(ask, length)}; on {most},"
-        f" {shorter} would fit"
+        f" {shorter} would fit{context}"
     )
 
 

@@ -14,6 +14,7 @@ from common.predict.hardware import DATA
 
 GUESSED_FORM = (128, 1 / 3.5)  # head size, and hidden size over MLP width, of a model known by its size alone
 SPLIT_BY = 8  # KV heads of a guessed model, and what divides its heads and layers
+UNKNOWN_CONTEXT = 131072  # tokens, of a model whose context is not kept
 
 FOUR_BITS = 0.56  # bytes of a weight of four bits, with a scale for every 32 or so
 
@@ -36,7 +37,7 @@ def find_shape(name: str) -> tuple[ModelShape, bool]:
     text = name.lower()
     for entry in _entries():
         if re.search(entry["pattern"], text):
-            return _shape(entry), False
+            return _shape(entry, _context(text)), False
     size = re.search(r"(\d+(?:\.\d+)?)\s?b\b", text)
     if size and 0 < float(size.group(1)) < 5000:
         return shape_of_size(float(size.group(1)) * 1e9), True
@@ -100,7 +101,12 @@ def _own_bytes(text: str) -> float:
     return float(entry.get("bytes", 2.0))
 
 
-def _shape(entry: dict[str, Any]) -> ModelShape:
+def _context(text: str) -> int:
+    known = (entry["positions"] for entry in _entries("contexts") if re.search(entry["pattern"], text))
+    return int(next(known, UNKNOWN_CONTEXT))
+
+
+def _shape(entry: dict[str, Any], positions: int = UNKNOWN_CONTEXT) -> ModelShape:
     return ModelShape(
         hidden_size=entry["h"],
         intermediate_size=entry["ff"],
@@ -109,7 +115,7 @@ def _shape(entry: dict[str, Any]) -> ModelShape:
         num_key_value_heads=entry["kv"],
         head_dim=entry["hd"],
         vocab_size=entry["V"],
-        max_position_embeddings=entry.get("positions", 131072),
+        max_position_embeddings=positions,
         tie_word_embeddings=entry.get("tied", False),
         num_experts=entry.get("E", 0),
         num_experts_per_tok=entry.get("k", 0),
@@ -133,6 +139,6 @@ def shape_of_size(parameters: float) -> ModelShape:
 
 
 @cache
-def _entries() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads((DATA / "models.json").read_text(encoding="utf-8"))["models"]
+def _entries(kind: str = "models") -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((DATA / "models.json").read_text(encoding="utf-8"))[kind]
     return entries

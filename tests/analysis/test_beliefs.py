@@ -121,6 +121,8 @@ def test_more_load_may_only_wait_longer() -> None:
     assert "from 16 to 32 streams tp1 gives 1.03x the tokens per second and 1.9x the wait" in says(
         beliefs.more_load_is_better, *climb
     )
+    repeated = case(TP1, "saturated", 16, [80.0, 80.0, 80.0])
+    assert "1.03x" in says(beliefs.more_load_is_better, *climb, repeated), "repeats are held over no single rung"
     climb = [case(TP1, "ladder", streams, [rate]) for streams, rate in ((16, 100.0), (32, 190.0))]
     assert beliefs.more_load_is_better(result(climb)) is None
 

@@ -44,6 +44,29 @@ def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (main, ("compare", "a", "b", "--factor", "foo"), "invalid choice 'foo' for argument '--factor'"),
+        (main, ("look", "--bogus"), "unknown option --bogus"),
+        (predict_main, ("evaluate", "a", "--calibrate-device", "1"), "did you mean --calibrate-devices?"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    command: Callable[[], int],
+    words: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as end:
+        command()
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
 def test_a_loss_is_shown_in_four_bars_by_look_and_by_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

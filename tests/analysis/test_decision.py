@@ -12,7 +12,7 @@ from common.analysis.decision.changes import changes
 from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Load, loads_of
 from common.analysis.decision.page import Page, foretold_shown, markdown, summary, write_page
-from common.analysis.decision.reading import answer_lines, doubts, headline, side_by_side
+from common.analysis.decision.reading import answer_lines, doubts, headline, rate_words, side_by_side
 from common.analysis.frames import RESULTS
 from common.core.capacity import Prices
 from common.core.plan import ParallelPlan
@@ -77,6 +77,15 @@ def test_the_cheapest_plan_is_that_of_the_smaller_spare() -> None:
     text = " ".join(answer_lines(found))
     assert "ASSUMED: engines add up" in text and "Bought: left out" in text
     assert "Those on one machine share it, and how many machines it takes rests on that." in text
+
+
+def test_one_request_per_second_is_one() -> None:
+    assert [rate_words(rate) for rate in (1.0, 0.5, 20.0, 1e6)] == [
+        "1 request per second",
+        "0.5 requests per second",
+        "20 requests per second",
+        "1,000,000 requests per second",
+    ]
 
 
 def test_an_invalid_client_neither_counts_nor_stands_in_the_way() -> None:

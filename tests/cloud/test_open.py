@@ -11,7 +11,8 @@ import pytest
 from common.cloud import upkeep
 from common.cloud.errors import BILLING, CLEAN
 from common.cloud.launch import DEARER
-from common.cloud.ledger import Ledger, ledgers
+from common.cloud.ledger import RECEIPT, Ledger, ledgers, new_ledger
+from common.cloud.main import main
 from common.cloud.options import Down, Verify
 from common.cloud.survey import open_here
 from common.cloud.watchdog import PIDFILE, is_watched, watch
@@ -121,6 +122,21 @@ def test_a_ledger_that_was_spoiled_is_not_forgotten(tmp_path: Path, how: str) ->
     assert upkeep.verify(Verify(tmp_path / "results"), evening.world, ROOT) == BILLING
     assert any(ledger.folder.name in line and "cannot be read" in line for line in evening.said), evening.said
     assert not stranger.gone
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("verb", ["verify", "down"])
+def test_without_credentials_a_spoiled_ledger_is_not_forgotten_either(
+    verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ledger, _ = new_ledger(tmp_path / "results")
+    ledger.write("created", 1.0, id="pod-1")
+    words = [verb, "--yes", "--results-dir", str(tmp_path / "results")]
+    assert main("runpod", ROOT / "runpod" / "profiles.toml", words) == BILLING
+    said = capfd.readouterr().err
+    assert f"{ledger.folder} cannot be read" in said and "RUNPOD_API_KEY is not set" in said
+    ledger.save(RECEIPT, {"verified": True})
+    assert main("runpod", ROOT / "runpod" / "profiles.toml", words) == 2
 
 
 def test_a_watchdog_that_died_is_not_promised(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def test_measuring_narrows_the_intervals_and_says_what_the_others_foretold() -> 
     assert speeds(after)[2].foretold is None
 
 
+@pytest.mark.parametrize(("second", "doubted"), [(1_000_000.0, True), (100.0, True), (1390.0, False), (300.0, False)])
+def test_rates_that_are_hardly_of_one_load_are_doubted(second: float, doubted: bool) -> None:
+    found = card({PLANS[0]: 812.0, PLANS[1]: second}).doubts
+    assert any(f"tp1 gives 812 and tp2 {second:,.0f}, far apart" in doubt for doubt in found) is doubted
+
+
 def test_efficiency_and_dollars_by_hand() -> None:
     line = speeds(card())[2]
     assert line.efficiency.value == pytest.approx(line.speedup.value / 4)

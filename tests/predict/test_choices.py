@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
 from common.core.plan import ParallelPlan
 from common.predict.choices import nothing_fits, plans_of
 from common.predict.hardware import find
@@ -28,7 +30,12 @@ def test_plans_worth_predicting() -> None:
 def test_what_does_not_fit_says_by_how_much_and_what_would() -> None:
     """70.6e9 weights of two bytes and 2.5 GB of runtime in 90 % of 79.6 GiB: 66.7 GB too much; half of them fit."""
     said = nothing_fits(Ask(DENSE, find("H100"), 2.0, 512, 128, 32), [ParallelPlan()])
-    assert "tp1 is 66.7 GB short on each device; tp2 would hold it" in said
+    assert "tp1 is 66.7 GB short on each device; tp2 would hold it; fewer bytes per weight need less" in said
+    largest = Ask(find_shape("Llama-3.1-405B")[0], find("T4"), 2.0, 512, 128, 32)
+    said = nothing_fits(largest, [ParallelPlan(tp=8)])
+    assert said.endswith(
+        "no tensor-parallel plan up to 64 devices would hold it; fewer bytes per weight need less (--dtype)"
+    )
 
 
 def test_a_request_too_long_is_told_from_a_model_too_large() -> None:
@@ -58,3 +65,13 @@ def test_an_answer_that_alone_is_too_long() -> None:
     ask = Ask(UNBOUNDED, find("H100"), 2.0, 1, 10**9, 32)
     room = fit(DENSE, find("H100"), ParallelPlan(tp=4), 2.0).kv_tokens
     assert f"prompt and answer of {room} tokens together would fit" in nothing_fits(ask, [ParallelPlan(tp=4)])
+
+
+@pytest.mark.parametrize(
+    ("model", "context"),
+    [("Qwen/Qwen3-32B", 40960), ("Qwen3-30B-A3B-FP8", 40960), ("Qwen3-4B-Instruct-2507", 131072), ("QwQ", 131072)],
+)
+def test_a_prompt_is_as_long_as_the_model_takes_where_memory_holds_more(model: str, context: int) -> None:
+    ask = Ask(find_shape(model)[0], find("H100"), 2.0, 100_000_000, 128, 32)
+    said = nothing_fits(ask, [ParallelPlan(tp=8)])
+    assert said.endswith(f"up to {context - 128} would fit: the model's context is taken as {context} tokens")

@@ -13,7 +13,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.predict.calibrate import Priors, stored_priors
-from common.predict.card_table import predicted_beside
+from common.predict.card_table import WHOLE, predicted_beside
 from common.predict.measured import (
     NotPredictableError,
     cpu_priors,
@@ -141,6 +141,9 @@ def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
         "Low confidence, wider intervals (all of them): it was measured once.",
     ]
     assert sum(" low " in line for line in said) == 4
+    result.cases[0].repeats[0]["steady_output_throughput"] = 1.0
+    _, steady = predicted_beside(result)
+    assert [line for line in steady if line not in said] == [WHOLE], "no other rate is taken, and that is said"
     result.environment = ENVIRONMENT | {"ceilings": None}
     none, (why,) = predicted_beside(result)
     assert none == [] and why.startswith("Nothing is predicted: the result does not say the CPU's ceilings")
@@ -151,9 +154,16 @@ def test_lines_say_what_is_predicted_or_why_nothing_is() -> None:
 
 @pytest.mark.parametrize("plans", [[TP1], [TP1, TP2]])
 def test_where_all_cases_calibrate_the_measurement_that_is_needed_is_named(plans: list[ParallelPlan]) -> None:
-    _, said = predicted_beside(planted(plans, cpu_priors(stored_priors())))
-    assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
-    assert "python week5/benchmark_scaling.py --tp 1 2 4 --replicas" in said[-1]
+    result = planted(plans, cpu_priors(stored_priors()))
+    for count, advice in (
+        (1, "on a machine with two devices"),
+        (2, "--tp 1 2 --replicas"),
+        (8, "--tp 1 2 4 --replicas"),
+    ):
+        result.environment = ENVIRONMENT | {"devices": ENVIRONMENT["devices"] * count}
+        _, said = predicted_beside(result)
+        assert said[-1].startswith(f"Nothing is left to predict: only {', '.join(map(str, plans))} gave rates")
+        assert advice in said[-1]
 
 
 def test_a_load_and_engines_that_nothing_calibrates_are_of_low_confidence() -> None:

@@ -38,6 +38,11 @@ def test_the_card_ends_in_one_line_of_json(run: Script) -> None:
     assert last["measure_next"] not in ("tp1", "tp2", None)
 
 
+@pytest.mark.parametrize(("count", "said"), [("1", "1 request in flight"), ("1000000", "1,000,000 requests in flight")])
+def test_a_load_in_words(run: Script, count: str, said: str) -> None:
+    assert f" {said};" in run("--model", "Qwen3-8B", "--gpu", "H100", "--concurrency", count).out
+
+
 def test_experts_over_devices_get_bytes_and_no_claim(run: Script) -> None:
     done = run("--model", "Qwen3-30B-A3B", "--gpu", "H100", "--counts", "2", "4")
     assert done.code == 0, done.err

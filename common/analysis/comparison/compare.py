@@ -23,6 +23,7 @@ from common.store.files import StoreError
 
 HEADINGS = dict(zip(METRICS, ("tok/s\nB/A", "TTFT\nB/A", "TPOT\nB/A"), strict=True))
 DOUBTFUL = "?"
+ONE_RUN = ["A and B are one and the same run: every ratio is 1 by construction.", ""]
 
 
 class RefusedError(ValueError):
@@ -46,12 +47,11 @@ def compare_files(a: Path, b: Path, factors: Sequence[Named], console: Console |
         raise StoreError(f"{a} and {b} have no case in common; measure the same plans and curves")
     console.print("Compare  B / A", style="bold")
     _say(console, [f"A: {about(left)} ({a})", f"B: {about(right)} ({b})", ""])
-    _say(console, _listed(found, factors))
-    if left.run_id == right.run_id and left.cases == right.cases:
-        _say(console, ["A and B are one and the same run: every ratio is 1 by construction.", ""])
+    itself = left.run_id == right.run_id and left.cases == right.cases and not found
+    _say(console, ONE_RUN if itself else _listed(found, factors))
     refused = list(dict.fromkeys(one.factor for one in found if not one.allowed(factors)))
     if not refused:
-        _print_ratios(console, compared, coverage(compared, found))
+        _print_ratios(console, compared, [] if itself else coverage(compared, found))
     document = _document((a, b), factors, found, [] if refused else compared)
     sys.stdout.write(json.dumps(document, default=str) + "\n")
     sys.stdout.flush()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Carried, Decision
-from common.analysis.decision.reading import PREDICTED, count, dollars, engines_words, limits_words, number
+from common.analysis.decision.reading import PREDICTED, count, dollars, engines_words, limits_words, number, rate_words
 from common.analysis.scaling.figures import INK, LOOKS, STYLE, empty_figure, without_data
 from common.core.capacity import need
 
@@ -93,8 +93,9 @@ def _cost_title(decision: Decision) -> str:
     kind = f"{PREDICTED}: " if chosen.capacity.predicted else ""
     each = decision.question.prices.rented_usd
     usd = "" if each is None else f", {dollars(each * chosen.machines)} a month"
+    rate = decision.question.rate
     return (
-        f"{kind}{number(decision.question.rate)} requests per second take {engines_words(chosen)}, one of them spare,"
+        f"{kind}{rate_words(rate)} {'takes' if rate == 1 else 'take'} {engines_words(chosen)}, one of them spare,"
         f" on {count(chosen.machines, 'machine')}{usd}"
     )
 

@@ -18,7 +18,7 @@ SECONDS_PER_MONTH = 3600 * HOURS_PER_MONTH
 
 def headline(decision: Decision) -> str:
     """The answer in one line."""
-    asked, chosen = f"{number(decision.question.rate)} requests per second", decision.chosen
+    asked, chosen = rate_words(decision.question.rate), decision.chosen
     if chosen is None:
         return f"{asked}: no plan was {'seen' if decision.loads else 'predicted'} to keep the limits at any load tried"
     usd = rented_usd(decision, chosen)
@@ -145,6 +145,11 @@ def dollars(usd: float) -> str:
 def number(value: float) -> str:
     """Three digits that mean something."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def rate_words(rate: float) -> str:
+    """`1 request per second`, `20 requests per second`."""
+    return f"{number(rate)} request{'' if rate == 1 else 's'} per second"
 
 
 def count(many: int, what: str) -> str:

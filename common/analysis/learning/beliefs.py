@@ -187,7 +187,7 @@ def more_load_is_better(result: Result) -> str | None:
     """What the last step of load brought, and what it cost in waiting."""
     for plan in sorted({case.plan for case in result.cases}, key=lambda plan: (plan.devices, plan.replicas, plan)):
         measured = loads(result, plan)
-        if len(measured) < 2:
+        if not measured:
             continue
         (few, rate, wait_ms), (many, higher_rate, longer_ms) = measured[-2:]
         gained, waited = higher_rate / rate, longer_ms / wait_ms

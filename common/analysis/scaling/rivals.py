@@ -59,18 +59,13 @@ def batch_gain(case: Case) -> Estimate | None:
 
 
 def loads(result: Result, plan: ParallelPlan) -> list[tuple[int, float, float]]:
-    """(streams, tokens per second, median ms to first token) of a plan's closed loops, lightest first."""
-    found: dict[int, tuple[int, float, float]] = {}
-    for curve in CLOSED:
-        for case in result.cases:
-            if (case.curve, case.plan, case.status) != (curve, plan, "ok") or not isinstance(case.arrivals, ClosedLoop):
-                continue
-            rates, waits = samples(case, "output_throughput"), samples(case, "median_ttft_ms")
-            if rates and waits and min(*rates, *waits) > 0:
-                count = case.arrivals.concurrency
-                rate, wait_ms = (geometric_mean("", "", values).value for values in (rates, waits))
-                found[count] = (count, rate, wait_ms)
-    return [found[count] for count in sorted(found)]
+    """(streams, tokens per second, median ms to first token) of a plan's closed loops, lightest first.
+
+    They are of one curve, whose loads were measured alike: of those with several loads the one with the heaviest, and
+    the better measured one of two. Empty where no curve has several.
+    """
+    several = [found for curve in reversed(CLOSED) if len(found := _loads_of(result, plan, curve)) > 1]
+    return max(several, key=lambda found: found[-1][0], default=[])
 
 
 def busy_share(case: Case) -> float | None:
@@ -81,6 +76,19 @@ def busy_share(case: Case) -> float | None:
         if found:
             return sum(found) / len(found)
     return None
+
+
+def _loads_of(result: Result, plan: ParallelPlan, curve: str) -> list[tuple[int, float, float]]:
+    found: dict[int, tuple[int, float, float]] = {}
+    for case in result.cases:
+        if (case.curve, case.plan, case.status) != (curve, plan, "ok") or not isinstance(case.arrivals, ClosedLoop):
+            continue
+        rates, waits = samples(case, "output_throughput"), samples(case, "median_ttft_ms")
+        if rates and waits and min(*rates, *waits) > 0:
+            count = case.arrivals.concurrency
+            rate, wait_ms = (geometric_mean("", "", values).value for values in (rates, waits))
+            found[count] = (count, rate, wait_ms)
+    return [found[count] for count in sorted(found)]
 
 
 def _is_device(name: str, kind: str) -> bool:
