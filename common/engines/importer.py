@@ -20,6 +20,7 @@ import gc
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -50,7 +51,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "common.engines.importer"])
     os.nice(ENGINE_NICENESS)
     gc.disable()  # of what is imported nothing is garbage: a second of eight
-    with _ending_with_parent():
+    with _ending_with_script():
         began_s = time.monotonic()
         for name in IMPORTED:
             with contextlib.suppress(ImportError):  # its engine will say what is wrong with this vLLM
@@ -73,12 +74,16 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _ending_with_parent() -> Iterator[None]:
-    """End at once when the parent does. The kernel's own signal for that also comes when only its thread has ended."""
-    parent = os.getppid()
+def _ending_with_script() -> Iterator[None]:
+    """End at once when the script does, also one that ended before this began: its end of the socket is closed then.
+
+    The kernel's own signal for a parent's end also comes when only its thread has ended.
+    """
+    other_end = select.poll()
+    other_end.register(0, 0)  # that it is closed is told unasked
 
     def look(_number: int, _frame: object) -> None:
-        if os.getppid() != parent:
+        if other_end.poll(0):
             os._exit(1)
 
     signal.signal(signal.SIGALRM, look)

@@ -322,7 +322,9 @@ def test_whoever_is_killed_the_engine_goes_too(
     assert killed == "guard" or not shared.exists()
 
 
-def test_a_script_killed_while_its_importer_imports_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("imports_for_s", [0.0, 0.5])
+def test_a_script_killed_while_its_importer_imports_leaves_nothing(tmp_path: Path, imports_for_s: float) -> None:
+    """Also where it had not begun to: that takes it a moment."""
     module(tmp_path, "slow", "import time; time.sleep(600)")
     code = f"""
     import time
@@ -336,7 +338,7 @@ def test_a_script_killed_while_its_importer_imports_leaves_nothing(tmp_path: Pat
     assert owner.stdout is not None
     with owner.stdout:
         importing = int(owner.stdout.readline())
-    time.sleep(0.5)
+    time.sleep(imports_for_s)
     assert psutil.pid_exists(importing)
     owner.kill()
     owner.wait()
