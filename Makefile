@@ -32,7 +32,7 @@ test: setup  ## the whole suite: unit tests, real vLLM, scripts, notebooks, lint
 	@$(BIN)/python -m pytest -m "(vllm or timing) and not apart" $(TIMED) tests/engines tests/experiment tests/week5
 
 test-beside:
-	@$(BIN)/python -m pytest -m "not timing and (not vllm or apart)" -n 5 --dist worksteal
+	@$(BIN)/python -m pytest -m "not timing and (not vllm or apart)" -n 4 --dist worksteal
 
 test-fast:  ## what can be tested without vLLM in a minute and a half
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine

@@ -291,8 +291,9 @@ def test_a_server_that_hangs_is_given_up_early_and_what_was_measured_is_kept(
     script: Script, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
 ) -> None:
     """The first case and the second one's warm-up take ten requests; its repeat is hit in the middle."""
-    monkeypatch.setattr(control, "QUESTION_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(counters, "SCRAPE_TIMEOUT_S", 0.3)
+    if mode == "freezes":  # the others answer, on a busy machine after a while
+        monkeypatch.setattr(control, "QUESTION_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(counters, "SCRAPE_TIMEOUT_S", 0.3)
     words = ("--model", mode, "--concurrency", "1", "3", "4", "--requests", "6", "--output-tokens", "5")
     with own_server() as port:
         url = f"http://127.0.0.1:{port}/open"
