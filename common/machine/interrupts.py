@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def none_lost() -> Iterator[None]:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             told(unraisable)
             return
-        again.append(threading.Timer(AGAIN_S, _thread.interrupt_main))  # here it would be passed over once more
+        again.append(threading.Timer(AGAIN_S, _press))  # here it would be passed over once more
         again[-1].daemon = True
         again[-1].start()
 
@@ -36,3 +37,11 @@ def none_lost() -> Iterator[None]:
         sys.unraisablehook = told
         for timer in again:
             timer.cancel()
+
+
+def _press() -> None:
+    """Send a real signal, which ends a wait in the kernel too."""
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -199,6 +199,7 @@ def test_a_spoilt_shape_is_named_by_what_needs_it(results: Path) -> None:
     assert found["configuration"].state == OPEN
 
 
+@pytest.mark.slow
 def test_whatever_stands_in_a_file_nothing_crashes(results: Path) -> None:
     """Edits at random places of valid JSON: numbers, texts, nothing, lists where objects were."""
     chance = random.Random(5)

@@ -67,6 +67,7 @@ def test_a_wrong_option_is_one_line(
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err
 
 
+@pytest.mark.slow
 def test_a_loss_is_shown_in_four_bars_by_look_and_by_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,7 @@ def small_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.cloud.work.packed", lambda root: b"code")
 
 
+@pytest.mark.slow
 def test_a_renting_without_faults(tmp_path: Path) -> None:
     evening = AwsEvening(tmp_path)
     assert evening.rent() == CLEAN, evening.said

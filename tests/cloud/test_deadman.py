@@ -53,6 +53,7 @@ def dead_man(folder: Path, deadline_s: float, **changes: int) -> DeadMan:
     return DeadMan(int(time.time() + deadline_s), home=str(folder), **numbers)
 
 
+@pytest.mark.slow
 def test_at_its_deadline_and_again_for_ever(tmp_path: Path) -> None:
     with armed(tmp_path, dead_man(tmp_path, 3)) as ended:
         took = ended_within(ended, 10)

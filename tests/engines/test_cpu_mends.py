@@ -63,6 +63,7 @@ def test_a_stage_that_has_buffers_keeps_them(runner: type[Runner]) -> None:
     assert stage.made == []
 
 
+@pytest.mark.slow
 def test_experts_are_numbered_by_place_and_those_elsewhere_weigh_nothing() -> None:
     torch = pytest.importorskip("torch")
     ids = torch.tensor([[0, 5], [4, 7]], dtype=torch.int32)

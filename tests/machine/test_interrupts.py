@@ -23,13 +23,14 @@ class PressedWhileCollected:
 
 
 def test_in_a_finalizer_it_comes_again_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    passed = False
+    passed, began = False, time.monotonic()
     with pytest.raises(KeyboardInterrupt), none_lost():
         PressedWhileCollected()
         gc.collect()
         passed = True
         time.sleep(5)
     assert passed, "Python itself passes over it"
+    assert time.monotonic() - began < 4, "a wait is ended, too"
     assert capfd.readouterr().err == ""
 
 
