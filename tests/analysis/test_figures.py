@@ -17,6 +17,7 @@ from common.store.schema import Case
 from tests.analysis.planted import TP1, TP2, TP4, X2, case, full, result
 
 
+@pytest.mark.slow
 def test_figures_are_written_in_sixteen_to_nine_with_something_on_them(tmp_path: Path) -> None:
     paths = save_drawings(full(), tmp_path / "new")
     names = [path.name.removeprefix(f"{full().run_id}-") for path in paths]

@@ -255,6 +255,7 @@ def test_a_region_without_the_type(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_down_looks_where_the_machine_was_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A look at another region would find nothing there and call that proof."""
     clock = TestClock()

@@ -155,6 +155,7 @@ def test_results_of_another_model_or_accelerator_are_told_apart() -> None:
     assert "SYNTHETIC" in measured_elsewhere(None, "H100")(result([closed(TP1, 1)]))
 
 
+@pytest.mark.slow
 def test_predicted_rates_keep_the_limits_and_follow_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foretelling, "LADDER", (1, 16))
     ask = Ask(find_shape("Llama-3-8B")[0], find("H100"), 2.0, 32, 32, 1)

@@ -114,6 +114,7 @@ def test_a_server_that_answers_nothing_useful_is_an_engine_error(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_long_repeats_have_a_steady_window_and_their_text_is_counted_again(
     running_server: GoldenServer, monitor: Monitor, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def the_result(results: Path) -> Result:
     return files.load(path)
 
 
+@pytest.mark.slow
 def test_all_legal_plans_and_experts_on_a_model_that_has_some(script: Script, world: World, results: Path) -> None:
     outcome = script(*SMALL, "--results-dir", str(results), "--guess", "1.5")
     assert outcome.code == 0, outcome

@@ -44,6 +44,7 @@ def test_it_reads_whole_answers_and_gives_the_same(texts: list[str], places: lis
     assert read(stamped) == carefully(stamped)
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(
     texts=st.lists(st.sampled_from(TEXTS), max_size=4),

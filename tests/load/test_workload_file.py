@@ -497,6 +497,7 @@ def test_a_packed_file_that_was_cut_short_says_so_where_the_cut_is_reached(file:
     assert len(read(file, wanted=3).entries) == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_without_end_is_not_unpacked(file: Path) -> None:
     file.write_bytes(gzip.compress(b'{"prompt": "a b c"}\n' + b" " * (200 << 20), compresslevel=1))
     tracemalloc.start()

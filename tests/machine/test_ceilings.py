@@ -27,6 +27,7 @@ def test_gpus_are_not_measured_yet() -> None:
     assert measure_ceilings(gpu_machine(Replay(A100))) is None
 
 
+@pytest.mark.slow
 def test_this_machine_gives_plausible_rates() -> None:
     machine = cpu_machine(read_cpus())
     measured = measure_ceilings(machine, turn_s=0.03)

@@ -120,6 +120,7 @@ def test_limits_that_no_plan_keeps_exit_with_1(script: Script, results: Path) ->
     assert (folder_of_page(results) / "decision.html").is_file()
 
 
+@pytest.mark.slow
 def test_predictions_alone_end_in_what_to_measure_first(script: Script, tmp_path: Path) -> None:
     words = ("--model", "Qwen/Qwen3-8B", "--gpu", "H100", "--counts", "1", "2", "--usd-per-hour", "5")
     outcome = script("--rate", "20", "--slo", "ttft=500", "tpot=50", *words, "--results-dir", str(tmp_path))
