@@ -46,13 +46,6 @@ def kv_tokens(engine: Engine) -> int:
     return engine.facts.kv_cache_tokens
 
 
-def test_replicas_write_the_same(engines: SharedEngines) -> None:
-    engine = engines.of("tp1x2")
-    for replica in range(2):
-        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
-    assert_laid_out(engine, SHAPES[DENSE])
-
-
 @pytest.mark.parametrize(("split", "kv_times"), list(KV_TIMES.items()))
 def test_a_plan_writes_what_one_device_writes(engines: SharedEngines, split: str, kv_times: float) -> None:
     """And has a KV cache of 1 GiB on each device: of all layers, of a part of each, or of 5 of the 8."""
@@ -71,3 +64,10 @@ def test_experts_on_different_devices_write_the_same(engines: SharedEngines) -> 
     split = engines.of("tp2ep", MOE)
     assert greedy_tokens(split, PROMPTS) == expected
     assert_laid_out(split, SHAPES[MOE])
+
+
+def test_replicas_write_the_same(engines: SharedEngines) -> None:
+    engine = engines.of("tp1x2")
+    for replica in range(2):
+        assert greedy_tokens(engine, PROMPTS, replica) == told(engines, DENSE)
+    assert_laid_out(engine, SHAPES[DENSE])

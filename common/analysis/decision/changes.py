@@ -5,7 +5,6 @@ from __future__ import annotations
 from common.analysis.decision.answer import Carried, Decision, LimitTurn, by_bracket, by_means, limit_turns
 from common.analysis.decision.reading import (
     SECONDS_PER_MONTH,
-    count,
     dollars,
     engines_words,
     number,
@@ -13,6 +12,7 @@ from common.analysis.decision.reading import (
     within_words,
 )
 from common.core.capacity import REACH, Need, other_plan_above, other_plan_below
+from common.core.plural import plural
 
 
 def changes(decision: Decision) -> list[str]:
@@ -56,7 +56,7 @@ def _rate_changes(decision: Decision, chosen: Need) -> list[str]:
 def _replaced(other: Need, chosen: Need) -> str:
     return (
         f"{other.capacity.engine} takes the place of {chosen.capacity.engine}: {engines_words(other)} on"
-        f" {count(other.machines, 'machine')}"
+        f" {plural(other.machines, 'machine')}"
     )
 
 
@@ -66,7 +66,7 @@ def _limit_turn(turn: LimitTurn) -> str:
     begin = f"Limit: with {turn.name.upper()} {side} {turn.limit_ms:.3g} ms{more}"
     if turn.need is None:
         return f"{begin} no load tried keeps the limits on any plan."
-    return f"{begin} it is {engines_words(turn.need)} on {count(turn.need.machines, 'machine')}."
+    return f"{begin} it is {engines_words(turn.need)} on {plural(turn.need.machines, 'machine')}."
 
 
 def _price_changes(decision: Decision, chosen: Need) -> list[str]:
@@ -98,8 +98,8 @@ def _evidence_changes(decision: Decision, chosen: Need) -> list[str]:
     certain = by_means(decision.plans, chosen, rate)
     if certain.engines < chosen.engines:
         lines.append(
-            f"Measuring: by the measured means {count(certain.engines, 'engine')} and a spare would do; the width of"
-            f" the intervals costs {count(chosen.engines - certain.engines, 'engine')}."
+            f"Measuring: by the measured means {plural(certain.engines, 'engine')} and a spare would do; the width of"
+            f" the intervals costs {plural(chosen.engines - certain.engines, 'engine')}."
         )
     own = [one for one in decision.plans if one.plan == chosen.capacity.engine]
     for one in own:
@@ -122,7 +122,7 @@ def _bracket(one: Carried, decision: Decision, chosen: Need) -> list[str]:
             f" not seen, and it may carry more.{once}"
         ]
     saved = chosen.engines - most.engines
-    gain = f"at most {count(saved, 'engine')} could be saved" if saved > 0 else "no engine could be saved"
+    gain = f"at most {plural(saved, 'engine')} could be saved" if saved > 0 else "no engine could be saved"
     return [
         f"Measuring: {one.plan} was within at {one.best.words} and not at {one.failed.words}"
         f" ({number(one.failed.rate.value)}/s, {within_words(one.failed, decision.question.limits_ms)}); the truth lies"

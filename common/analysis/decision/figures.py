@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Carried, Decision
-from common.analysis.decision.reading import PREDICTED, count, dollars, engines_words, limits_words, number, rate_words
+from common.analysis.decision.reading import PREDICTED, dollars, engines_words, limits_words, number, rate_words
 from common.analysis.scaling.figures import INK, LOOKS, STYLE, empty_figure, without_data
 from common.core.capacity import need
+from common.core.plural import plural
 
 STEPS = 400  # of the rate, over the width of the figure
 WIDE = 2.5  # times the asked rate
@@ -96,7 +97,7 @@ def _cost_title(decision: Decision) -> str:
     rate = decision.question.rate
     return (
         f"{kind}{rate_words(rate)} {'takes' if rate == 1 else 'take'} {engines_words(chosen)}, one of them spare,"
-        f" on {count(chosen.machines, 'machine')}{usd}"
+        f" on {plural(chosen.machines, 'machine')}{usd}"
     )
 
 

@@ -10,6 +10,7 @@ from common.analysis.decision.loads import Load
 from common.analysis.scaling.reading import milliseconds
 from common.core.capacity import HOURS_PER_MONTH, Need, need
 from common.core.limits import Share
+from common.core.plural import plural
 from common.core.verdict import Verdict
 
 PREDICTED = "PREDICTED"
@@ -29,7 +30,7 @@ def headline(decision: Decision) -> str:
     elif chosen.shares_unseen:
         source = f"if {chosen.together} engines on one machine add up (ASSUMED, and it decides): "
     return (
-        f"{asked}: {source}{count(chosen.machines, 'machine')} with {engines_words(chosen)}, one of them spare{price}"
+        f"{asked}: {source}{plural(chosen.machines, 'machine')} with {engines_words(chosen)}, one of them spare{price}"
     )
 
 
@@ -46,8 +47,8 @@ def answer_lines(decision: Decision) -> list[str]:
         f" {limits_words(question.limits_ms)} (the low end of the interval); one more is spare, so that the answer"
         " survives the loss of one.",
         f"An engine of {chosen.capacity.engine} is one copy of the model on"
-        f" {count(chosen.capacity.engine.devices, 'device')}: {count(chosen.devices, 'device')} in all, on"
-        f" {count(chosen.machines, 'machine')} of {question.machine_devices}.{_same_machine(chosen)}",
+        f" {plural(chosen.capacity.engine.devices, 'device')}: {plural(chosen.devices, 'device')} in all, on"
+        f" {plural(chosen.machines, 'machine')} of {question.machine_devices}.{_same_machine(chosen)}",
         *_rented(decision, chosen),
         *_bought(decision, chosen),
     ]
@@ -152,15 +153,10 @@ def rate_words(rate: float) -> str:
     return f"{number(rate)} request{'' if rate == 1 else 's'} per second"
 
 
-def count(many: int, what: str) -> str:
-    """`1 machine`, `4 machines`."""
-    return f"{many:,} {what}{'' if many == 1 else 's'}"
-
-
 def engines_words(taken: Need, spare: bool = True) -> str:
     """`3 engines of tp1`."""
     many = taken.engines + (taken.spares if spare else 0)
-    return f"{count(many, 'engine')} of {taken.capacity.engine}"
+    return f"{plural(many, 'engine')} of {taken.capacity.engine}"
 
 
 def _same_machine(chosen: Need) -> str:
@@ -231,7 +227,7 @@ def _tempting(decision: Decision) -> list[str]:
     best = decision.tempting
     if best is None:
         return []
-    on = f"{count(best.machines, 'machine')} ({count(best.devices, 'device')})"
+    on = f"{plural(best.machines, 'machine')} ({plural(best.devices, 'device')})"
     return [
         f"{PREDICTED}: {best.capacity.engine} would need less, {engines_words(best)} on {on}. It was not measured, and"
         " is not the answer until it is."

@@ -140,9 +140,9 @@ def without_client(result: Result) -> list[str]:
         for row in scaling_rows(part):
             if row.throughput is not None:
                 rows.setdefault(row.case.plan, []).append(row)
-        smallest = min(rows, key=lambda plan: (plan.devices, plan.replicas, plan), default=None)
         if len(rows) < 2:
             continue
+        smallest = min(rows, key=lambda plan: (plan.devices, plan.replicas, plan))
         for plan, own in rows.items():
             if all(row.case.is_invalid for row in own):
                 model = f"{own[0].case.model}: " if own[0].case.model else ""
