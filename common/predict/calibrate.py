@@ -223,14 +223,14 @@ def linearised(samples: Sequence[Sample], priors: Priors) -> list[Line]:
     """The step model of each sample around the constants that it is calibrated to; runs over all rows at once."""
     whole = Rows.joined([sample.rows for sample in samples])
     ends = np.cumsum([len(sample.devices) for sample in samples])
+    steps = np.vstack([np.zeros(len(CONSTANTS)), STEP * np.eye(len(CONSTANTS))])  # none, then one constant at a time
+    each = Rows.joined([whole] * len(steps))
 
     def around(constants: Sequence[Floats]) -> list[Line]:
         columns = np.repeat(np.stack(constants, axis=1), np.diff(ends, prepend=0), axis=1)
-        values = log_rate(columns, whole)
-        slopes = np.stack(
-            [(log_rate(columns + STEP * unit[:, None], whole) - values) / STEP for unit in np.eye(len(CONSTANTS))],
-            axis=1,
-        )
+        moved = columns[:, None, :] + steps.T[:, :, None]
+        values, *stepped = np.split(log_rate(moved.reshape(len(CONSTANTS), -1), each), len(steps))
+        slopes = (np.stack(stepped, axis=1) - values[:, None]) / STEP
         columns_of = [np.split(column, ends[:-1]) for column in (values, slopes, starvation(columns, whole))]
         parts = zip(samples, constants, *columns_of, strict=True)
         return [Line(*part) for part in parts]
