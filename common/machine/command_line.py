@@ -41,14 +41,19 @@ def with_whole_lines(kind: type[Parsed]) -> type[Parsed]:
     """The same dataclass, whose options' docstrings `--help` wraps anew: tyro keeps ends of lines that are indented."""
     said: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(kind.__mro__)):
-        found = docstring_parser.parse_from_object(base).params
-        said |= {one.arg_name: one.description for one in found if one.description}
+        said |= _docstrings(base)
     for option in fields(kind):  # type: ignore[arg-type]  # tyro takes nothing but dataclasses here
         if option.name in said:
             paragraphs = re.split(r"\n\s*\n", said[option.name])
             text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
             option.metadata = MappingProxyType({**option.metadata, "help": text})
     return kind
+
+
+@functools.cache  # it reads the source anew, which takes longer than the rest of parsing
+def _docstrings(kind: type) -> dict[str, str]:
+    found = docstring_parser.parse_from_object(kind).params
+    return {one.arg_name: one.description for one in found if one.description}
 
 
 def later(command: Callable[..., None]) -> Callable[..., functools.partial[None]]:
