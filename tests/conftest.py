@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(NEEDS_VLLM)
     among_workers = "PYTEST_XDIST_WORKER" in os.environ
     items.sort(key=lambda item: (item.get_closest_marker("vllm") is None) == among_workers)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share is garbage for none of them: to look through it takes half a second each time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

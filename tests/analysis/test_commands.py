@@ -28,6 +28,7 @@ def test_look_prints_the_table_and_the_figures(
     assert all(Path(line).stat().st_size > 10_000 for line in lines[-3:])
 
 
+@pytest.mark.slow
 def test_look_takes_the_file_as_its_word_as_compare_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_report_is_of_the_one_with_rows(
     assert out.splitlines()[0].endswith(f"{OLDER}.html") and f"{NEWEST}.json has no measured row" in err
 
 
+@pytest.mark.slow
 def test_without_any_row_of_ones_own_it_is_the_committed_reference(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

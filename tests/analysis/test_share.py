@@ -169,6 +169,7 @@ def test_a_result_without_secrets_arrives_as_it_was(tmp_path: Path, monkeypatch:
     assert found == made
 
 
+@pytest.mark.slow
 def test_a_classmate_compares_and_looks_without_unpacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,8 +26,8 @@ def coverage(study: Study) -> float:
     "study",
     [
         pytest.param(Study(), id="lab: three starts"),
-        pytest.param(Study(starts=5, repeats=3), id="full: five starts"),
-        pytest.param(Study(drift=0.02), id="with drift"),
+        pytest.param(Study(starts=5, repeats=3), id="full: five starts", marks=pytest.mark.slow),
+        pytest.param(Study(drift=0.02), id="with drift", marks=pytest.mark.slow),
         pytest.param(Study(speedup=0.95, between_starts=0.10, inside_start=0.03), id="a noisy machine, and no gain"),
     ],
 )

@@ -130,6 +130,7 @@ def test_a_renting_without_faults(tmp_path: Path) -> None:
     assert SECRET not in "".join(path.read_text() for path in evening.ledger.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_rights_to_list_are_tried_before_renting(tmp_path: Path) -> None:
     """What cannot be listed could never be proven gone."""
     listing = ["DescribeInstances", *(kind[0].title().replace("_", "") for kind in KINDS.values())]
@@ -144,7 +145,7 @@ def test_rights_to_list_are_tried_before_renting(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
-FIRST = ("no_quota", "terminate_ignored", "terminate_throttled", "volume_left")  # the others are slow
+FIRST = ("no_quota", "volume_left")  # the others are slow
 
 
 def some_slow(faults: tuple[str, ...], fast: tuple[str, ...]) -> list[Any]:

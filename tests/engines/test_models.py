@@ -168,6 +168,7 @@ NO_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROX
     "network", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9", **NO_PROXY}], ids=["offline", "refused"]
 )
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_one_line_within_seconds(
     tmp_path: Path, network: dict[str, str], download: bool
 ) -> None:

@@ -226,6 +226,7 @@ def test_unbalanced_quotes_say_where(tmp_path: Path) -> None:
         parse_engine_args("--name 'half")
 
 
+@pytest.mark.slow
 def test_no_vllm_is_imported_for_a_command() -> None:
     code = (
         "import sys; from common.engines import settings, failures, models, reference_models, engine, vllm_engine;"

@@ -56,6 +56,7 @@ def test_all_legal_plans_and_experts_on_a_model_that_has_some(script: Script, wo
     assert "you guessed  1.5x" in outcome.out
 
 
+@pytest.mark.slow
 def test_only_the_goal_asked_for_is_recommended(script: Script, world: World, results: Path) -> None:
     world.rate = lambda plan, streams: streams * (90.0 if plan == "tp1x2" else 50.0)
     words = (*SMALL, "--plans", "tp1x2", "tp1", "tp1", "--goal", "throughput", "--results-dir", str(results))

@@ -354,6 +354,7 @@ def test_every_public_case_has_its_source() -> None:
     assert all(one["url"].startswith("https://") for one in cases)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_row_and_is_quick(tmp_path: Path) -> None:
     """Two hundred cases well inside a minute, and the whole document as promised."""
     measured = json.loads(PUBLIC.read_text())["cases"]

@@ -121,6 +121,7 @@ def test_a_crash_before_the_replacement_leaves_the_old_file(path: Path, monkeypa
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"], "no half file stays behind"
 
 
+@pytest.mark.slow
 def test_killed_while_saving_the_file_is_always_whole(path: Path) -> None:
     """A process that saves in a loop, killed: what stands there loads, and is one of the two versions."""
     code = (
