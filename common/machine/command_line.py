@@ -22,6 +22,7 @@ NO_NUMBER = re.compile(
     r"Error parsing (--[\w-]+): (?:no type matching [^']*?\b(INT|FLOAT)\b[^']*|[^']*?\b(int|float)\b[^']*)"
     r"'(.*?)'(?:\]|\.? |$)"
 )
+SEVERAL = re.compile(r"Error parsing (--[\w-]+): Could not find valid parse for arguments: \['(.*?)'\]")
 
 
 @contextlib.contextmanager
@@ -80,6 +81,8 @@ def one_line(box: str) -> str:
         flag, *kinds, values = number.groups()
         kind = "a whole number" if any(one in ("INT", "int") for one in kinds) else "a number"
         return f"{flag} {' '.join(values.split(LISTED))}: {kind} is needed. See --help"
+    if several := SEVERAL.search(text):
+        return f"{several[1]} {' '.join(several[2].split(LISTED))}: it does not take that. See --help"
     text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
     return f"{text}. See --help"

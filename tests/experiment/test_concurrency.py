@@ -163,6 +163,10 @@ def test_open_loops_are_listed_once_and_ascend() -> None:
     assert requests_at(OpenLoop(0.1), 10.0) == 32, "fewer have no steady window"
 
 
+def test_a_rate_that_is_no_number_is_one_line(script: Script) -> None:
+    assert script(*SMALL, "--rate", "1", "x").refusal() == "error: --rate 1 x: it does not take that. See --help"
+
+
 @pytest.mark.parametrize("rates", [(-1.0,), (float("inf"),), (1e9,)])
 def test_rates_that_make_no_sense(rates: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="--rate"):
