@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from common.cloud.errors import Refused
-from common.machine.command_line import with_whole_lines
+from common.machine.command_line import one_line, with_whole_lines
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 WITH_VALUE = ("--exp-args", "--max-usd", "--max-hours", "--count", "--mtok")
@@ -196,7 +195,7 @@ def parse(arguments: list[str], program: str, description: str) -> tuple[str, Ve
             )
     except SystemExit as end:
         if end.code:
-            raise Refused(_one_line(box.getvalue())) from None
+            raise Refused(one_line(box.getvalue())) from None
         raise
     return name, _at_home(options)
 
@@ -225,15 +224,3 @@ def _joined(arguments: list[str]) -> list[str]:
 def _is_own(word: str) -> bool:
     fields = {name for kind in VERBS.values() for name in kind.__dataclass_fields__}
     return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in fields
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in a frame, as one line with a hint."""
-    text = re.sub(r"[│╭╮╰╯─+|]|-{4,}", " ", box)
-    if unknown := re.search(r"[Uu]nrecognized options?: *([^\s,]+)", text):
-        near = re.search(r"Perhaps you meant: *(--[\w-]+)", text)
-        return f"unknown option {unknown[1]}{f'; did you mean {near[1]}?' if near else '.'} See --help"
-    if broken := re.search(r"Error parsing (--[\w-]+):.*?\bfrom *(\[[^]]{0,60}\])", text, re.DOTALL):
-        return f"{broken[1]} cannot be {broken[2].strip('[]')}. See --help"
-    text = re.sub(r"\s+", " ", text.partition("For full helptext")[0].partition("Argument helptext")[0]).strip()
-    return f"{text.removeprefix('Parsing error').strip().rstrip('.')}. See --help"
