@@ -268,6 +268,18 @@ def test_limits_that_nobody_keeps_are_an_answer() -> None:
     assert "| tp1 | 1 | none tried |" in markdown(Page(found, "somewhere", [], [], []), [])
 
 
+def test_what_the_lightest_load_kept_is_that_of_its_worst_measurement() -> None:
+    """Else a limit that it kept in one run stands below a verdict that rests on another."""
+    slow = closed(TP1, 1, 0.5)
+    slow.id, slow.curve = "tp1/fixed/c1", "fixed"
+    limits = {"tpot": 0.5}
+    (alone,) = (line for line in answer_lines(decided([slow], asked(limits=limits))) if "lightest" in line)
+    (both,) = (
+        line for line in answer_lines(decided([closed(TP1, 1), slow], asked(limits=limits))) if "lightest" in line
+    )
+    assert both == alone.replace("load tried", "load tried (the worst of 2 measurements of it)")
+
+
 def foretold(plan: ParallelPlan, rate: float) -> Foretold:
     return Foretold(plan, 64, Estimate("request_rate", "1/s", 2 * rate, rate, 4 * rate), 50.0, 40.0)
 

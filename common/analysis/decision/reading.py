@@ -238,13 +238,19 @@ def _nearest(decision: Decision) -> list[str]:
     """What could be promised instead, at the lightest load tried."""
     lines = []
     for one in decision.plans:
-        lightest = one.loads[0]
-        kept = {name: lightest.least_limit_ms({name: 0.0}, name) for name in decision.question.limits_ms}
-        alone = ", ".join(f"{name.upper()} {milliseconds(limit)}" for name, limit in kept.items() if limit is not None)
+        alike = measured_alike(one.loads)[0]
+        worst = {
+            name: max(
+                (limit for load in alike if (limit := load.least_limit_ms({name: 0.0}, name)) is not None), default=None
+            )
+            for name in decision.question.limits_ms
+        }
+        alone = ", ".join(f"{name.upper()} {milliseconds(limit)}" for name, limit in worst.items() if limit is not None)
+        of = f" (the worst of {len(alike)} measurements of it)" if len(alike) > 1 else ""
         if alone:
             lines.append(
-                f"{one.plan} at {lightest.words}, the lightest load tried: nine requests of ten kept {alone}, each by"
-                " itself."
+                f"{one.plan} at {alike[0].words}, the lightest load tried{of}: nine requests of ten kept {alone}, each"
+                " by itself."
             )
     return lines or ["Larger limits, shorter answers or faster devices are needed."]
 
