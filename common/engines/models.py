@@ -22,6 +22,8 @@ from common.engines.reference_models import REFERENCE_MODELS, ensure_model
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "*.safetensors.index.json")
+MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 HUB_TIMEOUT_S = 10.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -113,8 +115,32 @@ def _open(name: str, folder: Path) -> Model:
 
 
 def _check_complete(folder: Path) -> None:
+    for path in (path for pattern in READ_AS_JSON for path in folder.glob(pattern)):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ModelError(f"{path} cannot be read: {error}; download the model again") from error
     if missing := _missing(folder):
         raise ModelError(f"{folder} has no {' and no '.join(missing)}; point --model to a complete model folder")
+    for path in sorted(folder.glob("*.safetensors")):
+        held, whole = path.stat().st_size, _whole_bytes(path)
+        if whole is None or held < whole:
+            lacks = "has no header" if whole is None else f"holds {held:,} of {whole:,} bytes"
+            raise ModelError(f"{path} is cut off or damaged: it {lacks}; download the model again")
+
+
+def _whole_bytes(path: Path) -> int | None:
+    """Size of a safetensors file by its own header (form in `reference_models`); None where it has none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MOST_HEADER_BYTES:
+            return None
+        try:
+            tensors = json.loads(file.read(length))
+            ends = [int(one["data_offsets"][1]) for name, one in tensors.items() if name != "__metadata__"]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+    return 8 + length + max(ends, default=0)
 
 
 def _missing(folder: Path) -> list[str]:

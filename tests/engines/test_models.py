@@ -32,6 +32,12 @@ def folder(tmp_path: Path, reference: Path) -> Path:
     return own
 
 
+def own_file(path: Path, content: bytes) -> None:
+    """In place of the link: what it points to is everybody's."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def quiet(_: str) -> None:
     pass
 
@@ -112,6 +118,30 @@ def test_an_incomplete_folder_says_what_it_lacks(folder: Path, missing: list[str
     assert str(folder) in message
     assert all(name in message for name in named)
     assert message.endswith("point --model to a complete model folder")
+
+
+@pytest.mark.parametrize(
+    ("file", "kept", "said"),
+    [
+        ("model.safetensors", 0, "it has no header"),
+        ("model.safetensors", 9, "it has no header"),
+        ("model.safetensors", 100_000, "it holds 100,000 of "),
+        ("model.safetensors", -1, "it holds "),
+        ("tokenizer.json", 500, "cannot be read: "),
+        ("tokenizer_config.json", 1, "cannot be read: "),
+    ],
+)
+def test_a_download_that_broke_off_is_seen_before_an_engine_starts(
+    folder: Path, file: str, kept: int, said: str
+) -> None:
+    own_file(folder / file, (folder / file).read_bytes()[:kept])
+    message = refusal(str(folder))
+    assert str(folder / file) in message and said in message and message.endswith("download the model again")
+
+
+def test_a_pointer_in_place_of_weights_is_none(folder: Path) -> None:
+    own_file(folder / "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "model.safetensors is cut off or damaged: it has no header" in refusal(str(folder))
 
 
 def test_tokenizer_settings_alone_are_no_tokenizer(folder: Path) -> None:
