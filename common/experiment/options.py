@@ -41,8 +41,8 @@ class Options:
     """Model: a Hugging Face id, a folder, or a reference model (qwen2-126m, qwen2-9m, qwen3-moe-16m). By default
     qwen2-126m on CPU, Qwen/Qwen2.5-7B-Instruct on 1-4 GPUs, Qwen/Qwen3-8B on 8."""
     tp: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
-    """Tensor-parallel sizes to measure. By default 1 2 4, of which a mixed load takes the smallest, and a loss the
-    smallest and the largest that run. Those that need more devices than there are become skipped rows."""
+    """Tensor-parallel sizes to measure; by default 1 2 4, or what the protocol above takes of them. Those that need
+    more devices than there are become skipped rows."""
     preset: Preset = "smoke"
     """smoke: minutes, one engine start per plan. lab: three starts, plans interleaved, intervals between starts.
     full: five starts and longer repeats."""

@@ -153,7 +153,9 @@ def decode(encoded: bytes, path: str, remedy: str = ANOTHER) -> Result:
         content = json.loads(encoded)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is truncated or not JSON; {remedy}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is not a result file; {remedy}")
+    version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema version {version}, this lab reads {SCHEMA_VERSION}; {remedy}")
     try:

@@ -118,9 +118,18 @@ def test_what_the_machine_itself_allows_does_not_depend_on_the_client() -> None:
     base, other = pair()
     (line,) = limits(result([base, other]))[-1:]
     assert line.startswith("The machine itself: 2 devices together have 1.40x")
+    assert line.endswith("its matrix rate.")
     base.client = other.client = Verdict("INVALID", ["the event loop stood still"], "close other programs")
     assert limits(result([base, other])) == [line]
     assert limits(result([base])) == [], "of several devices nothing was measured"
+
+
+def test_more_than_all_devices_can_is_named_as_a_disturbance() -> None:
+    disturbed = result(list(pair()))
+    disturbed.environment |= {"ceilings": disturbed.environment["ceilings"] | {"matrix_scaling_range": [1.3, 3.4]}}
+    assert limits(disturbed)[-1].endswith(
+        "More than 2x cannot be: something else ran in some rounds. Measure again on a quiet machine."
+    )
 
 
 def test_an_invalid_client_is_compared_with_nothing() -> None:

@@ -33,6 +33,7 @@ CARRIES_OVER = (
     " bandwidth, last-level cache and turbo."
 )
 
+DISTURBED = 1.25  # a ratio of rounds that is so much above the number of devices was not the devices' own
 NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
@@ -151,6 +152,13 @@ def without_client(result: Result) -> list[str]:
     return lines
 
 
+def incomplete(result: Result) -> list[str]:
+    """Whether cases are missing, and what brings them."""
+    if result.status == "complete":
+        return []
+    return [f"The run is not complete ({result.status}): cases are missing; the same command again goes on with them."]
+
+
 def left_out(result: Result) -> list[str]:
     """What is missing from the table or doubtful in it: cases that did not run, checks that failed, warnings."""
     reasons: dict[tuple[str, str, CaseError], list[str]] = {}
@@ -162,8 +170,7 @@ def left_out(result: Result) -> list[str]:
         f"{plan} {status} ({', '.join(dict.fromkeys(curves))}): {error.message.rstrip('.')}. {error.remedy}".rstrip()
         for (plan, status, error), curves in reasons.items()
     ]
-    if result.status != "complete":
-        lines.append(f"The run is not complete ({result.status}): cases are missing.")
+    lines += incomplete(result)
     lines += [
         f"Doubtful: {case.id}: {check.name}: {check.detail}"
         for case in result.cases
@@ -275,10 +282,14 @@ def _ceilings(result: Result) -> list[str]:
     if not memory or not matrix:
         return []
     count = found["devices"]
-    return [
+    line = (
         f"The machine itself: {count} devices together have {memory:.2f}x{_range(found, 'memory')} one device's memory"
         f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate."
-    ]
+    )
+    ratios = (*found.get("memory_scaling_range", ()), *found.get("matrix_scaling_range", ()), memory, matrix)
+    if max(ratios) > DISTURBED * count:
+        line += f" More than {count}x cannot be: something else ran in some rounds. Measure again on a quiet machine."
+    return [line]
 
 
 def _range(ceilings: dict[str, list[float]], name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from common.analysis.scaling.reading import CARRIES_OVER, about
+from common.analysis.scaling.reading import CARRIES_OVER, about, incomplete
 from common.analysis.scaling.table import framed, say, stdout
 from common.analysis.verification.judgement import (
     EXACT,
@@ -121,9 +121,7 @@ def read_verification(result: Result) -> list[str]:
     lines += _outputs(result) + _trap(result)
     if result.environment.get("device_kind") == "cpu":
         lines.append(CARRIES_OVER)
-    if result.status != "complete":
-        lines.append(f"The run is not complete ({result.status}): cases are missing.")
-    return list(dict.fromkeys([*lines, *result.warnings]))
+    return list(dict.fromkeys([*lines, *incomplete(result), *result.warnings]))
 
 
 def verification_summary(result: Result) -> dict[str, Any]:
