@@ -63,7 +63,10 @@ def find_model(name: str, say: Callable[[str], None], download: bool = True) -> 
         return _open(name, ensure_model(name, say=say))
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _check_complete(folder)
+        try:
+            _check_complete(folder)
+        except OSError as error:  # a link to nothing, or a file that is somebody else's
+            raise ModelError(f"{error.filename} cannot be read: {error.strerror}; download the model again") from error
         return _open(folder.resolve().name, folder.resolve())
     if HUB_ID.fullmatch(name) and not name.startswith((".", "/")):
         return _open(name, _from_hub(name, say) if download else _config_from_hub(name))

@@ -139,6 +139,13 @@ def test_a_download_that_broke_off_is_seen_before_an_engine_starts(
     assert str(folder / file) in message and said in message and message.endswith("download the model again")
 
 
+def test_a_link_to_nothing_is_one_line(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(folder / "gone")
+    assert f"{weights} cannot be read: No such file or directory; download" in refusal(str(folder))
+
+
 def test_a_pointer_in_place_of_weights_is_none(folder: Path) -> None:
     own_file(folder / "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "model.safetensors is cut off or damaged: it has no header" in refusal(str(folder))
