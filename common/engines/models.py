@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -118,7 +119,7 @@ def _open(name: str, folder: Path) -> Model:
 
 
 def _check_complete(folder: Path) -> None:
-    for path in (path for pattern in READ_AS_JSON for path in folder.glob(pattern)):
+    for path in chain.from_iterable(map(folder.glob, READ_AS_JSON)):
         try:
             json.loads(path.read_bytes())
         except ValueError as error:

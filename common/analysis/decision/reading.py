@@ -239,13 +239,8 @@ def _nearest(decision: Decision) -> list[str]:
     lines = []
     for one in decision.plans:
         alike = measured_alike(one.loads)[0]
-        worst = {
-            name: max(
-                (limit for load in alike if (limit := load.least_limit_ms({name: 0.0}, name)) is not None), default=None
-            )
-            for name in decision.question.limits_ms
-        }
-        alone = ", ".join(f"{name.upper()} {milliseconds(limit)}" for name, limit in worst.items() if limit is not None)
+        kept = {name: _worst_ms(alike, name) for name in decision.question.limits_ms}
+        alone = ", ".join(f"{name.upper()} {milliseconds(limit)}" for name, limit in kept.items() if limit is not None)
         of = f" (the worst of {len(alike)} measurements of it)" if len(alike) > 1 else ""
         if alone:
             lines.append(
@@ -253,6 +248,12 @@ def _nearest(decision: Decision) -> list[str]:
                 " by itself."
             )
     return lines or ["Larger limits, shorter answers or faster devices are needed."]
+
+
+def _worst_ms(alike: Sequence[Load], name: str) -> float | None:
+    """The strictest limit that nine requests of ten met by itself, in the worst of the measurements that met one."""
+    met = (load.least_limit_ms({name: 0.0}, name) for load in alike)
+    return max((limit for limit in met if limit is not None), default=None)
 
 
 def _starts(load: Load) -> int:
