@@ -95,18 +95,20 @@ class Amount:
     """How much a preset measures: turns per slot, repeats inside a start, and where saturation is sought.
 
     Five turns are the fewest with a steady window. Where several starts are the sample, repeats inside one are few.
+    Four answers to one stream alone take three seconds on a CPU, less than a mood of a shared machine: more of them.
     """
 
     turns: int
     saturated_turns: int
     repeats: int
+    alone: int
     saturate: Saturate
 
 
 AMOUNTS = {
-    "smoke": Amount(2, 1, 3, Saturate(32, 64)),
-    "lab": Amount(8, 5, 2, Saturate(16, 256)),
-    "full": Amount(12, 6, 3, Saturate(16, 256)),
+    "smoke": Amount(2, 1, 3, 6, Saturate(32, 64)),
+    "lab": Amount(8, 5, 2, 2, Saturate(16, 256)),
+    "full": Amount(12, 6, 3, 3, Saturate(16, 256)),
 }
 WEAK_STREAMS_PER_DEVICE = 8
 FEWEST_REQUESTS = 4
@@ -155,12 +157,12 @@ def cases_of_plan(
 ) -> list[LoadSpec]:
     """The curves of one plan, the most telling first; `base` is the smallest plan of the run."""
     amount = AMOUNTS[options.preset]
-    repeats = options.repeats or amount.repeats
     flags = flags_of(plan, options, machine)
 
     def spec(curve: str, load: int | Saturate | Replay) -> LoadSpec:
         fewest = -(-FEWEST_REQUESTS // load) if isinstance(load, int) else 1
         turns = options.turns or max(fewest, amount.turns if isinstance(load, int) else amount.saturated_turns)
+        repeats = options.repeats or (amount.alone if load == 1 and machine.kind == "cpu" else amount.repeats)
         made = LoadSpec(plan, curve, load, lengths(options, model, machine), turns, repeats, flags)
         made = replace(made, kv_like=base if curve == "pinned" else None)
         return made if recorded is None else recorded.given_to(made)

@@ -65,13 +65,15 @@ def check_lengths(specs: Sequence[Spec], settings: EngineSettings, shape: ModelS
     """
     for spec in specs:
         served = spec.configuration.model
+        most = (served.shape if served else shape).max_position_embeddings
         users = _users_context(served.shape if served else shape, settings.extra_args)
         length, limit = spec.context_tokens, spec.configuration.settings(settings).max_model_len
         limit = limit if users is None else users
         if length > limit:
+            longer = f', or --engine-args "--max-model-len {length}"' if length <= most else f"; the model takes {most}"
             raise InputError(
                 f"{spec.id} sends requests of {length} tokens, prompt and answer, and the engine takes {limit}: ask for"
-                f' fewer (--input-tokens, --output-tokens), or --engine-args "--max-model-len {length}"'
+                f" fewer (--input-tokens, --output-tokens){longer}"
             )
 
 

@@ -89,7 +89,7 @@ def test_a_guess_is_not_part_of_the_work(script: Script, world: World, results: 
 
 
 def test_no_guess_is_taken_once_something_is_measured(script: Script, world: World, results: Path) -> None:
-    world.incidents[3] = "interrupt"
+    world.incidents[6] = "interrupt"  # in the second case: the first has six repeats
     script(*FIXED, "--results-dir", str(results))
     world.incidents.clear()
     script(*FIXED, "--results-dir", str(results), "--guess", "1.4")

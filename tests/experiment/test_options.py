@@ -259,6 +259,14 @@ def test_a_dry_run_tells_cases_starts_minutes_and_dollars(script: Script, world:
     assert world.starts == []
 
 
+@pytest.mark.parametrize(("gpus", "repeats"), [((), 6), (("--dry-run-gpus", "2"), 3)])
+def test_one_stream_is_repeated_more_on_a_cpu(script: Script, gpus: tuple[str, ...], repeats: int) -> None:
+    words = ("--tp", "1", "2", "--curves", "fixed", "--concurrency", "1", "2", *gpus)
+    lines = [line for line in script(*SMALL, *words).out.splitlines() if line.startswith("tp")]
+    assert [line.rpartition(", ")[2] for line in lines if "/c1 " in line] == [f"{repeats} repeats"] * 2
+    assert [line.rpartition(", ")[2] for line in lines if "/c2 " in line] == ["3 repeats"] * 2
+
+
 def test_a_dry_run_counts_the_engine_starts_that_a_run_makes(script: Script, world: World, tmp_path: Path) -> None:
     arguments = ("--model", "qwen2-9m", "--preset", "lab", "--curves", "fixed", "--results-dir", str(tmp_path))
     promised = script(*arguments, "--dry-run").last["summary"]

@@ -24,6 +24,7 @@ from tests.experiment.script import Outcome, Script
 from tests.machine.test_interrupts import PressedWhileCollected
 
 FIXED = ("--model", "qwen2-9m", "--curves", "fixed", "--concurrency", "1", "4")
+ALONE = 6  # repeats of one stream; of others 3
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def the_result(results: Path) -> Result:
 
 
 def interrupt_in_second_case(script: Script, world: World, results: Path) -> Outcome:
-    world.incidents[3] = "interrupt"
+    world.incidents[ALONE] = "interrupt"
     outcome = script(*FIXED, "--results-dir", str(results))
     world.incidents.clear()
     return outcome
@@ -144,7 +145,7 @@ def test_ctrl_c_is_130_and_everything_is_saved(script: Script, world: World, res
     assert outcome.last["status"] == "interrupted"
     result = the_result(results)
     assert result.status == "interrupted"
-    assert len(next(case for case in result.cases if case.id == "tp1/fixed/c1").repeats) == 3
+    assert len(next(case for case in result.cases if case.id == "tp1/fixed/c1").repeats) == ALONE
     assert world.engine is None
 
 
@@ -174,7 +175,7 @@ def test_the_same_command_goes_on_where_it_was(script: Script, world: World, res
     assert again.run_id == first.run_id
     done = {case.id: case.repeats for case in first.cases}["tp1/fixed/c1"]
     assert {case.id: case.repeats for case in again.cases}["tp1/fixed/c1"] == done
-    assert len(world.measured) == 3 * 3, "three cases are left"
+    assert len(world.measured) == ALONE + 2 * 3, "three cases are left"
     assert len(again.cases) == 6
 
 
@@ -271,6 +272,11 @@ def test_a_context_of_the_users_that_would_cut_answers_is_refused(
     line = script(*FIXED, "--results-dir", str(results), "--engine-args", words, *dry).refusal()
     assert "the engine takes 40" in line and "--input-tokens" in line and "--max-model-len" in line
     assert world.starts == [] and not results.exists(), "before anything starts"
+
+
+def test_no_context_is_advised_that_the_model_does_not_have(script: Script, results: Path) -> None:
+    line = script(*FIXED, "--results-dir", str(results), "--input-tokens", "100000").refusal()
+    assert "the model takes 4096" in line and "--max-model-len" not in line
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
