@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,9 @@ from tests.shared_engines import SharedEngines
 
 # A shell that starts us in the background has SIGINT ignored, for us and for every script that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As in an activated environment, wherever pytest was started: `python` in a hint is this one.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 # jsonschema, and with it nbformat, would build a grammar of addresses when imported: two seconds in every worker.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,5 +19,13 @@ def from_here(path: Path) -> str:
 
 
 def typed(text: str) -> str:
-    """The text with `python week5/x.py` as it works in the current folder."""
-    return re.sub(r"\bpython week5/(\w+\.py)", lambda match: f"python {from_here(WEEK / match[1])}", text)
+    """The text with `python week5/x.py` as it works in the current folder, by the interpreter that runs."""
+    return re.sub(r"\bpython week5/(\w+\.py)", lambda match: f"{_interpreter()} {from_here(WEEK / match[1])}", text)
+
+
+def _interpreter() -> str:
+    """`python`, or where that is another one (no environment is activated): the place of the one that runs."""
+    running, found = Path(sys.executable), shutil.which("python")
+    if found and Path(found).parent == running.parent:  # not resolved: an environment's is a link to its parent's
+        return "python"
+    return from_here(running) if ROOT in running.parents else str(running)

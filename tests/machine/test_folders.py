@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def test_elsewhere_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     assert typed("python week5/decide.py") == f"python {WEEK / 'decide.py'}"
     assert from_here(WEEK) == str(WEEK)
+
+
+def test_without_an_activated_environment_the_interpreter_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    assert typed("python week5/decide.py") == ".venv/bin/python week5/decide.py"
+    monkeypatch.setattr(sys, "executable", "/opt/lab/bin/python3")
+    assert typed("python week5/decide.py") == "/opt/lab/bin/python3 week5/decide.py"
