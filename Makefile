@@ -47,7 +47,7 @@ lint:  ## ruff, mypy --strict, import-linter
 
 notebooks:  ## open the notebooks in JupyterLab
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
-	@PYTHONPATH="$(CURDIR)" $(BIN)/jupyter lab notebooks
+	@PYTHONPATH="$(CURDIR)" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 report:  ## one HTML file of a result of any experiment, and its figures (RESULT=file.json for your own run)
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine

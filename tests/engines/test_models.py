@@ -94,12 +94,18 @@ def test_a_near_miss_names_the_nearest(name: str) -> None:
     assert "did you mean qwen2-126m?" in message
 
 
-@pytest.mark.parametrize("name", ["llama", "a/b/c", "/nowhere/at/all", "./missing", "owner/na me"])
+@pytest.mark.parametrize("name", ["llama", "a/b/c", "owner/na me"])
 def test_an_unknown_model_says_what_can_be_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = refusal(name)
     assert "unknown model" in message
     assert all(reference in message for reference in REFERENCE_MODELS)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "./missing", "../missing", "~/missing"])
+def test_a_missing_folder_is_called_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"there is no folder {name}: check the path" in refusal(name)
 
 
 @pytest.mark.parametrize(
