@@ -178,6 +178,36 @@ def check_machine(
     return warnings
 
 
+def check_memory(
+    specs: Sequence[Spec], settings: EngineSettings, shape: ModelShape, machine: Machine, allow_shared: bool
+) -> list[str]:
+    """Check that nobody else holds the memory of CPU slices, which is the machine's; returns warnings.
+
+    A plan takes at least its weights, once per replica, and every rank's KV cache. `shape` is the run's own model's.
+
+    Raises:
+        InputError: less than that is free for one of the plans.
+    """
+    if machine.kind != "cpu":
+        return []
+    needed = {}
+    for spec in specs:
+        plan, served = spec.configuration.plan, spec.configuration.model
+        of = served.shape if served else shape
+        weights = plan.replicas * plan.dp * of.parameters * of.dtype_bytes
+        needed[plan] = weights + plan.devices * settings.cpu_kv_cache_gib * GIB
+    plan, free = max(needed, key=needed.__getitem__), memory.available_bytes()
+    if needed[plan] <= free:
+        return []
+    said = (
+        f"{free / GIB:.1f} GiB of this machine's memory are free, and weights and KV cache of {plan} alone take"
+        f" {needed[plan] / GIB:.1f}"
+    )
+    if not allow_shared:
+        raise InputError(f"{said}: end other programs, choose smaller plans, or --allow-shared")
+    return [said]
+
+
 def _check_shared_memory() -> list[str]:
     shared = memory.shm_size_bytes()
     if shared is None:

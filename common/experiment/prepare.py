@@ -95,6 +95,7 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
         return print_dry_run(specs, left_out, planned, options.usd_per_hour)
     devices_needed = max(spec.configuration.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, options.allow_shared, engine)
+    warnings += preflight.check_memory(specs, settings, model.shape, machine, options.allow_shared)
     warnings += recordings.notes(specs)
     name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
     others = {spec.configuration.model.name: spec.configuration.model for spec in specs if spec.configuration.model}

@@ -29,6 +29,11 @@ class SharedMemory:
     free_bytes: int
 
 
+def available_bytes() -> int:
+    """RAM that can still be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
 def resident_bytes(pid: int) -> MemoryUse:
     """What process `pid` holds now."""
     try:

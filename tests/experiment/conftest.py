@@ -11,6 +11,7 @@ from common.core.verdict import ClientCeiling
 from common.engines import reference_models
 from common.engines.reference_models import ensure_model
 from common.experiment import batch_spec, bench, preflight, prepare
+from common.machine import memory
 from tests.experiment.fakes import MACHINE, World, vllm_launcher
 from tests.experiment.script import Script, load_script
 
@@ -66,5 +67,6 @@ def script(
     monkeypatch.setattr(prepare, "calibrate", lambda *_, **__: ClientCeiling(1_024, 100_000.0, 0.001))
     monkeypatch.setattr(prepare, "VllmLauncher", vllm_launcher(world))
     monkeypatch.setattr(preflight, "check_machine", lambda *_: [])
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 40)
     monkeypatch.setattr(preflight, "check_arguments", lambda *_: None)  # asks vLLM itself: ten seconds
     return Script(script_module, monkeypatch, capsys)

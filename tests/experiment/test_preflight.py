@@ -12,6 +12,7 @@ from common.core.plan import ParallelPlan
 from common.engines.reference_models import REFERENCE_MODELS
 from common.engines.settings import EngineSettings, InstalledEngine
 from common.experiment import preflight
+from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import InputError
 from common.machine import gpus, memory
 from common.machine.devices import Device, Machine
@@ -136,6 +137,38 @@ def test_allowed_sharing_goes_on_with_a_warning(monkeypatch: pytest.MonkeyPatch)
     busy(monkeypatch, 4711, "python")
     (warning,) = preflight.check_machine(GPUS, 2, True)
     assert "shared with python (pid 4711)" in warning
+
+
+def specs(*plans: str) -> list[LoadSpec]:
+    return [LoadSpec(ParallelPlan.parse(plan), "fixed", 1, Lengths(32, 32, 10240), 2, 3, ()) for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("plans", "largest", "needed_gib"),
+    [
+        (["tp1"], "tp1", 1.25),
+        (["tp1", "tp2"], "tp2", 2.25),
+        (["tp1x2", "tp2"], "tp1x2", 2.5),
+        (["tp4", "tp1"], "tp4", 4.25),
+    ],
+)
+def test_memory_in_use_on_slices_is_refused(
+    plans: list[str], largest: str, needed_gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = EngineSettings("/x", "x")
+    monkeypatch.setattr(memory, "available_bytes", lambda: int((needed_gib - 0.05) * GIB))
+    with pytest.raises(InputError, match=f"weights and KV cache of {largest} alone take") as caught:
+        preflight.check_memory(specs(*plans), settings, SHAPE, MACHINE, False)
+    assert "--allow-shared" in str(caught.value)
+    (warning,) = preflight.check_memory(specs(*plans), settings, SHAPE, MACHINE, True)
+    assert "are free" in warning
+    monkeypatch.setattr(memory, "available_bytes", lambda: int((needed_gib + 0.05) * GIB))
+    assert preflight.check_memory(specs(*plans), settings, SHAPE, MACHINE, False) == []
+
+
+def test_the_machines_memory_is_not_a_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    assert preflight.check_memory(specs("tp2"), EngineSettings("/x", "x"), SHAPE, GPUS, False) == []
 
 
 def test_slices_have_no_foreign_processes_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
