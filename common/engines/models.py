@@ -69,10 +69,10 @@ def find_model(name: str, say: Callable[[str], None], download: bool = True) -> 
         except OSError as error:  # a link to nothing, or a file that is somebody else's
             raise ModelError(f"{error.filename} cannot be read: {error.strerror}; download the model again") from error
         return _open(folder.resolve().name, folder.resolve())
-    if HUB_ID.fullmatch(name) and not name.startswith((".", "/")):
-        return _open(name, _from_hub(name, say) if download else _config_from_hub(name))
     if name.startswith((".", "/", "~")):
         raise ModelError(f"there is no folder {name}: check the path, or give a hub id (owner/name)")
+    if HUB_ID.fullmatch(name):
+        return _open(name, _from_hub(name, say) if download else _config_from_hub(name))
     near = difflib.get_close_matches(name, REFERENCE_MODELS, n=1)
     hint = f"did you mean {near[0]}?" if near else "give a folder, a hub id (owner/name)"
     raise ModelError(f"unknown model '{name}': {hint} or one of {', '.join(REFERENCE_MODELS)}")

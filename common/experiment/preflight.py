@@ -65,8 +65,8 @@ def check_lengths(specs: Sequence[Spec], settings: EngineSettings, shape: ModelS
     """
     for spec in specs:
         served = spec.configuration.model
-        most = (served.shape if served else shape).max_position_embeddings
-        users = _users_context(served.shape if served else shape, settings.extra_args)
+        of = served.shape if served else shape
+        most, users = of.max_position_embeddings, _users_context(of, settings.extra_args)
         length, limit = spec.context_tokens, spec.configuration.settings(settings).max_model_len
         limit = limit if users is None else users
         if length > limit:
