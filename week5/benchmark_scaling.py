@@ -28,7 +28,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
@@ -44,6 +44,7 @@ from common.experiment.options import InputError, Options, check_load, parse
 from common.experiment.recordings import Recorded, read_recorded
 from common.experiment.run import run
 from common.experiment.spec import Spec
+from common.machine.command_line import Count, several_of
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
@@ -58,16 +59,16 @@ class ScalingOptions(Options):
 
     concurrency: tuple[int, ...] = (1, 16)
     """Streams of the fixed curve."""
-    turns: int | None = None
+    turns: Count = None
     """Requests of each stream in one repeat; the preset's number by default."""
-    input_tokens: int | None = None
+    input_tokens: Count = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
-    output_tokens: int | None = None
+    output_tokens: Count = None
     """Generated tokens per request; by default 32 on CPU, 128 on GPUs. With --workload: where a prompt does not
     say."""
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n, under the same total load."""
-    curves: tuple[Curve, ...] | None = None
+    curves: Annotated[tuple[Curve, ...] | None, several_of(CURVES)] = None
     """Which curves to measure; by default all, in smoke all but `pinned`, which costs engine starts of its own, and
     `replay` where --workload is a trace."""
 

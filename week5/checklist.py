@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.learning.checklist import ANY, OPEN, SCALING, Here, checklist
@@ -40,6 +38,7 @@ from common.analysis.learning.self_test import Quiz, askable, check, parse_answe
 from common.experiment.loss import shows_loss
 from common.experiment.options import BAD_INPUT, RESULTS, InputError, parse
 from common.experiment.view import say_plainly
+from common.machine.command_line import optional
 from common.machine.devices import DeviceError, find_machine
 from common.machine.reader import while_read
 
@@ -52,11 +51,11 @@ class ChecklistOptions:
 
     results_dir: Path = RESULTS
     """Where your results are."""
-    answers: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY=NUMBER ...]")] = None
+    answers: Annotated[tuple[str, ...] | None, optional("[KEY=NUMBER ...]")] = None
     """Answer the self-test: alone, it asks (or, without a terminal, prints the questions)."""
     write_configuration: bool = False
     """Write my_configuration.md from the newest scaling result; your notes in it are kept."""
-    usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    usd_per_hour: Annotated[float | None, optional("FLOAT")] = None
     """Note what the machine of your newest result costs per hour, where it was measured without a price; for
     this list alone."""
     json: bool = False

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
@@ -47,6 +47,7 @@ from common.experiment.preflight import check_plan
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.view import say_plainly
+from common.machine.command_line import Count, Text, optional
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 from common.store.schema import Result
@@ -63,18 +64,18 @@ SMALL_MOE = "qwen3-moe-16m"
 class PlanOptions(Options):
     """Options of the comparison of plans."""
 
-    plans: tuple[str, ...] | None = None
+    plans: Annotated[tuple[str, ...] | None, optional("PLAN [PLAN ...]")] = None
     """Plans to compare, as in tp1 tp2 pp2 tp1dp2 tp1x2 tp2ep pp5+3; by default every legal one."""
-    moe_model: str | None = None
+    moe_model: Text = None
     """Mixture of experts that plans with ep run on where --model has no experts; by default qwen3-moe-16m beside a
     reference model, and none beside your own."""
     goal: Goal | None = None
     """Recommend a plan for one goal, with its reason; by default all three are named."""
     concurrency: tuple[int, ...] = (1, 16)
     """Streams of the fixed curve."""
-    input_tokens: int | None = None
+    input_tokens: Count = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
-    output_tokens: int | None = None
+    output_tokens: Count = None
     """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
 
     def check(self) -> None:

@@ -45,6 +45,7 @@ from common.experiment.load_spec import Lengths, LoadSpec
 from common.experiment.options import FAILED, RESULTS, InputError, parse, refuse
 from common.experiment.report import print_last_line
 from common.experiment.slo import parse_slo
+from common.machine.command_line import Count, Number, Text, optional
 from common.machine.reader import while_read
 from common.predict.hardware import taken_as
 from common.store.files import StoreError
@@ -53,9 +54,6 @@ from week5.simulate_concurrent_requests import AMOUNTS, ConcurrencyOptions
 from week5.simulate_concurrent_requests import loads as listed_loads
 
 MOST_RATE, MOST = 1e7, 1e9
-Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class DecisionOptions:
     """Requests per second to serve, of the workload that was measured."""
     slo: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LIMIT [LIMIT ...]")]
     """Limits in milliseconds that nine requests of ten must keep, on ttft, tpot or e2el, as in ttft=500 tpot=50."""
-    results: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="PATH [PATH ...]")] = None
+    results: Annotated[tuple[Path, ...] | None, optional("PATH [PATH ...]")] = None
     """Result files, or folders of them; by default your own newest."""
     usd_per_hour: Number = None
     """Price of one whole machine, rented; by default what the newest result was measured at, if it says."""

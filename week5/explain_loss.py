@@ -41,6 +41,7 @@ from common.experiment.options import InputError, Options, Preset, check_load, p
 from common.experiment.run import run
 from common.experiment.slowed_spec import SlowedSpec
 from common.experiment.spec import Spec
+from common.machine.command_line import Count
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
@@ -60,9 +61,9 @@ class LossOptions(Options):
     delay_us: float = 3000.0
     """How much longer every all-reduce takes in the knock-out, in microseconds; on GPUs it has no say. It comes on top
     of a wait of 1 ms: that ranks wait at all gives their cores to the API server, which is not what a delay costs."""
-    input_tokens: int | None = None
+    input_tokens: Count = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
-    output_tokens: int | None = None
+    output_tokens: Count = None
     """Generated tokens per request; by default 32 on CPU, 128 on GPUs."""
 
     def check(self) -> None:

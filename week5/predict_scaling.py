@@ -37,7 +37,7 @@ from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.plural import plural
 from common.engines.reference_models import REFERENCE_MODELS
-from common.machine.command_line import with_whole_lines, wrong_in_one_line
+from common.machine.command_line import Number, Text, with_whole_lines, wrong_in_one_line
 from common.machine.folders import typed
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
@@ -60,9 +60,9 @@ BAD_INPUT = 2
 class Options:
     """Options of the prediction."""
 
-    model: str | None = None
+    model: Text = None
     """A model's name (Qwen/Qwen3-32B, or a reference model), or a config.json or the folder that holds one."""
-    gpu: str | None = None
+    gpu: Text = None
     """The accelerator, as in H100, "A100 PCIe", L40S, "RTX 4090"."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
     """Device counts to predict."""
@@ -75,7 +75,7 @@ class Options:
     dtype: str = "auto"
     """Precision of the weights: bfloat16, float32, fp8, int8, int4, awq ...; a model's name may say it too. `auto` is
     that of its checkpoint, as the quantization_config of its config.json says."""
-    usd_per_hour: float | None = None
+    usd_per_hour: Number = None
     """Price of the whole machine, the one with the largest of --counts devices; adds dollars per million output
     tokens, of which a plan on fewer devices pays its share."""
     measured: tuple[str, ...] = ()

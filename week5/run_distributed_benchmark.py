@@ -27,8 +27,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
 from common.analysis.evening.plans import evening_summary, print_evening
@@ -44,6 +42,7 @@ from common.experiment.preflight import context_tokens
 from common.experiment.run import run
 from common.experiment.slo import parse_slo
 from common.experiment.spec import Spec
+from common.machine.command_line import Number, optional, several_of
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 from week5 import benchmark_scaling, simulate_concurrent_requests, test_mixed_workload, test_tensor_parallel
@@ -52,7 +51,6 @@ METHOD_VERSION = 1
 Part = Literal["scaling", "verification", "latency", "concurrency", "mixed", "sequences"]
 PARTS: tuple[Part, ...] = ("scaling", "verification", "latency", "concurrency", "mixed", "sequences")  # by value
 SMOKE_MINUTES = 5.0
-Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 Listed = tuple[Sequence[Spec], Sequence[Skipped]]
 
 
@@ -60,7 +58,7 @@ Listed = tuple[Sequence[Spec], Sequence[Skipped]]
 class EveningOptions(Options):
     """Options of the evening's run."""
 
-    parts: tuple[Part, ...] | None = None
+    parts: Annotated[tuple[Part, ...] | None, several_of(PARTS)] = None
     """Which parts, by default all; in smoke not the limit on sequences, which costs engine starts of its own."""
     replicas: bool = False
     """Measure n independent replicas (tp1xn) beside each TP=n."""
@@ -68,7 +66,7 @@ class EveningOptions(Options):
     """Leave out, from the least valuable on, what does not fit into so many minutes; 5 in smoke."""
     max_usd: Number = None
     """The same for so many dollars; needs --usd-per-hour."""
-    slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
+    slo: Annotated[tuple[str, ...] | None, optional("LIMIT [LIMIT ...]")] = None
     """Limits that the cheapest plan must keep, in milliseconds, as in ttft=500 tpot=50."""
 
     def check(self) -> None:

@@ -50,25 +50,24 @@ from common.experiment.run import run
 from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
 from common.experiment.words import Words
+from common.machine.command_line import Count, Number, optional
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
 METHOD_VERSION = 1
-Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
 
 @dataclass(frozen=True)
 class ConcurrencyOptions(Options):
     """Options of the concurrency experiment."""
 
-    base_url: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    base_url: Annotated[str | None, optional("URL")] = None
     """Drive this OpenAI-compatible server instead of engines of our own, as in http://localhost:8000."""
     chat: bool = False
     """With --base-url: send to /v1/chat/completions instead of /v1/completions."""
     idle_timeout_s: float = 60.0
     """With --base-url: give the server up when it sends nothing to anybody for so long while requests wait."""
-    concurrency: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
+    concurrency: Annotated[tuple[int, ...] | None, optional("INT [INT ...]")] = None
     """Clients; by default 1 4 16 32, in lab and full powers of two to 256, with --base-url 1 4 16."""
     requests: Count = None
     """Requests of each closed or open loop in one repeat; by default 2 per client, in lab 5."""
@@ -84,7 +83,7 @@ class ConcurrencyOptions(Options):
     """Let the rate rise or fall to this one from the first request to the last."""
     offline: bool = True
     """Give the batch to the offline `LLM(...)` API too; --no-offline leaves it, and its engine starts, out."""
-    slo: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="LIMIT [LIMIT ...]")] = None
+    slo: Annotated[tuple[str, ...] | None, optional("LIMIT [LIMIT ...]")] = None
     """Limits for goodput in milliseconds; by default ttft=500 tpot=50, on CPU ttft=1000 tpot=100."""
 
     def check(self) -> None:

@@ -31,7 +31,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
@@ -46,6 +46,7 @@ from common.experiment.mix_spec import MixSpec
 from common.experiment.options import InputError, Options, Preset, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
+from common.machine.command_line import Count, Number, several_of
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
@@ -58,19 +59,19 @@ VARIANTS: tuple[Variant, ...] = ("on", "off", "control", "threshold", "priority"
 class MixedOptions(Options):
     """Options of the mixed-load experiment."""
 
-    variants: tuple[Variant, ...] | None = None
+    variants: Annotated[tuple[Variant, ...] | None, several_of(VARIANTS)] = None
     """Which engines to measure; by default on and off in smoke, all in lab and full."""
     budget: int = 512
     """Tokens of a step where prompts are cut up."""
-    seconds: float | None = None
+    seconds: Number = None
     """How long requests come in one repeat; the preset's time by default."""
     short_rate: float = 4.0
     """Short requests per second, Poisson."""
-    long_requests: int | None = None
+    long_requests: Count = None
     """Long requests in that time, at even gaps; the preset's number by default."""
     short_tokens: int = 32
     """Prompt length of short requests."""
-    long_tokens: int | None = None
+    long_tokens: Count = None
     """Prompt length of long requests; by default four times the budget on CPU, sixteen times on GPUs."""
 
     def check(self) -> None:

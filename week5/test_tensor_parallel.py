@@ -25,7 +25,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lab that this script stands in
 
@@ -39,6 +39,7 @@ from common.experiment.options import InputError, Options, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.verify_spec import VerifySpec
+from common.machine.command_line import Count, optional
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
@@ -50,14 +51,14 @@ PROMPTS = {"smoke": 8, "lab": 16, "full": 32}
 class VerifyOptions(Options):
     """Options of the verification."""
 
-    dtype: Literal["auto", "bfloat16", "float32"] | None = None
+    dtype: Annotated[Literal["auto", "bfloat16", "float32"] | None, optional("{auto,bfloat16,float32}")] = None
     """Precision of weights and sums; by default float32 on CPU, where tokens must then be identical, and the model's
     own (auto) on GPUs."""
-    prompts: int | None = None
+    prompts: Count = None
     """Greedy answers that are compared; the preset's number by default."""
-    input_tokens: int | None = None
+    input_tokens: Count = None
     """Prompt length; by default 32 on CPU, 512 on GPUs."""
-    output_tokens: int | None = None
+    output_tokens: Count = None
     """Generated tokens per prompt; by default 32 on CPU, 128 on GPUs."""
     offline: bool = True
     """Test the offline `LLM(...)` API too, at an engine start of its own for each size; --no-offline leaves it out."""

@@ -12,11 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from common.cloud.errors import Refused
-from common.machine.command_line import one_line, with_whole_lines
+from common.machine.command_line import Text, one_line, optional, with_whole_lines
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 WITH_VALUE = ("--exp-args", "--max-usd", "--max-hours", "--count", "--mtok")
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ class Renting(OfMachine):
     """Most hours of this renting; needed."""
     i_mean_it: bool = False
     """Allow more than 24 hours."""
-    ssh_key: Path | None = None
+    ssh_key: Annotated[Path | None, optional("FILE")] = None
     """Private key for the machine, by default ~/.ssh/id_ed25519 or id_rsa; its .pub is sent to the machine."""
-    keep_venv: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    keep_venv: Annotated[str | None, optional("FOLDER")] = None
     """An environment that the machine's image already has, with everything in it: none is made."""
 
 
@@ -96,7 +95,7 @@ class OnMachine(Verb):
 
     id: Text = None
     """Its lab id, where several are up."""
-    ssh_key: Path | None = None
+    ssh_key: Annotated[Path | None, optional("FILE")] = None
     """Private key for the machine, by default ~/.ssh/id_ed25519 or id_rsa."""
 
 
@@ -106,7 +105,7 @@ class Run(OfExperiment, OnMachine):
 
     experiment: tyro.conf.Positional[str] = ""
     """The name of a script in week5/."""
-    keep_venv: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    keep_venv: Annotated[str | None, optional("FOLDER")] = None
     """An environment that the machine's image already has: none is made."""
 
 
@@ -143,7 +142,7 @@ class Sweep(Verb):
 class Cost(Verb):
     """What each renting cost: estimated here, and billed by the provider."""
 
-    mtok: Annotated[str | None, tyro.conf.arg(metavar="FLOAT")] = None
+    mtok: Annotated[str | None, optional("FLOAT")] = None
     """Millions of tokens that came of it, for dollars per million."""
 
 

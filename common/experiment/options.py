@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
 
-from common.machine.command_line import one_line, with_whole_lines
+from common.machine.command_line import Count, Number, Text, one_line, optional, with_whole_lines
 from common.machine.folders import ROOT, WEEK, from_here, typed
 
 Preset = Literal["smoke", "lab", "full"]
@@ -37,16 +37,16 @@ class InputError(ValueError):
 class Options:
     """The options of every experiment."""
 
-    model: str | None = None
+    model: Text = None
     """Model: a Hugging Face id, a folder, or a reference model (qwen2-126m, qwen2-9m, qwen3-moe-16m). By default
     qwen2-126m on CPU, Qwen/Qwen2.5-7B-Instruct on 1-4 GPUs, Qwen/Qwen3-8B on 8."""
-    tp: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
+    tp: Annotated[tuple[str, ...] | None, optional("INT [INT ...]")] = None
     """Tensor-parallel sizes to measure; by default 1 2 4, or what the protocol above takes of them. Those that need
     more devices than there are become skipped rows."""
     preset: Preset = "smoke"
     """smoke: minutes, one engine start per plan. lab: three starts, plans interleaved, intervals between starts.
     full: five starts and longer repeats."""
-    repeats: int | None = None
+    repeats: Count = None
     """Repeats of each case inside one engine start; the preset's number by default."""
     seed: int = 0
     """Seed of the workloads: the same seed sends the same prompts."""
@@ -56,27 +56,27 @@ class Options:
     """Go on with an interrupted run of the same settings on the same machine; --no-resume starts afresh."""
     dry_run: bool = False
     """Print the cases, engine starts, minutes and dollars, and start nothing."""
-    cores_per_device: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    cores_per_device: Count = None
     """On CPUs: physical cores of one device; by default as many devices of 1, 2, 4 as fit."""
-    device_ids: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")] = None
+    device_ids: Annotated[tuple[int, ...] | None, optional("INT [INT ...]")] = None
     """Devices to use, by index; by default the best-linked ones."""
     engine_args: str = ""
     """More arguments for every `vllm serve`, as one quoted string: --engine-args "--max-model-len 2048"."""
-    usd_per_hour: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    usd_per_hour: Number = None
     """Price of the whole machine; adds dollars per million tokens."""
-    workload: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    workload: Annotated[Path | None, optional("FILE")] = None
     """Your own requests: ShareGPT conversations, prompts as JSON lines, or a trace (JSON lines or CSV); .gz works."""
-    time_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    time_scale: Number = None
     """Stretch the times of a replayed trace: 0.5 sends it twice as fast. By default 1."""
-    guess: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
+    guess: Number = None
     """Your answer to the question that a terminal is asked before the run; it is kept and shown beside the result."""
     oversubscribe: bool = False
     """Run plans that need more devices than there are, flagged and without efficiency."""
     allow_shared: bool = False
     """Go on although somebody else uses the devices' memory, flagged."""
-    engine_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    engine_python: Annotated[Path | None, optional("PATH")] = None
     """Measure the vLLM of another environment: its python, as in /opt/vllm-0.31/bin/python. By default this one."""
-    dry_run_gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    dry_run_gpus: Count = None
     """With --dry-run: plan for a machine with so many GPUs instead of this one. Where the hub is not reached, a known
     model's shape comes from a table."""
 

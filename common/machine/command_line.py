@@ -7,12 +7,13 @@ import functools
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
 import docstring_parser
+import tyro
 
 from common.machine.folders import typed
 
@@ -23,6 +24,21 @@ NO_NUMBER = re.compile(
     r"'(.*?)'(?:\]|\.? |$)"
 )
 SEVERAL = re.compile(r"Error parsing (--[\w-]+): Could not find valid parse for arguments: \['(.*?)'\]")
+
+
+def optional(shown: str) -> Any:  # noqa: ANN401  # tyro does not name its type
+    """What `--help` shows for the value of an option that may be left out; by itself tyro offers None there, twice."""
+    return tyro.conf.arg(metavar=shown, help_behavior_hint="")
+
+
+def several_of(choices: Sequence[str]) -> Any:  # noqa: ANN401  # tyro does not name its type
+    """The same for an option that takes some of these words."""
+    return optional(f"{{{','.join(choices)}}} [...]")
+
+
+Count = Annotated[int | None, optional("INT")]
+Number = Annotated[float | None, optional("FLOAT")]
+Text = Annotated[str | None, optional("TEXT")]
 
 
 @contextlib.contextmanager

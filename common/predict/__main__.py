@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from common.machine.command_line import later, wrong_in_one_line
+from common.machine.command_line import later, optional, wrong_in_one_line
 from common.machine.reader import while_read
 from common.predict.calibrate import stored_priors
 from common.predict.cases import CaseFileError, Measured, Skipped, read_cases
@@ -29,7 +29,7 @@ def evaluate(
     cases: Annotated[Path, tyro.conf.Positional],
     calibrate_devices: tuple[int, ...] = (1, 2),
     json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    held_out: Annotated[int | None, tyro.conf.arg(metavar="FOLDS")] = None,
+    held_out: Annotated[int | None, optional("FOLDS")] = None,
 ) -> None:
     """Predict the larger plans of measured cases from the smaller ones, and print the errors.
 

@@ -155,7 +155,7 @@ def test_figures_of_nothing_say_so(name: str) -> None:
 def test_an_empty_result_is_read_without_an_exception() -> None:
     console = Console(width=80, record=True)
     print_concurrency(result([]), console)
-    assert "nothing was measured" in console.export_text()
+    assert "no case was measured" in console.export_text()
     assert concurrency_summary(result([])) == {}
 
 

@@ -52,7 +52,7 @@ def test_a_newer_one_that_is_still_empty_is_passed_over_and_named(
     running = kept(results, empty(NEWEST))
     assert command(monkeypatch, "look", "--out", "figures") == 0
     out, err = capsys.readouterr()
-    assert "nothing was measured" not in out and "tp2" in out
+    assert "measured to its end" not in out and "tp2" in out
     assert err == (
         f"note: {running} has no measured row (still running, or killed), nor have 1 before it; name it to take it all"
         f" the same; this is {OLDER}.json\n"

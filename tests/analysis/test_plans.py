@@ -114,7 +114,7 @@ def test_without_numbers_no_goal_has_a_plan() -> None:
     assert [recommend(empty, goal) for goal in GOALS] == [None] * 3
     assert plans_summary(empty) == {"pareto_front": [], "recommended": {}}
     assert plan_points(empty) == []
-    assert "nothing was measured" in printed(empty)
+    assert "no case was measured" in printed(empty)
 
 
 def test_shared_devices_and_spoilt_clients_are_no_points() -> None:

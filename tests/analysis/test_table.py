@@ -72,7 +72,7 @@ def test_prices_appear_only_with_a_price() -> None:
 def test_nothing_measured_is_said_without_a_crash() -> None:
     for read in (result([]), result([skipped(TP2, "fixed", 1)])):
         assert shown(read).empty and memory_shown(read).empty
-        assert "nothing was measured" in printed(read)
+        assert "no case was measured" in printed(read)
 
 
 @pytest.mark.parametrize("no_color", [True, False])

@@ -300,7 +300,7 @@ def test_a_result_without_anything_is_readable(capsys: pytest.CaptureFixture[str
     empty.status = "interrupted"
     print_verification(empty)
     out = capsys.readouterr().out
-    assert "nothing was measured" in out
+    assert "no case was measured" in out
     assert "not complete (interrupted)" in out
     assert verification_summary(empty) == {}
 

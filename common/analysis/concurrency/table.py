@@ -42,7 +42,7 @@ def print_concurrency(result: Result, console: Console | None = None, said: Sequ
         for line in (f"tok/s: mean of repeats{unit}", *LEGEND):
             console.print(line, markup=False)
     else:
-        console.print("nothing was measured")
+        console.print("no case was measured to its end")
     console.print()
     say(console, read_concurrency(result), said)
 

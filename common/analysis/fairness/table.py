@@ -37,7 +37,7 @@ def print_fairness(result: Result, console: Console | None = None, said: Sequenc
     console = console or stdout()
     console.print(f"[bold]Mixed load[/]  {about(result)}", soft_wrap=True)
     frame = fairness_shown(result)
-    console.print(framed(frame, left=LEFT, heading_lines=3) if len(frame) else "nothing was measured")
+    console.print(framed(frame, left=LEFT, heading_lines=3) if len(frame) else "no case was measured to its end")
     unit = sampling_unit(mixes(result))
     console.print(
         "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"

@@ -284,7 +284,8 @@ def _ceilings(result: Result) -> list[str]:
     count = found["devices"]
     line = (
         f"The machine itself: {count} devices together have {memory:.2f}x{_range(found, 'memory')} one device's memory"
-        f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate."
+        f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate: the first"
+        " bounds decoding for few streams, the second that for many, and prompts."
     )
     ratios = (*found.get("memory_scaling_range", ()), *found.get("matrix_scaling_range", ()), memory, matrix)
     if max(ratios) > DISTURBED * count:

@@ -31,7 +31,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     if rows:
         console.print(framed(shown(result), ends))
     else:
-        console.print("nothing was measured")
+        console.print("no case was measured to its end")
     console.print(f"[ ] 95 % interval, {sampling_unit(scaling_cases(result))}; times are medians", markup=False)
     if "usd_per_hour" in result.cost:
         console.print("$/M out: per million output tokens, at the whole machine's price")

@@ -44,7 +44,7 @@ def print_verification(result: Result, console: Console | None = None, said: Seq
     console = console or stdout()
     console.print(f"[bold]Does tensor parallelism work here?[/]  {about(result)}", soft_wrap=True)
     verdicts = verdicts_shown(result)
-    console.print(framed(verdicts, left=LEFT) if len(verdicts) else "nothing was measured")
+    console.print(framed(verdicts, left=LEFT) if len(verdicts) else "no case was measured to its end")
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  of the fullest rank of each plan, served")
