@@ -87,6 +87,8 @@ def test_tp_may_help_latency() -> None:
         beliefs.tp_worsens_latency, *pair([149.0, 150.0, 151.0])
     )
     assert beliefs.tp_worsens_latency(result(pair([90.0, 91.0, 92.0]))) is None
+    cases = [*pair([80.0, 100.0, 125.0], load=1), *pair([149.0, 150.0, 151.0])]
+    assert "of tp1; at 1 stream this run does not show it: all" in says(beliefs.tp_worsens_latency, *cases)
 
 
 def test_busy_devices_may_waste_their_time() -> None:

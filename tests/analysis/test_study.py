@@ -62,7 +62,10 @@ def test_repeats_inside_one_start_would_have_claimed_too_much() -> None:
 def test_a_planted_first_repeat_bias_is_named(seed: int) -> None:
     """What `vllm bench sweep` met: a first repeat at less than half of what the engine does."""
     lines = read_scaling(Study(first_repeat=0.45, repeats=3).run(seed))
-    assert any(line.startswith("Doubtful: tp2/fixed/c16: first repeat agrees: output throughput -") for line in lines)
+    assert any(
+        line.startswith("Doubtful: tp2/fixed/c16 fails the check 'first repeat agrees': output throughput -")
+        for line in lines
+    )
     honest = read_scaling(Study(repeats=3).run(seed))
     assert not any("first repeat agrees" in line for line in honest)
 

@@ -44,7 +44,7 @@ def test_cases_without_numbers_stand_below_with_their_reason() -> None:
     assert "tp4" not in table
     assert "tp4 skipped (fixed, weak): tp4 needs 4 devices, this machine has 2. Use --tp 2." in reading
     assert "tp1x2 failed (saturated): no memory for the second replica. Use tp2." in reading
-    assert "Doubtful: tp2/fixed/c16: first repeat agrees" in reading
+    assert "Doubtful: tp2/fixed/c16 fails the check 'first repeat agrees'" in reading
     assert "the machine was busy before the run" in reading
     assert "tp2 still gained at 64 streams, the most tried" in reading
     assert "numbers do not: slices share memory" in reading

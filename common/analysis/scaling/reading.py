@@ -172,7 +172,7 @@ def left_out(result: Result) -> list[str]:
     ]
     lines += incomplete(result)
     lines += [
-        f"Doubtful: {case.id}: {check.name}: {check.detail}"
+        f"Doubtful: {case.id} fails the check '{check.name}': {check.detail}"
         for case in result.cases
         for check in case.checks
         if check.passed is False
