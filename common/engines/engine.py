@@ -49,7 +49,7 @@ class EngineFacts:
     memory_bytes_per_rank: list[int]  # USS on CPUs, device memory on GPUs
     settings: dict[str, Any]
     all_reduce: list[AllReduceTime] = field(default_factory=list)
-    all_reduce_traced: TracedAllReduces | None = None
+    all_reduce_traced: TracedAllReduces | None = None  # known once its cases are measured
     load_report_bytes_per_rank: list[int] = field(default_factory=list)  # vLLM's own "Model loading took", GPUs only
     layers_per_rank: list[tuple[int, int]] = field(default_factory=list)  # first, and one past the last
     experts_per_rank: list[int] = field(default_factory=list)  # of each layer; of a dense model none
@@ -76,6 +76,13 @@ class Engine(Protocol):
 
     def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> Sequence[AllReduceTime]:
         """Have each all-reduce wait so long first, from now on (0: as it was), on CPUs; times those of so many tokens.
+
+        Raises:
+            EngineError: there is no answer.
+        """
+
+    def trace_all_reduces(self) -> TracedAllReduces | None:
+        """Profile a short run; `None` where there is nothing to see. Last of all: profiled ranks stay slower.
 
         Raises:
             EngineError: there is no answer.

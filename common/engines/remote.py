@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from common.core.plan import ParallelPlan
-from common.engines.engine import AllReduceTime, EngineFacts
+from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
@@ -122,6 +122,10 @@ class RemoteEngine:
     def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> list[AllReduceTime]:
         """Never: they are not ours to slow."""
         raise NotImplementedError("no case of somebody else's server slows it")
+
+    def trace_all_reduces(self) -> TracedAllReduces | None:
+        """Nothing: they are not ours to profile."""
+        return None
 
     def alive(self) -> bool:
         """Its processes are not ours to see; whether it still answers is asked once a request has failed."""

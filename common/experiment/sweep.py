@@ -88,12 +88,15 @@ class Sweep:
                     return
                 recount = None if waiting[0].configuration.model else self.recount  # it reads the run's own tokens
                 bench = Bench(engine, start, self.seed, self.paths.requests, monitor, self.watch, recount, self.ceiling)
+                mine = {spec.id for spec in waiting}
                 while waiting:
                     spec = waiting.pop(0)
                     if not self._affords(start, spec, up=True):
                         self._leave_out(start, [spec])
                     elif not self._measure(spec, bench):
                         break
+                else:
+                    self._trace(engine, mine)
 
     @contextlib.contextmanager
     def _engine(self, start: int, specs: Sequence[Spec]) -> Iterator[Engine | None]:
@@ -142,6 +145,15 @@ class Sweep:
         self._ended(spec, bench.start)
         self._keep(*ladder, case)
         return True
+
+    def _trace(self, engine: Engine, ids: set[str]) -> None:
+        """What all-reduces take under load, for the cases measured on this engine; they stand without it too."""
+        with contextlib.suppress(EngineError):
+            if traced := engine.trace_all_reduces():
+                for case in self.result.cases:
+                    if case.id in ids and case.engine:
+                        case.engine["all_reduce_traced"] = asdict(traced)
+                self.save()
 
     def _affords(self, start: int, spec: Spec, up: bool) -> bool:
         """Whether there is time for a case, on an engine that is up or has yet to start."""

@@ -12,7 +12,7 @@ from common.core.greedy import Answer
 from common.core.plan import ParallelPlan
 from common.core.record import RequestRecord
 from common.core.workload import Request
-from common.engines.engine import AllReduceTime, EngineFacts
+from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure
 from common.engines.guarded import Gone
 from common.engines.settings import EngineSettings
@@ -71,6 +71,7 @@ class World:
     refused: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     ended_with_delay_us: list[float] = field(default_factory=list)
+    traced_after_loads: list[int] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     calls: list[tuple[str, list[tuple[int, ...]], list[int]]] = field(default_factory=list)  # of LLM.generate
     offline_dies: bool = False
@@ -177,6 +178,12 @@ class FakeEngine:
     def slow_all_reduces(self, delay_us: float, tokens: Sequence[int]) -> list[AllReduceTime]:
         self.delay_us = delay_us
         return [AllReduceTime(count, 2048 * count, 1e-5 + delay_us / 1e6, "shm") for count in tokens]
+
+    def trace_all_reduces(self) -> TracedAllReduces | None:
+        self.world.traced_after_loads.append(len(self.world.loads))
+        if self.dead:
+            raise EngineError(KILLED)
+        return TracedAllReduces(16, 0.1, 0.05, 0.5) if self.plan.tp > 1 else None
 
     def alive(self) -> bool:
         return not self.dead

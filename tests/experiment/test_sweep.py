@@ -116,6 +116,15 @@ def test_events_tell_the_story_in_order(trial: Trial) -> None:
     assert trial.events[-1] == EngineGone(TP1, clean=True)
 
 
+def test_all_reduces_are_profiled_after_every_case_of_the_engine(trial: Trial) -> None:
+    result = trial.run(FOUR)
+    loads = [load.plan for load in trial.world.loads]
+    assert trial.world.traced_after_loads == [loads.count("tp1"), len(loads)]
+    traced = [case.engine.get("all_reduce_traced") for case in files.load(trial.path).cases]
+    assert traced == [None, None, *[{"streams": 16, "share": 0.1, "all_reduce_s": 0.05, "span_s": 0.5}] * 2]
+    assert result.status == "complete"
+
+
 def test_every_case_is_on_disk_before_it_is_announced(trial: Trial) -> None:
     seen: list[tuple[str, list[str]]] = []
 
