@@ -48,7 +48,7 @@ from common.machine.command_line import Count, several_of
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 Curve = Literal["fixed", "saturated", "pinned", "weak", "replay"]
 CURVES: tuple[Curve, ...] = ("fixed", "saturated", "pinned", "weak", "replay")
 

@@ -52,7 +52,7 @@ from common.machine.devices import Machine
 from common.machine.reader import while_read
 from common.store.schema import Result
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 TURNS, REPEATS = {"smoke": 2, "lab": 8, "full": 12}, {"smoke": 3, "lab": 2, "full": 3}
 WEAK_STREAMS_PER_DEVICE = 4
 SATURATE = Saturate(16, 256)

@@ -45,7 +45,7 @@ from common.machine.command_line import Count
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 TURNS: dict[Preset, int] = {"smoke": 2, "lab": 8, "full": 12}
 REPEATS: dict[Preset, int] = {"smoke": 3, "lab": 2, "full": 3}
 FEWEST_REQUESTS = 4

@@ -47,7 +47,7 @@ from common.machine.devices import Machine
 from common.machine.reader import while_read
 from week5 import benchmark_scaling, simulate_concurrent_requests, test_mixed_workload, test_tensor_parallel
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 Part = Literal["scaling", "verification", "latency", "concurrency", "mixed", "sequences"]
 PARTS: tuple[Part, ...] = ("scaling", "verification", "latency", "concurrency", "mixed", "sequences")  # by value
 SMOKE_MINUTES = 5.0

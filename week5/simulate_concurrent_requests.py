@@ -54,7 +54,7 @@ from common.machine.command_line import Count, Number, optional
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ from common.machine.command_line import Count, Number, several_of
 from common.machine.devices import Machine
 from common.machine.reader import while_read
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 Variant = Literal["on", "control", "off", "threshold", "priority"]
 VARIANTS: tuple[Variant, ...] = ("on", "off", "control", "threshold", "priority")
 
