@@ -1,21 +1,15 @@
-"""Real vLLM under a plan: one guarded `vllm serve`, or offline `LLM(...)`, per replica."""
+"""Real vLLM under a plan: all its replicas as one engine, and what starts them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import math
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from common.core.arrivals import ClosedLoop
 from common.core.model_shape import ModelShape
@@ -24,88 +18,14 @@ from common.core.workload import Workload
 from common.engines import startup
 from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure, explain
-from common.engines.guarded import Gone, GuardedProcess, free_port
-from common.engines.settings import EngineSettings, importer_of
+from common.engines.guarded import Gone
+from common.engines.settings import EngineSettings
+from common.engines.vllm_server import RPC_TIMEOUT_S, VllmServer
 from common.load import control
 from common.load.client import Endpoint, run_load
-from common.machine import gpus, memory
 from common.machine.devices import Device
 
-RPC_TIMEOUT_S = 120.0
 TRACED_STREAMS, TRACED_TOKENS = 16, 12
-DEVICE_MEMORY_DEADLINE_S, DEVICE_MEMORY_TOLERANCE_BYTES = 15.0, 256 << 20
-
-
-class VllmServer:
-    """One `vllm serve`, or one offline `LLM(...)`: one replica of a plan on its devices."""
-
-    def __init__(self, plan: ParallelPlan, devices: Sequence[Device], settings: EngineSettings, log: Path) -> None:
-        self.plan, self.devices, self.settings = plan, devices, settings
-        self._gpu_bytes_before = _gpu_bytes(devices)
-        port = free_port()
-        scratch = Path(tempfile.mkdtemp(prefix="lab-"))
-        log.write_bytes(b"")
-        self.clock = startup.PhaseClock(log)
-        command, environment = settings.command(plan, port), settings.environment(plan, devices, scratch)
-        self.process = GuardedProcess(command, environment, log, port, importer_of(settings.python, environment))
-        self.endpoint = Endpoint("127.0.0.1", port, settings.served_name)
-        self.base_url = f"http://127.0.0.1:{port}"
-        self.startup_s = math.nan
-        self.ranks: list[dict[str, Any]] = []
-        self.front_end: psutil.Process | None = None
-
-    def wait(self, limit_s: float, say: Callable[[str], None]) -> None:
-        """Return once it is up, ours, and runs the plan.
-
-        Raises:
-            EngineError: it is not.
-        """
-        startup.wait_until_serving(self.process, self.clock, self.base_url, limit_s, say)
-        self.startup_s = self.clock.finish(self.process.imported_before_s)
-        startup.prove_ours(self.process, self.base_url, self.settings.served_name)
-        self.front_end = self.process.listener()
-        self.ranks = self.ask_ranks("lab_describe")
-        shape = ModelShape.from_config(json.loads((Path(self.settings.model) / "config.json").read_text()))
-        startup.prove_plan(self.ranks, self.plan, shape)
-
-    def ask_ranks(self, method: str, *arguments: str) -> list[dict[str, Any]]:
-        """Run a method of `RankProbe` in every rank at once; one answer per rank."""
-        return asyncio.run(control.collective_rpc(self.base_url, method, arguments, RPC_TIMEOUT_S))
-
-    def kv_cache_tokens(self) -> int | None:
-        """Tokens of KV cache that the server has, by its own report: of all its data-parallel engines together."""
-        labels = asyncio.run(control.cache_config(self.base_url))
-        try:
-            return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
-        except (KeyError, ValueError):
-            return None
-
-    def front_end_cpu_s(self) -> float | None:
-        """CPU seconds that the API server has used since it began."""
-        with contextlib.suppress(psutil.Error):
-            if self.front_end is not None:
-                used = self.front_end.cpu_times()
-                return float(used.user + used.system)
-        return None
-
-    def memory_bytes_per_rank(self) -> list[int]:
-        """What each rank occupies: its own pages (USS) on CPUs, its device's memory in use on GPUs."""
-        if self.devices[0].kind == "gpu":
-            used = [gpus.used_bytes(device.uuid) for device in self.devices if device.uuid]
-        else:
-            used = [memory.resident_bytes(int(rank["pid"])).uss_bytes for rank in self.ranks]
-        return [value for value in used if value is not None]
-
-    def device_memory_left_bytes(self) -> int:
-        """GPU memory above what was in use before the start; the driver frees it some time after a process ends."""
-        deadline = time.monotonic() + DEVICE_MEMORY_DEADLINE_S
-        while True:
-            left = _gpu_bytes(self.devices) - self._gpu_bytes_before
-            if left <= DEVICE_MEMORY_TOLERANCE_BYTES:
-                return 0
-            if time.monotonic() > deadline:
-                return left
-            time.sleep(0.2)
 
 
 class VllmEngine:
@@ -150,12 +70,10 @@ class VllmEngine:
             EngineError: a server does not answer.
         """
         total: dict[str, float] = {}
-        try:
+        with self._asking():
             for server in self._servers:
                 for name, value in asyncio.run(control.scrape_metrics(server.base_url)).items():
                     total[name] = total.get(name, 0.0) + value
-        except control.ControlError as error:
-            raise EngineError(self.death() or _no_answer(error)) from error
         return total
 
     def front_end_cpu_s(self) -> list[float]:
@@ -169,12 +87,10 @@ class VllmEngine:
         Raises:
             EngineError: a server does not answer.
         """
-        try:
+        with self._asking():
             for server in self._servers:
                 server.ask_ranks("lab_slow_all_reduces", str(delay_us))
             return _time_all_reduces(self._servers[0], tokens)
-        except control.ControlError as error:
-            raise EngineError(self.death() or _no_answer(error)) from error
 
     def trace_all_reduces(self) -> TracedAllReduces | None:
         """Profile a short run; `None` where there is nothing to see. Last of all: profiled ranks stay slower.
@@ -186,10 +102,8 @@ class VllmEngine:
         """
         if not self._links or self._servers[0].settings.offline:
             return None
-        try:
+        with self._asking():
             return _trace_all_reduces(self._servers[0])
-        except control.ControlError as error:
-            raise EngineError(self.death() or _no_answer(error)) from error
 
     def alive(self) -> bool:
         """Whether its processes run; cheap enough to ask four times a second under load."""
@@ -210,6 +124,14 @@ class VllmEngine:
         gone = _together([server.process.stop() for server in self._servers])
         left = sum(server.device_memory_left_bytes() for server in self._servers)
         return replace(gone, device_memory_left_bytes=left)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A server that does not answer is an `EngineError`, and the engine's death its reason if it has died."""
+        try:
+            yield
+        except control.ControlError as error:
+            raise EngineError(self.death() or _no_answer(error)) from error
 
 
 class VllmLauncher:
@@ -262,10 +184,6 @@ def _no_answer(error: control.ControlError) -> Failure:
 
 def _told_by_ranks(servers: Sequence[VllmServer], name: str) -> list[int]:
     return [int(rank[name]) for server in servers for rank in server.ranks if rank[name]]
-
-
-def _gpu_bytes(devices: Sequence[Device]) -> int:
-    return sum(gpus.used_bytes(device.uuid) or 0 for device in devices if device.uuid)
 
 
 def _time_all_reduces(server: VllmServer, tokens: Sequence[int]) -> list[AllReduceTime]:

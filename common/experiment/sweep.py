@@ -88,15 +88,17 @@ class Sweep:
                     return
                 recount = None if waiting[0].configuration.model else self.recount  # it reads the run's own tokens
                 bench = Bench(engine, start, self.seed, self.paths.requests, monitor, self.watch, recount, self.ceiling)
-                mine = {spec.id for spec in waiting}
+                measured: set[str] = set()
                 while waiting:
                     spec = waiting.pop(0)
                     if not self._affords(start, spec, up=True):
                         self._leave_out(start, [spec])
-                    elif not self._measure(spec, bench):
+                    elif self._measure(spec, bench):
+                        measured.add(spec.id)
+                    else:
                         break
                 else:
-                    self._trace(engine, mine)
+                    self._trace(engine, measured)
 
     @contextlib.contextmanager
     def _engine(self, start: int, specs: Sequence[Spec]) -> Iterator[Engine | None]:
@@ -149,7 +151,7 @@ class Sweep:
     def _trace(self, engine: Engine, ids: set[str]) -> None:
         """What all-reduces take under load, for the cases measured on this engine; they stand without it too."""
         with contextlib.suppress(EngineError):
-            if traced := engine.trace_all_reduces():
+            if ids and (traced := engine.trace_all_reduces()):
                 for case in self.result.cases:
                     if case.id in ids and case.engine:
                         case.engine["all_reduce_traced"] = asdict(traced)

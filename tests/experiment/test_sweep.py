@@ -15,6 +15,7 @@ from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines.failures import EngineError, Failure
 from common.engines.settings import EngineSettings
+from common.experiment.budget import Budget, Todo
 from common.experiment.events import CaseDone, EngineGone, EngineReady, EngineStarting, Event, RepeatDone
 from common.experiment.load_spec import Lengths, LoadSpec, Saturate
 from common.experiment.spec import order_of_starts
@@ -24,6 +25,7 @@ from common.store.files import ResultPaths
 from common.store.requests import load_requests
 from common.store.schema import Case, Result
 from tests.experiment.fakes import KILLED, MACHINE, REFUSED, FakeEngine, World
+from tests.experiment.test_estimate import ROOFLINE
 
 LENGTHS = Lengths(input_tokens=8, output_tokens=4, vocab_size=10_240)
 TP1, TP2, TP4 = ParallelPlan(), ParallelPlan(tp=2), ParallelPlan(tp=4)
@@ -49,6 +51,7 @@ class Trial:
     starts: int = 1
     repeat_base_last: bool = False
     seed: int = 0
+    budget: Budget | None = None
 
     def watch(self, event: Event) -> None:
         self.events.append(event)
@@ -66,6 +69,7 @@ class Trial:
             self.seed,
             self.starts,
             self.repeat_base_last,
+            budget=self.budget,
         )
         sweep.run(specs)
         return self.saved()
@@ -123,6 +127,20 @@ def test_all_reduces_are_profiled_after_every_case_of_the_engine(trial: Trial) -
     traced = [case.engine.get("all_reduce_traced") for case in files.load(trial.path).cases]
     assert traced == [None, None, *[{"streams": 16, "share": 0.1, "all_reduce_s": 0.05, "span_s": 0.5}] * 2]
     assert result.status == "complete"
+
+
+class OnlyStarts(Budget):
+    """Time for an engine's start, and none left for a case once it is up."""
+
+    def affords(self, todo: Todo, running: Todo | None) -> bool:
+        return running is None
+
+
+def test_an_engine_whose_cases_are_all_left_out_is_not_profiled(trial: Trial) -> None:
+    trial.budget = OnlyStarts(60.0, ROOFLINE)
+    result = trial.run(FOUR)
+    assert {case.status for case in result.cases} == {"skipped"} and len(trial.world.starts) == 2
+    assert trial.world.traced_after_loads == []
 
 
 def test_every_case_is_on_disk_before_it_is_announced(trial: Trial) -> None:

@@ -20,7 +20,7 @@ from common.analysis.concurrency.rows import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import sampling_unit, standing
-from common.analysis.scaling.table import framed, say, stdout
+from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
 
@@ -42,7 +42,7 @@ def print_concurrency(result: Result, console: Console | None = None, said: Sequ
         for line in (f"tok/s: mean of repeats{unit}", *LEGEND):
             console.print(line, markup=False)
     else:
-        console.print("no case was measured to its end")
+        console.print(NOT_MEASURED)
     console.print()
     say(console, read_concurrency(result), said)
 

@@ -20,7 +20,7 @@ from common.analysis.fairness.reading import (
 )
 from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import sampling_unit, standing
-from common.analysis.scaling.table import framed, say, stdout
+from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
 from common.store.schema import Case, Result
@@ -37,7 +37,7 @@ def print_fairness(result: Result, console: Console | None = None, said: Sequenc
     console = console or stdout()
     console.print(f"[bold]Mixed load[/]  {about(result)}", soft_wrap=True)
     frame = fairness_shown(result)
-    console.print(framed(frame, left=LEFT, heading_lines=3) if len(frame) else "no case was measured to its end")
+    console.print(framed(frame, left=LEFT, heading_lines=3) if len(frame) else NOT_MEASURED)
     unit = sampling_unit(mixes(result))
     console.print(
         "TTFT: p99, from the intended send; slowdown: p99, over the class's median alone;\n"

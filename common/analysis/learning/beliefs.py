@@ -144,16 +144,20 @@ def tp_beats_replicas(result: Result) -> str | None:
 
 def tp_worsens_latency(result: Result) -> str | None:
     """Where a split model's tokens come faster at the same load, and whether they do so at the other loads."""
-    gaps = [
-        (row, base, gap)
-        for row, base in beside_base(result, "fixed")
-        if row.case.plan.tp > 1 and (gap := ratio_of(row.case, base.case, "median_tpot_ms")) is not None
-    ]
-    faster = [one for one in gaps if one[2].high is not None and one[2].high < 1]
+    faster: list[tuple[ScalingRow, ScalingRow, Estimate]] = []
+    not_shown: list[ScalingRow] = []
+    for row, base in beside_base(result, "fixed"):
+        gap = ratio_of(row.case, base.case, "median_tpot_ms")
+        if row.case.plan.tp == 1 or gap is None:
+            continue
+        if gap.high is not None and gap.high < 1:
+            faster.append((row, base, gap))
+        else:
+            not_shown.append(row)
     if not faster:
         return None
     row, base, gap = faster[0]
-    open_at = [where(one[0]) for one in gaps if one not in faster and one[0].case.plan == row.case.plan]
+    open_at = [where(other) for other in not_shown if other.case.plan == row.case.plan]
     but = f"; {' and '.join(open_at)} this run does not show it" if open_at else ""
     return (
         f"{where(row)} {row.case.plan} takes {interval(gap)} of the time per token of {base.case.plan}{but}: all"

@@ -153,10 +153,10 @@ def without_client(result: Result) -> list[str]:
 
 
 def incomplete(result: Result) -> list[str]:
-    """Whether cases are missing, and what brings them."""
+    """Whether the run came to its end, and what brings it there."""
     if result.status == "complete":
         return []
-    return [f"The run is not complete ({result.status}): cases are missing; the same command again goes on with them."]
+    return [f"The run is not complete ({result.status}): the same command again goes on with what is missing."]
 
 
 def left_out(result: Result) -> list[str]:

@@ -18,6 +18,7 @@ from common.store.schema import Result
 
 NARROWEST = 80
 OVERSUBSCRIBED = "*"
+NOT_MEASURED = "no case was measured to its end"
 LEFT = ("curve", "plan")  # text; everything else is a number and stands to the right
 
 
@@ -31,7 +32,7 @@ def print_scaling(result: Result, console: Console | None = None) -> None:
     if rows:
         console.print(framed(shown(result), ends))
     else:
-        console.print("no case was measured to its end")
+        console.print(NOT_MEASURED)
     console.print(f"[ ] 95 % interval, {sampling_unit(scaling_cases(result))}; times are medians", markup=False)
     if "usd_per_hour" in result.cost:
         console.print("$/M out: per million output tokens, at the whole machine's price")

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from common.analysis.scaling.reading import CARRIES_OVER, about, incomplete
-from common.analysis.scaling.table import framed, say, stdout
+from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
 from common.analysis.verification.judgement import (
     EXACT,
     EXPECTED_WEIGHTS,
@@ -44,7 +44,7 @@ def print_verification(result: Result, console: Console | None = None, said: Seq
     console = console or stdout()
     console.print(f"[bold]Does tensor parallelism work here?[/]  {about(result)}", soft_wrap=True)
     verdicts = verdicts_shown(result)
-    console.print(framed(verdicts, left=LEFT) if len(verdicts) else "no case was measured to its end")
+    console.print(framed(verdicts, left=LEFT) if len(verdicts) else NOT_MEASURED)
     memory = memory_shown(result)
     if len(memory):
         console.print("\n[bold]Memory[/]  of the fullest rank of each plan, served")
