@@ -30,6 +30,7 @@ from common.engines.process_tree import (
     adopt_orphans,
     descendants,
     end_with_parent,
+    nice_session,
     send,
     shared_memory_files,
     shared_memory_of,
@@ -200,6 +201,7 @@ def _become_an_engine() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.nice(ENGINE_NICENESS)
+    nice_session(ENGINE_NICENESS)
     end_with_parent()
 
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from common.engines import interpreter_answers
 from common.engines.guard import ENGINE_NICENESS, Spec, guard
 from common.engines.guard_link import ANSWER, WORD_BYTES
-from common.engines.process_tree import end_with_parent
+from common.engines.process_tree import end_with_parent, nice_session
 
 IMPORT_ONCE = "LAB_IMPORT_ONCE"  # "1" in the environment of an engine on CPUs; a user's "0" leaves vLLM as it is
 BOUND_TO = "GOMP_CPU_AFFINITY"  # where vLLM writes a rank's cores, as in "2 3"
@@ -150,6 +150,7 @@ def libraries_to_preload() -> str | None:
 def _become(engine: Spec) -> None:
     """Run a command `[python, "-m", module, ...]` in this process, as if it had been started so."""
     os.setsid()
+    nice_session(ENGINE_NICENESS)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

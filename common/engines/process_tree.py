@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,22 @@ def end_with_parent() -> None:
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def nice_session(niceness: int) -> None:
+    """Give this process' session a niceness, where the kernel shares cores out by session (sched(7), autogroup).
+
+    There that of a process counts within its own session alone, and a session begins with 0.
+    """
+    for _ in range(20):
+        try:
+            Path("/proc/self/autogroup").write_text(str(niceness))
+        except BlockingIOError:  # who is not root may do so ten times a second, all on the machine together
+            time.sleep(0.1)
+        except OSError:  # another kernel
+            return
+        else:
+            return
 
 
 def _prctl(option: int, value: int) -> None:

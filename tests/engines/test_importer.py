@@ -18,6 +18,7 @@ from common.engines import importer
 from common.engines.engine import Engine
 from common.engines.settings import EngineSettings, importer_of
 from common.machine.devices import Device
+from tests.engines.test_guard import gives_way
 
 CORE = Device(0, "cpu", "A CPU, 1 core", cores=(0,))
 
@@ -108,4 +109,5 @@ def test_an_engine_is_forked_whole_and_its_ranks_are_bound_to_their_devices(tp2:
     ranks = [pid for pid, name in names.items() if "Worker" in name]
     assert len(ranks) == 2, names
     assert [sorted(os.sched_getaffinity(rank)) for rank in ranks] == [[0], [1]]
+    assert all(gives_way(pid) for pid in tree), "to the client"
     assert tp2.facts.startup_phases_s["imports"] > 1, "of the importer, whichever engine it was for"
