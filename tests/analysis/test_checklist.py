@@ -114,7 +114,9 @@ def test_everything_done(results: Path) -> None:
     assert found["mixed"].evidence == (
         "tp1, chunked prefill: short requests' longest standstill of an answer 0.25 [0.24, 0.26]x"
     )
-    assert found["loss"].evidence == ("tp2 at 16 streams loses 31%, 20% to memory and batch; knock-out: 2 of 2 PASS")
+    assert found["loss"].evidence == (
+        "tp2 at 16 streams loses 30%, 16% to everything else on device and host; knock-out: 2 of 2 PASS"
+    )
     assert found["plans"].evidence == "3 plans; best: tp2 for throughput, tp2 for memory"
     assert found["decided"].evidence == "2 devices carry it"
     assert found["cost"].evidence == "$1.20 per hour: $1.67 per million output tokens with tp2"

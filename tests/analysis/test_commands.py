@@ -77,7 +77,7 @@ def test_a_loss_is_shown_in_four_bars_by_look_and_by_the_report(
     monkeypatch.setattr(sys, "argv", ["look", "look", *words])
     assert main() == 0
     out = capsys.readouterr().out
-    assert "10.1        15.4 [10.2" in out and "with that growth 10.1, measured 10.1" in out
+    assert "10.1         12.0 [9.6" in out and "with that growth 10.5, measured 10.1" in out
     assert "tp2/fixed/c16                 327" in out and "unexplained" in out and "Knock-out at 16 streams" in out
     figure = tmp_path / f"{path.stem}-loss.png"
     assert str(figure) in out.splitlines()

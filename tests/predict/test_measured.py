@@ -105,11 +105,11 @@ def test_a_reference_result_is_predicted_with_its_all_reduces() -> None:
     assert {str(one.plan) for one in found} == {"tp1", "tp2", "tp1x2"}
     assert all(np.isfinite([one.predicted, one.low, one.high]).all() for one in found)
     ladder = next(one for one in found if one.case == "tp1x2/ladder/c32")
-    assert ladder.error > 0.5
+    assert ladder.error > 1 / 3
     assert any(doubt.startswith("no case of several engines calibrates") for doubt in ladder.doubts)
     held = [one for one in found if not one.calibrates]
     assert sum(one.inside for one in held) >= len(held) / 2
-    assert all(one.high / one.low > 2 for one in held), "what misses by more than half is not known to a tenth"
+    assert all(one.high / one.low > 2 for one in held), "what misses by more than a third is not known to a tenth"
 
 
 @pytest.mark.parametrize(
