@@ -6,7 +6,7 @@ Prediction.  Less than n: every layer waits for two all-reduces, small shards us
 Method.      Real vLLM, one engine start per plan (lab: three), the same seeded requests for every plan, everything
              that vLLM would choose by plan pinned. Four curves, because one alone misleads:
                fixed      the same number of streams for every plan: what a user feels
-               saturated  each plan at the best load that was tried: what a machine earns
+               saturated  each plan at the load whose double gains less than 3 %: what a machine earns
                pinned     the same with no more KV cache than the base has: what parallelism alone gives (not in smoke)
                weak       the same number of streams per device: what growing together does
              and with a trace (--workload) a fifth:

@@ -63,7 +63,7 @@ class View:
             case EngineStarting():
                 self._engine = f"{event.plan}: engine starting (start {event.start + 1})"
             case EngineReady():
-                after = "" if event.startup_s is None else f" after {event.startup_s:.0f} s"
+                after = "" if event.startup_s is None else f" after {event.startup_s:.0f} s, imports included"
                 self._engine = f"{event.plan}: engine up{after}"
             case EngineGone():
                 self._engine = f"{event.plan}: engine gone" + ("" if event.clean else ", BUT SOMETHING IS LEFT")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.analysis.scaling.doubts import doubts, room_for
@@ -122,6 +124,18 @@ def test_what_the_machine_itself_allows_does_not_depend_on_the_client() -> None:
     base.client = other.client = Verdict("INVALID", ["the event loop stood still"], "close other programs")
     assert limits(result([base, other])) == [line]
     assert limits(result([base])) == [], "of several devices nothing was measured"
+
+
+def test_a_ceiling_below_what_a_plan_gained_is_no_limit() -> None:
+    read = result(pair())
+    line = limits(read)[-1]
+    assert "gained more" not in line
+    low = {"matrix_scaling": 1.05, "matrix_scaling_range": [1.0, 1.1], "memory_scaling_range": [1.1, 1.2]}
+    read.environment = {**read.environment, "ceilings": {**read.environment["ceilings"], **low, "memory_scaling": 1.15}}
+    line = limits(read)[-1]
+    assert "tp2 gained more, 1.50 [1.4" in line and "at 16 streams: the machine was measured in a worse moment" in line
+    weak = limits(replace(read, cases=list(pair("weak", 8))))[-1]
+    assert "gained more" not in weak, "of another load on each side"
 
 
 def test_more_than_all_devices_can_is_named_as_a_disturbance() -> None:

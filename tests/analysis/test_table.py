@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from common.analysis.scaling.table import memory_shown, print_scaling, shown
-from common.store.schema import Result
+from common.store.schema import Check, Result
 from tests.analysis.planted import TP1, TP2, TP4, case, full, result, skipped
 
 
@@ -45,9 +45,19 @@ def test_cases_without_numbers_stand_below_with_their_reason() -> None:
     assert "tp4 skipped (fixed, weak): tp4 needs 4 devices, this machine has 2. Use --tp 2." in reading
     assert "tp1x2 failed (saturated): no memory for the second replica. Use tp2." in reading
     assert "Doubtful: tp2/fixed/c16 fails the check 'first repeat agrees'" in reading
+    assert "the base, so speed-ups over it" not in reading
     assert "the machine was busy before the run" in reading
     assert "tp2 still gained at 64 streams, the most tried" in reading
     assert "numbers do not: slices share memory" in reading
+
+
+def test_a_doubtful_base_makes_what_is_compared_with_it_doubtful() -> None:
+    base = case(TP1, "fixed", 1, [7.0, 10.0, 10.0])
+    base.checks = [Check("first repeat agrees", False, "output throughput -30%")]
+    (line,) = [line for line in printed(result([base])).splitlines() if "Doubtful" in line]
+    assert "speed-ups" not in line, "there are none"
+    text = " ".join(printed(result([base, case(TP2, "fixed", 1, [14.0, 15.0, 16.0])])).split())
+    assert "-30%; it is the base, so speed-ups over it are doubtful too" in text
 
 
 def test_an_interrupted_run_says_so() -> None:

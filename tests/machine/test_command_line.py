@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pytest
 import tyro
 
-from common.machine.command_line import with_whole_lines
+from common.machine.command_line import several_of, with_whole_lines, wrong_in_one_line
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,17 @@ def test_help_wraps_a_docstring_anew_and_keeps_its_paragraphs(
     assert lines[at].endswith("in this file, which ends here.")
     assert lines[at + 1] == "" and lines[at + 2].startswith("Another paragraph.")
     assert any("One line." in line for line in lines)
+
+
+@dataclass(frozen=True)
+class OfWords:
+    """Options of words."""
+
+    curves: Annotated[tuple[Literal["fixed", "weak"], ...] | None, several_of(("fixed", "weak"))] = None
+
+
+def test_a_wrong_choice_names_the_words_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), wrong_in_one_line():
+        tyro.cli(OfWords, args=["--curves", "fixd"])
+    said = capsys.readouterr().err
+    assert "'fixd'" in said and "'fixed'" in said and "'weak'" in said and "None" not in said

@@ -79,7 +79,7 @@ def limits(result: Result) -> list[str]:
     measured = [row for row in scaling_rows(result) if row.throughput is not None]
     rows = [row for row in measured if row.speedup is not None]
     several = any(row.case.plan.devices > 1 for row in measured)
-    return [*_memory(rows), *_communication(rows, result), *(_ceilings(result) if several else [])]
+    return [*_memory(rows), *_communication(rows, result), *(_ceilings(result, rows) if several else [])]
 
 
 def caveats(result: Result) -> list[str]:
@@ -161,6 +161,9 @@ def incomplete(result: Result) -> list[str]:
 
 def left_out(result: Result) -> list[str]:
     """What is missing from the table or doubtful in it: cases that did not run, checks that failed, warnings."""
+    rows = scaling_rows(result)
+    compared = {row.curve for row in rows if row.speedup is not None}
+    bases = {row.case.id for row in rows if row.is_base and row.curve in compared}
     reasons: dict[tuple[str, str, CaseError], list[str]] = {}
     for case in result.cases:
         if case.error is not None:
@@ -173,6 +176,7 @@ def left_out(result: Result) -> list[str]:
     lines += incomplete(result)
     lines += [
         f"Doubtful: {case.id} fails the check '{check.name}': {check.detail}"
+        f"{'; it is the base, so speed-ups over it are doubtful too' if case.id in bases else ''}"
         for case in result.cases
         for check in case.checks
         if check.passed is False
@@ -276,7 +280,7 @@ def _memory(rows: list[ScalingRow]) -> list[str]:
     return lines
 
 
-def _ceilings(result: Result) -> list[str]:
+def _ceilings(result: Result, rows: list[ScalingRow]) -> list[str]:
     found = result.environment.get("ceilings") or {}
     memory, matrix = found.get("memory_scaling"), found.get("matrix_scaling")
     if not memory or not matrix:
@@ -290,6 +294,12 @@ def _ceilings(result: Result) -> list[str]:
     ratios = (*found.get("memory_scaling_range", ()), *found.get("matrix_scaling_range", ()), memory, matrix)
     if max(ratios) > DISTURBED * count:
         line += f" More than {count}x cannot be: something else ran in some rounds. Measure again on a quiet machine."
+    for row in rows:
+        gained = row.speedup
+        alike = row.curve in ("fixed", "saturated") and row.case.plan.devices == count
+        if alike and gained is not None and gained.low is not None and gained.low > max(ratios):
+            more = f"{row.case.plan} gained more, {interval(gained)}x {where(row)}"
+            return [f"{line} {more}: the machine was measured in a worse moment, and neither number is a limit here."]
     return [line]
 
 
