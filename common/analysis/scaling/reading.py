@@ -161,9 +161,7 @@ def incomplete(result: Result) -> list[str]:
 
 def left_out(result: Result) -> list[str]:
     """What is missing from the table or doubtful in it: cases that did not run, checks that failed, warnings."""
-    rows = scaling_rows(result)
-    compared = {row.curve for row in rows if row.speedup is not None}
-    bases = {row.case.id for row in rows if row.is_base and row.curve in compared}
+    bases = {one.base.id for one in compared(result) if one.base and any(row.speedup for row in one.rows)}
     reasons: dict[tuple[str, str, CaseError], list[str]] = {}
     for case in result.cases:
         if case.error is not None:
