@@ -37,7 +37,7 @@ from common.analysis.decision.evidence import given_evidence, own_evidence
 from common.analysis.decision.loads import Work
 from common.analysis.decision.page import Page, summary, write_page
 from common.analysis.decision.reading import PREDICTED, answer_lines, headline
-from common.analysis.scaling.reading import CARRIES_OVER, about
+from common.analysis.wording import CARRIES_OVER, about
 from common.core.capacity import Prices
 from common.experiment.advice import PRESET, Site, advise, plans_measured, site_of, wanted
 from common.experiment.foretell import Prediction, foretell, measured_elsewhere

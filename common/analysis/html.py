@@ -10,8 +10,8 @@ from typing import Any
 from common.analysis.frames import CHOSEN, RESULTS
 from common.analysis.page import body_of, page_of
 from common.analysis.report import markdown
-from common.analysis.scaling.reading import about
 from common.analysis.views import Account, save_drawings
+from common.analysis.wording import about
 from common.store.archive import load_result
 from common.store.schema import Result
 

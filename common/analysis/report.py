@@ -15,7 +15,7 @@ from common.analysis.learning.beliefs import sentences
 from common.analysis.learning.questions import guess_lines
 from common.analysis.page import as_page, joined, listed, table
 from common.analysis.scaling import figures
-from common.analysis.scaling.reading import about, read_scaling
+from common.analysis.scaling.reading import read_scaling
 from common.analysis.scaling.rows import scaling_rows
 from common.analysis.scaling.table import memory_shown
 from common.analysis.scaling.table import shown as scaling_shown
@@ -23,6 +23,7 @@ from common.analysis.verification.judgement import verified
 from common.analysis.verification.table import memory_shown as weights_shown
 from common.analysis.verification.table import read_verification, verdicts_shown
 from common.analysis.views import Account, drawings
+from common.analysis.wording import about
 from common.store.schema import Result
 
 EVENING = "run_distributed_benchmark"

@@ -113,9 +113,19 @@ def _tokenizer(model: Model) -> Tokenizer:
     return tokenizer
 
 
+def shape_of(folder: Path) -> ModelShape:
+    """A model's dimensions, by the configuration in its folder.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is no configuration of a model.
+    """
+    return ModelShape.from_config(json.loads((folder / "config.json").read_text()))
+
+
 def _open(name: str, folder: Path) -> Model:
     try:
-        return Model(name, folder, ModelShape.from_config(json.loads((folder / "config.json").read_text())))
+        return Model(name, folder, shape_of(folder))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json cannot be used: {error}; download the model again") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.core.arrivals import ClosedLoop
-from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.core.workload import Workload
 from common.engines import startup
 from common.engines.engine import AllReduceTime, EngineFacts, TracedAllReduces
 from common.engines.failures import EngineError, Failure, explain
 from common.engines.guarded import Gone
+from common.engines.models import shape_of
 from common.engines.settings import EngineSettings
 from common.engines.vllm_server import RPC_TIMEOUT_S, VllmServer
 from common.load import control
@@ -150,7 +149,7 @@ class VllmLauncher:
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         self._starts += 1
-        shape = ModelShape.from_config(json.loads((Path(settings.model) / "config.json").read_text()))
+        shape = shape_of(Path(settings.model))
         limit_s = startup.deadline_s(shape.parameters * shape.dtype_bytes, settings.eager) * plan.replicas
         with ExitStack() as until_up:
             servers = []
@@ -197,7 +196,7 @@ def _time_all_reduces(server: VllmServer, tokens: Sequence[int]) -> list[AllRedu
 
 def _trace_all_reduces(server: VllmServer) -> TracedAllReduces | None:
     """Profile a few decoding steps under load; `None` where the profiler saw nothing."""
-    shape = ModelShape.from_config(json.loads((Path(server.settings.model) / "config.json").read_text()))
+    shape = shape_of(Path(server.settings.model))
     work = Workload(TRACED_STREAMS, TRACED_TOKENS, TRACED_TOKENS, shape.vocab_size)
     # Unprofiled first: an engine's very first steps are slow in ways that have nothing to do with communication.
     run_load([server.endpoint], work.generate(), ClosedLoop(TRACED_STREAMS), timeout_s=RPC_TIMEOUT_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import tempfile
 import time
@@ -14,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan
 from common.engines import startup
 from common.engines.guarded import GuardedProcess, free_port
+from common.engines.models import shape_of
 from common.engines.settings import EngineSettings, importer_of
 from common.load import control
 from common.load.client import Endpoint
@@ -57,7 +56,7 @@ class VllmServer:
         startup.prove_ours(self.process, self.base_url, self.settings.served_name)
         self.front_end = self.process.listener()
         self.ranks = self.ask_ranks("lab_describe")
-        shape = ModelShape.from_config(json.loads((Path(self.settings.model) / "config.json").read_text()))
+        shape = shape_of(Path(self.settings.model))
         startup.prove_plan(self.ranks, self.plan, shape)
 
     def ask_ranks(self, method: str, *arguments: str) -> list[dict[str, Any]]:

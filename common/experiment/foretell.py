@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from common.analysis.decision.answer import Foretold
 from common.analysis.decision.loads import Load
 from common.analysis.decision.reading import PREDICTED
-from common.analysis.scaling.reading import machine
+from common.analysis.wording import machine
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate
 from common.predict.calibrate import stored_priors

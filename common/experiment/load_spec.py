@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.analysis.scaling.reading import streams
+from common.analysis.wording import streams
 from common.core.arrivals import ClosedLoop, OpenLoop, Replay
 from common.core.mix import MixedWorkload
 from common.core.plan import ParallelPlan

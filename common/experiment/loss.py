@@ -12,9 +12,9 @@ from rich.console import Console
 from common.analysis.learning.evidence import Shown
 from common.analysis.scaling.figures import DPI
 from common.analysis.scaling.loss_figure import largest_bar, loss
-from common.analysis.scaling.reading import about, streams
 from common.analysis.scaling.table import print_scaling, stdout
 from common.analysis.views import Account
+from common.analysis.wording import about, streams
 from common.core.beside import Beside
 from common.experiment.report import scaling_summary
 from common.predict.calibrate import stored_priors

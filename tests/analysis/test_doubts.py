@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from common.analysis.scaling.doubts import doubts, room_for
-from common.analysis.scaling.reading import client_words, limits, read_scaling, without_client
+from common.analysis.scaling.limits import limits
+from common.analysis.scaling.reading import client_words, read_scaling, without_client
 from common.analysis.scaling.rows import scaling_rows
 from common.analysis.scaling.table import print_scaling, shown
 from common.core.verdict import Verdict

@@ -15,8 +15,9 @@ from rich.text import Text
 from common.analysis.comparison.compared import METRICS, STEADY, ComparedCase, compared_cases, coverage
 from common.analysis.comparison.differences import Difference, Named, differences
 from common.analysis.frames import load_sound
-from common.analysis.scaling.reading import about, but_for_numbers
+from common.analysis.scaling.reading import but_for_numbers
 from common.analysis.scaling.table import empty_table, plain, stdout
+from common.analysis.wording import about
 from common.core.arrivals import ClosedLoop
 from common.core.stats import Estimate
 from common.store.files import StoreError

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from common.analysis.scaling.reading import machine
+from common.analysis.wording import machine
 from common.core.arrivals import ClosedLoop
 from common.core.workload import RecordedWorkload
 from common.store.schema import Case, Result

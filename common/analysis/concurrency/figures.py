@@ -22,8 +22,8 @@ from common.analysis.concurrency.rows import (
     slo_of,
 )
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, SIZE_INCHES, STYLE, TITLE_WIDTH
-from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import OVER, sampling_unit
+from common.analysis.wording import about
 from common.store.schema import Result
 
 NO_DATA = "this result has no data for this figure"

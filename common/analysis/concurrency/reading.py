@@ -15,17 +15,10 @@ from common.analysis.concurrency.rows import (
     most_within_limits,
     slo_of,
 )
-from common.analysis.scaling.reading import (
-    CARRIES_OVER,
-    client_words,
-    interval,
-    left_out,
-    milliseconds,
-    of_intervals,
-    streams,
-)
+from common.analysis.scaling.reading import client_words, left_out, of_intervals
 from common.analysis.scaling.rows import sampling_unit
 from common.analysis.scaling.windows import WHOLE
+from common.analysis.wording import CARRIES_OVER, interval, milliseconds, streams
 from common.core.knee import LEAST_GAIN, Saturation
 from common.core.plural import plural
 from common.store.schema import Result

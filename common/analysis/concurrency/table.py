@@ -18,9 +18,9 @@ from common.analysis.concurrency.rows import (
     concurrency_rows,
     found,
 )
-from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import sampling_unit, standing
 from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
+from common.analysis.wording import about
 from common.core.arrivals import OpenLoop
 from common.store.schema import Result
 

@@ -10,7 +10,7 @@ from common.analysis.comparison.differences import Difference, differences
 from common.analysis.decision.loads import Load, loads_of, not_believed, of_one_work
 from common.analysis.frames import load_sound, results_under
 from common.analysis.learning.evidence import gather, has_sound_numbers
-from common.analysis.scaling.reading import machine
+from common.analysis.wording import machine
 from common.core.plan import ParallelPlan
 from common.store.files import StoreError
 from common.store.schema import Result

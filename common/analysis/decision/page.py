@@ -32,7 +32,7 @@ from common.analysis.decision.reading import (
 from common.analysis.learning.evidence import Measured
 from common.analysis.page import as_page, joined, listed, pictures, table
 from common.analysis.scaling.figures import DPI
-from common.analysis.scaling.reading import interval
+from common.analysis.wording import interval
 from common.core.capacity import Need, need
 
 FOLDER, MARKDOWN, HTML = "decision", "decision.md", "decision.html"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from common.analysis.concurrency.rows import GOOD_ENOUGH
 from common.analysis.decision.answer import Decision, measured_alike
 from common.analysis.decision.loads import Load
-from common.analysis.scaling.reading import milliseconds
+from common.analysis.wording import milliseconds
 from common.core.capacity import HOURS_PER_MONTH, Need, need
 from common.core.limits import Share
 from common.core.plural import plural

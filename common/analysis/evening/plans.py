@@ -14,11 +14,12 @@ from common.analysis.concurrency.rows import ConcurrencyRow, concurrency_rows, m
 from common.analysis.concurrency.table import print_concurrency
 from common.analysis.fairness.reading import mixes
 from common.analysis.fairness.table import print_fairness
-from common.analysis.scaling.reading import interval, read_scaling
+from common.analysis.scaling.reading import read_scaling
 from common.analysis.scaling.rows import kv_cache_tokens, samples, scaling_rows, typical
 from common.analysis.scaling.table import framed, print_scaling, stdout
 from common.analysis.verification.judgement import plan_findings, verified
 from common.analysis.verification.table import print_verification, read_verification
+from common.analysis.wording import interval
 from common.core.capacity import usd_per_million_tokens
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean

@@ -21,8 +21,8 @@ from common.analysis.fairness.reading import (
     variant_of,
 )
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
-from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import OVER, sampling_unit
+from common.analysis.wording import about
 from common.core.record import RequestRecord
 from common.store.files import ResultPaths
 from common.store.requests import load_requests, requests_file

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.analysis.scaling.reading import CARRIES_OVER, client_words, interval, left_out, of_intervals
+from common.analysis.scaling.reading import client_words, left_out, of_intervals
 from common.analysis.scaling.rows import samples
+from common.analysis.wording import CARRIES_OVER, interval
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import MixedWorkload, RequestClass
 from common.core.plan import ParallelPlan

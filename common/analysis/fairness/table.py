@@ -18,9 +18,9 @@ from common.analysis.fairness.reading import (
     total,
     variant_of,
 )
-from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import sampling_unit, standing
 from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
+from common.analysis.wording import about
 from common.core.fairness import FEWEST_FOR_P99
 from common.core.mix import RequestClass
 from common.store.schema import Case, Result

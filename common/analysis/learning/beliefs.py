@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from common.analysis.scaling.reading import interval, streams
 from common.analysis.scaling.rivals import (
     against_replicas,
     batch_gain,
@@ -23,6 +22,7 @@ from common.analysis.scaling.rivals import (
 )
 from common.analysis.scaling.rows import ScalingRow, by_model, communication_share, where
 from common.analysis.scaling.table import stdout
+from common.analysis.wording import interval, streams
 from common.core.stats import Estimate
 from common.store.schema import Case, Result
 

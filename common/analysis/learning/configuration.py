@@ -8,8 +8,9 @@ from pathlib import Path
 from common.analysis.frames import usd_per_million
 from common.analysis.learning.evidence import UNREADABLE, Measured
 from common.analysis.scaling.findings import conclusions
-from common.analysis.scaling.reading import about, caveats, interval, streams
+from common.analysis.scaling.reading import caveats
 from common.analysis.scaling.rows import LIKE_ALONE, ScalingRow, fair_rows, samples, scaling_rows
+from common.analysis.wording import about, interval, streams
 from common.core.plan import ParallelPlan
 from common.core.stats import ratio
 from common.store.schema import Result

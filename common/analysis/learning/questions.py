@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from common.analysis.concurrency.rows import who
-from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import samples, scaling_rows
 from common.analysis.scaling.table import stdout
 from common.analysis.verification.judgement import WEIGHT_SHARE
+from common.analysis.wording import streams
 from common.core.arrivals import ClosedLoop
 from common.core.plan import ParallelPlan
 from common.core.stats import Estimate, geometric_mean, ratio

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.analysis.learning.evidence import UNREADABLE, Measured
-from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, samples, scaling_rows
+from common.analysis.wording import streams
 from common.core.capacity import usd_per_million_tokens
 from common.core.model_shape import ModelShape
 from common.core.plural import plural

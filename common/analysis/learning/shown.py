@@ -9,8 +9,8 @@ from common.analysis.concurrency.rows import who
 from common.analysis.fairness.reading import compared, mixes, variant_of
 from common.analysis.learning.evidence import Shown
 from common.analysis.plans.goals import GOALS, recommend
-from common.analysis.scaling.reading import interval, machine, streams
 from common.analysis.scaling.rows import ScalingRow, by_model, samples, scaling_cases, scaling_rows
+from common.analysis.wording import interval, machine, streams
 from common.core.arrivals import ClosedLoop
 from common.core.knee import FEWEST_POINTS
 from common.core.plan import ParallelPlan

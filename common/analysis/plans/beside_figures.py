@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from common.analysis.plans.points import size
 from common.analysis.scaling.figures import FAINT, INK, LOOKS, STYLE, empty_figure, without_data
 from common.analysis.scaling.loss_figure import loss
-from common.analysis.scaling.reading import about, streams
+from common.analysis.wording import about, streams
 from common.core.beside import Beside
 from common.store.schema import Result
 

@@ -22,8 +22,8 @@ from common.analysis.scaling.figures import (
     empty_figure,
     without_data,
 )
-from common.analysis.scaling.reading import about
 from common.analysis.scaling.rows import by_model
+from common.analysis.wording import about
 from common.core.layout import RankShare, layout
 from common.core.model_shape import ModelShape
 from common.core.plan import ParallelPlan

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from common.analysis.plans.points import Point, plan_points, started
-from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, fair_rows, kv_cache_tokens, samples
+from common.analysis.wording import streams
 from common.core.plan import ParallelPlan
 from common.core.stats import ratio
 from common.store.schema import Case, Result

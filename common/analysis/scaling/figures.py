@@ -15,8 +15,8 @@ from matplotlib.patches import Patch
 
 from common.analysis.scaling import findings
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
-from common.analysis.scaling.reading import about, streams
 from common.analysis.scaling.rows import OVER, ScalingRow, communication_share, group, sampling_unit, scaling_cases
+from common.analysis.wording import about, streams
 from common.store.schema import Result
 
 SIZE_INCHES = (12.8, 7.2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from common.analysis.scaling.load_curves import LoadCurve, load_curves
-from common.analysis.scaling.reading import streams
 from common.analysis.scaling.rows import ScalingRow, communication_share, scaling_rows, where
+from common.analysis.wording import streams
 from common.store.schema import Result
 
 BELIEVED = " under a client to be believed"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from common.analysis.scaling.doubts import doubts
+from common.analysis.scaling.limits import limits
 from common.analysis.scaling.load_curves import load_curves
 from common.analysis.scaling.rows import (
     ScalingRow,
     by_model,
-    communication_share,
     compared,
     sampling_unit,
     scaling_cases,
@@ -20,47 +18,21 @@ from common.analysis.scaling.rows import (
     where,
 )
 from common.analysis.scaling.windows import windows
+from common.analysis.wording import CARRIES_OVER, interval, milliseconds, streams
 from common.core.plan import ParallelPlan
-from common.core.stats import Estimate
 from common.store.schema import Case, CaseError, Result
 
 WITHIN_START = (
     "Intervals are 95 % over repeats inside one engine start; another start may differ by more (--preset lab)."
 )
 WITHIN_RUN = "Intervals are 95 % over repeats of one run; another run may differ by more."
-CARRIES_OVER = (
-    "On CPU slices the method and the shape of the loss carry over to GPUs; the numbers do not: slices share memory"
-    " bandwidth, last-level cache and turbo."
-)
 
-DISTURBED = 1.25  # a ratio of rounds that is so much above the number of devices was not the devices' own
 NUMBER = re.compile(r"[-+]?\d[\d.,]*")
 
 
 def read_scaling(result: Result) -> list[str]:
     """Sentences for under the scaling table."""
     return [*gains(result), *limits(result), *caveats(result), *left_out(result)]
-
-
-def machine(result: Result) -> str:
-    """What the devices are: `2 x AMD EPYC, 1 core`; of somebody else's server that is not known."""
-    if result.config.get("external"):
-        return "a server of somebody else's"
-    boards = Counter(device["name"] for device in result.environment.get("devices", []))
-    return " + ".join(f"{count} x {name}" for name, count in boards.items()) or "unknown machine"
-
-
-def about(result: Result) -> str:
-    """Where and when a result was measured, in one line."""
-    own = next((case.engine["version"] for case in result.cases if case.engine.get("version")), None)
-    version = result.environment.get("versions", {}).get("vllm", own)
-    unknown = "engine unknown" if result.config.get("external") else "vLLM of unknown version"
-    engine = unknown if version is None else f"vLLM {version}"
-    try:
-        day = f"{datetime.strptime(result.run_id[:16], '%Y%m%dT%H%M%SZ').replace(tzinfo=UTC):%Y-%m-%d}"
-    except ValueError:
-        day = "unknown date"
-    return f"{machine(result)} | {result.config.get('model', 'unknown model')} | {engine} | {day}"
 
 
 def gains(result: Result) -> list[str]:
@@ -72,14 +44,6 @@ def gains(result: Result) -> list[str]:
         for row in rows
         if row.speedup is not None
     ]
-
-
-def limits(result: Result) -> list[str]:
-    """Why it is not more: communication, and what the machine itself allows."""
-    measured = [row for row in scaling_rows(result) if row.throughput is not None]
-    rows = [row for row in measured if row.speedup is not None]
-    several = any(row.case.plan.devices > 1 for row in measured)
-    return [*_memory(rows), *_communication(rows, result), *(_ceilings(result, rows) if several else [])]
 
 
 def caveats(result: Result) -> list[str]:
@@ -182,18 +146,6 @@ def left_out(result: Result) -> list[str]:
     return list(dict.fromkeys([*lines, *result.warnings]))
 
 
-def interval(estimate: Estimate, digits: int = 2) -> str:
-    """`1.41 [1.33, 1.49]`, or the bare value where there is no interval."""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def streams(count: float) -> str:
-    """`1 stream`, `16 streams`."""
-    return f"{count:g} stream{'' if count == 1 else 's'}"
-
-
 def _latency_gain(row: ScalingRow, base: ScalingRow) -> str:
     assert row.speedup is not None
     unresolved = ": not resolved from no gain" if row.unresolved else ""
@@ -201,12 +153,6 @@ def _latency_gain(row: ScalingRow, base: ScalingRow) -> str:
         f"In the replay (times x{row.load:g}) {_who(row)} answer the median request {interval(row.speedup)}x as fast:"
         f" {milliseconds(row.e2el_ms)} against {milliseconds(base.e2el_ms)} with {base.case.plan}{unresolved}."
     )
-
-
-def milliseconds(value: float | None) -> str:
-    """A time in words: whole milliseconds from 100 on, three digits below."""
-    assert value is not None, "what was compared was measured"
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _who(row: ScalingRow) -> str:
@@ -243,65 +189,3 @@ def _gain(row: ScalingRow) -> str:
     unresolved = ": not resolved from no gain" if row.unresolved else ""
     kept = f", efficiency {row.efficiency.value:.0%}" if row.efficiency else ""
     return f"{_who(row)} are {interval(row.speedup)}x {where(row)}{load}{kept}{unresolved}."
-
-
-def _communication(rows: list[ScalingRow], result: Result) -> list[str]:
-    fixed = [row for row in rows if row.curve == "fixed" and row.case.plan.tp > 1]
-    if not fixed:
-        return []
-    row = max(fixed, key=lambda row: (row.load, row.case.plan.tp))
-    share = communication_share(row.case, result)
-    if share is None:
-        return []
-    path = row.case.engine["all_reduce"][0]["path"]
-    traced = row.case.engine.get("all_reduce_traced")
-    most = f" and at most {traced['share']:.0%} (profiled at {traced['streams']} streams, waiting" if traced else ""
-    return [
-        f"All-reduces explain at least {share:.1%} of a {row.case.plan} decoding step at {streams(row.load)}"
-        f" (timed alone, through {path}){most}{' for the slower rank included)' if traced else ''}."
-    ]
-
-
-def _memory(rows: list[ScalingRow]) -> list[str]:
-    """How much of a saturated gain the larger KV cache explains: the same plan with the base's."""
-    own = {row.case.plan: row for row in rows if row.curve == "saturated"}
-    lines = []
-    for row in rows:
-        rival = own.get(row.case.plan)
-        if row.curve != "pinned" or rival is None or row.speedup is None or rival.speedup is None:
-            continue
-        memory = rival.speedup.value / row.speedup.value
-        lines.append(
-            f"With no more KV cache than the base {row.case.plan} is {interval(row.speedup)}x, with its own"
-            f" {interval(rival.speedup)}x: parallelism gives the first, memory a factor of {memory:.2f}."
-        )
-    return lines
-
-
-def _ceilings(result: Result, rows: list[ScalingRow]) -> list[str]:
-    found = result.environment.get("ceilings") or {}
-    memory, matrix = found.get("memory_scaling"), found.get("matrix_scaling")
-    if not memory or not matrix:
-        return []
-    count = found["devices"]
-    line = (
-        f"The machine itself: {count} devices together have {memory:.2f}x{_range(found, 'memory')} one device's memory"
-        f" bandwidth and {matrix:.2f}x{_range(found, 'matrix')} its matrix rate: the first"
-        " bounds decoding for few streams, the second that for many, and prompts."
-    )
-    ratios = (*found.get("memory_scaling_range", ()), *found.get("matrix_scaling_range", ()), memory, matrix)
-    if max(ratios) > DISTURBED * count:
-        line += f" More than {count}x cannot be: something else ran in some rounds. Measure again on a quiet machine."
-    for row in rows:
-        gained = row.speedup
-        alike = row.curve in ("fixed", "saturated") and row.case.plan.devices == count
-        if alike and gained is not None and gained.low is not None and gained.low > max(ratios):
-            more = f"{row.case.plan} gained more, {interval(gained)}x {where(row)}"
-            return [f"{line} {more}: the machine was measured in a worse moment, and neither number is a limit here."]
-    return [line]
-
-
-def _range(ceilings: dict[str, list[float]], name: str) -> str:
-    """The rounds' own ratios: wide when neighbours disturbed the measurement."""
-    bounds = ceilings.get(f"{name}_scaling_range")
-    return f" (rounds {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from common.analysis.frames import memory_frame, usd_per_million
-from common.analysis.scaling.reading import about, interval, read_scaling
+from common.analysis.scaling.reading import read_scaling
 from common.analysis.scaling.rows import ScalingRow, group, sampling_unit, scaling_cases, scaling_rows
+from common.analysis.wording import about, interval
 from common.store.schema import Result
 
 NARROWEST = 80

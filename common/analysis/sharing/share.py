@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, cast
 import pyarrow
 
 from common.analysis.frames import load_sound
-from common.analysis.scaling.reading import about
 from common.analysis.sharing.privacy import Privacy, names_here, rules_for
 from common.analysis.verification.judgement import verified
+from common.analysis.wording import about
 from common.store.archive import write_archive
 from common.store.export import export_for_vllm_plots
 from common.store.files import RESULT_NAME, ResultPaths, StoreError, decode, save

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from common.analysis.scaling.reading import CARRIES_OVER, about, incomplete
+from common.analysis.scaling.reading import incomplete
 from common.analysis.scaling.table import NOT_MEASURED, framed, say, stdout
 from common.analysis.verification.judgement import (
     EXACT,
@@ -24,6 +24,7 @@ from common.analysis.verification.judgement import (
     plan_findings,
     verified,
 )
+from common.analysis.wording import CARRIES_OVER, about
 from common.core.model_shape import DTYPE_BYTES, ModelShape
 from common.core.plan import ParallelPlan
 from common.core.weight_split import rank_kv_bytes
