@@ -45,6 +45,25 @@ class Work:
 
 def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
     """The interrupted run of the same work on the same machine, or a new result."""
+    config, keyed = _told_apart(work)
+    return open_keyed(_place(work), work.method_version, config, keyed)
+
+
+def unfinished(work: Work) -> files.ResultPaths | None:
+    """The interrupted run that `open_result` would go on with.
+
+    Raises:
+        StoreError: a file in the experiment's folder cannot be read.
+    """
+    return _place(work).unfinished(_told_apart(work)[1])
+
+
+def _place(work: Work) -> Place:
+    return Place(work.options.results_dir, work.experiment, work.machine, work.options.resume)
+
+
+def _told_apart(work: Work) -> tuple[dict[str, Any], list[Any]]:
+    """What a result says of its work, and all that makes two runs the same work."""
     asked = asked_for(work.options)
     asked["workload"] = None if work.recording is None else recordings.about(work.recording)
     config = {
@@ -56,8 +75,7 @@ def open_result(work: Work) -> tuple[Result, files.ResultPaths]:
     config |= {"other_models": {model.name: asdict(model.shape) for model in work.others}} if work.others else {}
     keyed = [work.method_version, {**config, "folder": str(work.model.folder)}, machine_fingerprint(work.machine)]
     keyed += [work.settings.engine.versions] if work.settings.engine else []
-    place = Place(work.options.results_dir, work.experiment, work.machine, work.options.resume)
-    return open_keyed(place, work.method_version, config, keyed)
+    return config, keyed
 
 
 def asked_for(options: Options) -> dict[str, Any]:
@@ -74,13 +92,24 @@ class Place:
     machine: Machine
     resume: bool
 
+    def unfinished(self, keyed: Sequence[Any]) -> files.ResultPaths | None:
+        """The interrupted result whose `keyed`, all that makes two runs the same work, is equal.
+
+        Raises:
+            StoreError: a file in the experiment's folder cannot be read.
+        """
+        return files.find_interrupted(self.results, self.experiment, _key(keyed)) if self.resume else None
+
+
+def _key(keyed: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
+
 
 def open_keyed(
     place: Place, method_version: int, config: dict[str, Any], keyed: Sequence[Any]
 ) -> tuple[Result, files.ResultPaths]:
     """The interrupted result whose `keyed`, all that makes two runs the same work, is equal, or a new one."""
-    key = hashlib.sha256(json.dumps(keyed, sort_keys=True, default=str).encode()).hexdigest()
-    if place.resume and (found := files.find_interrupted(place.results, place.experiment, key)):
+    if found := place.unfinished(keyed):
         say_plainly(f"going on with {found.json} (--no-resume starts afresh)")
         result = files.load(found.json)
         return replace(result, status="running"), found
@@ -88,7 +117,7 @@ def open_keyed(
     paths = files.new_paths(place.results, place.experiment, machine_name(place.machine), short_name)
     argv = [scrubbed(word) for word in _without(sys.argv[1:], YOUR_PATHS)]
     config = json.loads(json.dumps(config, default=str)) | {"results_dir": None}
-    return Result(place.experiment, method_version, paths.json.stem, key, argv, config, {}), paths
+    return Result(place.experiment, method_version, paths.json.stem, _key(keyed), argv, config, {}), paths
 
 
 def _without(words: Sequence[str], options: Container[str]) -> list[str]:

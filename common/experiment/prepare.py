@@ -21,7 +21,7 @@ from common.experiment.events import Watcher
 from common.experiment.experiment import Experiment
 from common.experiment.guessing import check_guess, question_of, say_question, take_guess
 from common.experiment.listing import Skipped
-from common.experiment.opening import Work, open_result
+from common.experiment.opening import Work, open_result, unfinished
 from common.experiment.options import STARTS, InputError, Options
 from common.experiment.planned import planned_machine, planned_model
 from common.experiment.roofline import Roofline
@@ -88,18 +88,19 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     preflight.check_engine_args(settings, specs[0].configuration.plan, machine, say_plainly)
     starts, base_last = STARTS[options.preset], _repeats_base_last(options)
     planned = estimate(specs, starts, plan.roofline, base_last)
+    name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
+    others = {spec.configuration.model.name: spec.configuration.model for spec in specs if spec.configuration.model}
+    work = Work(name, version, options, model, machine, settings, recording, list(others.values()))
     if options.dry_run:
-        files.check_writable(options.results_dir, experiment.name)
-        say_question(question, experiment.name)
+        files.check_writable(options.results_dir, name)
+        say_question(question, name)
         left_out = {skip.spec.id: skip.reason.message for skip in plan.skipped}
-        return print_dry_run(specs, left_out, planned, options.usd_per_hour)
+        begun = None if options.dry_run_gpus else unfinished(work)
+        return print_dry_run(specs, left_out, planned, options.usd_per_hour, begun)
     devices_needed = max(spec.configuration.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, options.allow_shared, engine)
     warnings += preflight.check_memory(specs, settings, model.shape, machine, options.allow_shared)
     warnings += recordings.notes(specs)
-    name, version, recording = experiment.name, experiment.method_version, recordings.used_by(specs)
-    others = {spec.configuration.model.name: spec.configuration.model for spec in specs if spec.configuration.model}
-    work = Work(name, version, options, model, machine, settings, recording, list(others.values()))
     result, paths = open_result(work)
     held.enter_context(files.hold(paths))
     result.warnings += [warning for warning in warnings if warning not in result.warnings]

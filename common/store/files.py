@@ -139,7 +139,7 @@ def load(path: Path, remedy: str = ANOTHER) -> Result:
     try:
         encoded = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     return decode(encoded, str(path), remedy)
 
 

@@ -42,7 +42,10 @@ def test_look_takes_the_file_as_its_word_as_compare_does(
 def test_a_missing_result_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["look", "look", "--result", "/nowhere/at-all.json"])
     assert main() == 2
-    assert capsys.readouterr().err == "error: cannot read /nowhere/at-all.json: No such file or directory\n"
+    assert (
+        capsys.readouterr().err
+        == "error: cannot read /nowhere/at-all.json: No such file or directory; give another file, or measure again\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,7 @@ def test_the_usage_line_can_be_typed(
     assert usage in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "heading", "figures"),
     [

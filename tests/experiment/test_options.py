@@ -272,3 +272,29 @@ def test_a_dry_run_counts_the_engine_starts_that_a_run_makes(script: Script, wor
     promised = script(*arguments, "--dry-run").last["summary"]
     assert script(*arguments).code == 0
     assert promised["engine_starts"] == len(world.starts)
+
+
+def test_a_dry_run_says_what_the_run_would_go_on_with(script: Script, world: World, tmp_path: Path) -> None:
+    run = ("--model", "qwen2-9m", "--tp", "1", "2", "--curves", "fixed", "--concurrency", "2")
+    run = (*run, "--results-dir", str(tmp_path))
+    assert "go on" not in script(*run, "--dry-run").out
+    world.incidents[4] = "interrupt"  # in the second case: the first has three repeats
+    assert script(*run).code == 130
+    (begun,) = (tmp_path / "benchmark_scaling").glob("*.json")
+    before = begun.read_bytes()
+    said = script(*run, "--dry-run").out
+    assert f"go on with {begun}: 1 of 2 cases is measured there (--no-resume starts afresh)" in said
+    assert "all of it: 2 cases, 2 engine starts" in said
+    assert begun.read_bytes() == before
+    assert "go on" not in script(*run, "--dry-run", "--no-resume").out
+    assert "go on" not in script(*run, "--dry-run", "--dry-run-gpus", "2").out, "that is another machine's work"
+
+
+def test_a_dry_run_meets_the_damaged_result_that_the_run_would_meet(script: Script, tmp_path: Path) -> None:
+    broken = tmp_path / "benchmark_scaling" / "20260101T000000Z-there-qwen2-9m.json"
+    broken.parent.mkdir()
+    broken.write_text('{"schema_version": 1, "cases": [')
+    outcome = script(*SMALL, "--results-dir", str(tmp_path))
+    assert outcome.code == 2
+    assert "is truncated or not JSON; move it away, or start afresh with --no-resume" in outcome.err
+    assert script(*SMALL, "--results-dir", str(tmp_path), "--no-resume").code == 0
