@@ -114,6 +114,7 @@ def committed() -> Result:
     return load(latest_reference())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["a", "me", "root", "ubuntu", "fixed", "max", "epyc", "tp1", "model", "ok", "path"])
 def test_a_name_that_results_use_themselves_does_not_destroy_them(committed: Result, user: str) -> None:
     """`epyc` is what the hardware is called, `fixed` a curve, `max` a part of every other option."""

@@ -22,6 +22,7 @@ def coverage(study: Study) -> float:
     return held / STUDIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "study",
     [

@@ -92,6 +92,7 @@ def test_losses_are_drawn_at_the_load_of_most_plans() -> None:
     assert "16 streams" in texts(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

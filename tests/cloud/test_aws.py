@@ -153,6 +153,7 @@ def some_slow(faults: tuple[str, ...], fast: tuple[str, ...]) -> list[Any]:
     return [pytest.param(fault, marks=() if fault in fast else pytest.mark.slow) for fault in faults]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", some_slow(FAULTS, FIRST))
 def test_each_fault(fault: str, tmp_path: Path) -> None:
     evening = AwsEvening(tmp_path, frozenset({fault}))

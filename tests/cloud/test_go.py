@@ -42,6 +42,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, s
         yield place, said.getvalue()
 
 
+@pytest.mark.slow
 def test_the_whole_evening(evening: tuple[Place, str]) -> None:
     place, said = evening
     assert place.fake.ours() == []

@@ -243,6 +243,7 @@ def test_a_model_in_the_local_cache_needs_no_hub(tmp_path: Path, reference: Path
     assert out == f"FOUND {snapshot}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [["config.json"], ["config.json", "tokenizer.json"]])
 def test_half_a_model_in_the_local_cache_is_not_taken_for_one(
     tmp_path: Path, reference: Path, files: list[str]

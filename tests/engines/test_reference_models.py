@@ -191,6 +191,7 @@ def own(folder: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "checksums.json"])
 @pytest.mark.parametrize("how", ["changed", "cut", "gone"])
 def test_damage_is_seen_and_mended(own: Path, folder: Path, file: str, how: str) -> None:

@@ -67,6 +67,7 @@ def test_only_the_goal_asked_for_is_recommended(script: Script, world: World, re
     assert "memory:" not in outcome.out
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_what_is_missing_whatever_the_goal(
     script: Script, world: World, results: Path
 ) -> None:

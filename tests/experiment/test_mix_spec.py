@@ -90,6 +90,7 @@ def test_smoke_measures_on_and_off_on_the_smallest_plan(script: Script, world: M
     assert "tp1/mix-on over off" in outcome.last["summary"]
 
 
+@pytest.mark.slow
 def test_lab_measures_every_variant_and_only_priority_sends_priorities(
     script: Script, world: MixedWorld, results: Path
 ) -> None:

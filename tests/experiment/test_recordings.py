@@ -251,6 +251,7 @@ def test_another_file_is_other_work(script: Script, world: World, results: Path,
 # --- what a result says, and what it does not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sharegpt", "jsonl", "ids", "failing"])
 def test_nothing_of_a_prompt_and_nothing_of_its_place_gets_into_what_is_saved(
     script: Script, world: World, results: Path, file: Path, form: str

@@ -200,6 +200,7 @@ def test_a_finished_run_is_not_touched_by_the_next(script: Script, results: Path
     assert len(list((results / "benchmark_scaling").glob("*.json"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -252,6 +253,7 @@ def test_another_interpreters_vllm_is_measured_and_its_path_stays_here(
         assert result.config["engine_settings"]["engine"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("then", "goes_on"), [(0, True), (1, True), (2, False), (None, False)])
 def test_a_run_goes_on_with_the_same_vllm_wherever_it_lies(
     script: Script, world: World, results: Path, pythons: list[str], then: int | None, goes_on: bool
@@ -290,6 +292,7 @@ def test_an_interpreter_without_vllm_is_refused_before_anything_starts(
     assert not results.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_engine_args_that_vllm_does_not_know_are_refused_before_anything_starts(
     script: Script, world: World, results: Path, monkeypatch: pytest.MonkeyPatch, pythons: list[str], dry: tuple[str]
