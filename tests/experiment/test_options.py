@@ -275,8 +275,8 @@ def test_a_dry_run_counts_the_engine_starts_that_a_run_makes(script: Script, wor
 
 
 def test_a_dry_run_says_what_the_run_would_go_on_with(script: Script, world: World, tmp_path: Path) -> None:
-    run = ("--model", "qwen2-9m", "--tp", "1", "2", "--curves", "fixed", "--concurrency", "2")
-    run = (*run, "--results-dir", str(tmp_path))
+    work = ("--model", "qwen2-9m", "--tp", "1", "2", "--curves", "fixed", "--concurrency", "2")
+    run = (*work, "--results-dir", str(tmp_path))
     assert "go on" not in script(*run, "--dry-run").out
     world.incidents[4] = "interrupt"  # in the second case: the first has three repeats
     assert script(*run).code == 130
