@@ -42,7 +42,7 @@ def check_guess(given: float | None, asked: Asked | None, experiment: str) -> No
 def say_question(asked: Asked | None, experiment: str) -> None:
     """Say in a dry run what `--guess` would answer, and in which unit."""
     if asked is not None:
-        say_plainly(f"--guess answers, in {QUESTIONS[experiment].unit}: {asked.text}")
+        say_plainly(f"guess first, if you like (--guess NUMBER, in {QUESTIONS[experiment].unit}): {asked.text}")
 
 
 def take_guess(result: Result, asked: Asked | None, given: float | None) -> None:

@@ -124,7 +124,8 @@ class Options:
         if self.time_scale is not None and not 0 < self.time_scale < 1e6:
             raise InputError(f"--time-scale {self.time_scale}: a factor above 0, as in 0.5 for twice the load")
         if self.dry_run_gpus is not None and not (self.dry_run and 1 <= self.dry_run_gpus <= 64):
-            raise InputError(f"--dry-run-gpus {self.dry_run_gpus}: 1 to 64 GPUs, together with --dry-run")
+            why = "from 1 to 64 can be planned for" if self.dry_run else "GPUs that are not here; add --dry-run"
+            raise InputError(f"--dry-run-gpus {self.dry_run_gpus}: {why}")
         if self.guess is not None and not 0 < self.guess < 1e6:
             raise InputError(f"--guess {self.guess}: a number above 0, as in 1.6")
 

@@ -93,9 +93,9 @@ def prepare_engines(experiment: Experiment, options: Options, held: contextlib.E
     work = Work(name, version, options, model, machine, settings, recording, list(others.values()))
     if options.dry_run:
         files.check_writable(options.results_dir, name)
+        begun = None if options.dry_run_gpus else unfinished(work)
         say_question(question, name)
         left_out = {skip.spec.id: skip.reason.message for skip in plan.skipped}
-        begun = None if options.dry_run_gpus else unfinished(work)
         return print_dry_run(specs, left_out, planned, options.usd_per_hour, begun)
     devices_needed = max(spec.configuration.plan.devices for spec in specs)
     warnings = preflight.check_machine(machine, devices_needed, options.allow_shared, engine)

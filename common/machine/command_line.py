@@ -99,7 +99,12 @@ def one_line(box: str) -> str:
         return f"{flag} {' '.join(values.split(LISTED))}: {kind} is needed. See --help"
     if several := SEVERAL.search(text):
         return f"{several[1]} {' '.join(several[2].split(LISTED))}: it does not take that. See --help"
-    text = re.sub(r"'None', |, 'None'", "", text)  # a choice where an option may be left out; nobody can type it
+    text = re.sub(r"(?<=one of \()[^)]*'None'[^)]*(?=\))", _typable, text)
     text = re.sub(r"-{5,}|[+|](?= |$)", "", text)  # the frame, where the terminal has no box characters
     text = re.sub(r"Got errors:.*|Argument helptext:.*", "", text).strip().rstrip(".")
     return f"{text}. See --help"
+
+
+def _typable(choices: re.Match[str]) -> str:
+    """The choices of an option that may be left out: tyro has them in a set, with a None that nobody can type."""
+    return ", ".join(sorted(set(choices[0].split(", ")) - {"'None'"}))

@@ -175,4 +175,7 @@ def test_what_a_guess_answers_is_said_with_its_unit(capsys: pytest.CaptureFixtur
     assert "your guess, 0.5 %: What share" in said
     assert "if a share was meant, write 50" in said
     say_question(asked, "test_tensor_parallel")
-    assert capsys.readouterr().err == "--guess answers, in %: What share of the weights will one device hold?\n"
+    assert (
+        capsys.readouterr().err
+        == "guess first, if you like (--guess NUMBER, in %): What share of the weights will one device hold?\n"
+    )

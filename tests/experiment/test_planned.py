@@ -19,9 +19,15 @@ def test_more_gpus_than_this_machine_has(script: Script, tmp_path: Path) -> None
     assert there.last["summary"]["cases"] > here.last["summary"]["cases"]
 
 
-@pytest.mark.parametrize("words", [("--dry-run-gpus", "4"), ("--dry-run", "--dry-run-gpus", "0")])
-def test_refused(script: Script, words: tuple[str, ...]) -> None:
-    assert "--dry-run-gpus" in script("--model", "qwen2-9m", *words).refusal()
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--dry-run-gpus", "4"), "--dry-run-gpus 4: GPUs that are not here; add --dry-run"),
+        (("--dry-run", "--dry-run-gpus", "0"), "--dry-run-gpus 0: from 1 to 64 can be planned for"),
+    ],
+)
+def test_refused(script: Script, words: tuple[str, ...], why: str) -> None:
+    assert why in script("--model", "qwen2-9m", *words).refusal()
 
 
 def test_the_shape_of_a_known_model_where_the_hub_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
