@@ -57,7 +57,7 @@ share:  ## results for a classmate: share.zip, without names, paths and logs (RE
 	@$(PYTHON) deploy/install.py $(VENV) --without-engine
 	@$(BIN)/python -m common.analysis share $(RESULT) $(if $(TO),--to $(TO))
 
-bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 11 minutes)
+bench-sweep: setup  ## the same points by `vllm bench sweep serve` and by the lab, side by side (about 16 minutes)
 	@$(BIN)/python -m tests.bench.sweep
 	@$(BIN)/python -m tests.bench.serve
 
