@@ -73,7 +73,7 @@ def run_theirs(folder: Path) -> Side:
             MODEL,
         ),
         *("--dataset-name", "random", "--random-input-len", str(INPUT_TOKENS)),
-        *("--random-output-len", str(OUTPUT_TOKENS), "--ignore-eos", "--disable-tqdm"),
+        *("--random-output-len", str(OUTPUT_TOKENS), "--ignore-eos", "--temperature", "0", "--disable-tqdm"),
     ]
     command = [
         *(*VLLM, "bench", "sweep", "serve", "--serve-cmd", serve_command(folder, port)),
