@@ -4,13 +4,12 @@ Question.    How many times faster is tensor parallelism over n devices than the
 Prediction.  Less than n: every layer waits for two all-reduces, small shards use a device worse than large ones, and
              on CPU slices all devices share one memory. On a terminal you are asked for your guess first.
 Method.      Real vLLM, one engine start per plan (lab: three), the same seeded requests for every plan, everything
-             that vLLM would choose by plan pinned. Four curves, because one alone misleads:
+             that vLLM would choose by plan pinned. Three curves, because one alone misleads, and two that explain:
                fixed      the same number of streams for every plan: what a user feels
                saturated  each plan at the load whose double gains less than 3 %: what a machine earns
-               pinned     the same with no more KV cache than the base has: what parallelism alone gives (not in smoke)
                weak       the same number of streams per device: what growing together does
-             and with a trace (--workload) a fifth:
-               replay     requests that come when the trace says: what its users would have felt
+               pinned     saturated with no more KV cache than the base has: what parallelism alone gives (not in smoke)
+               replay     requests that come when a trace says (--workload): what its users would have felt
 Reading.     speed-up is output tokens per second against the base plan; eff. is speed-up per device. In a replay,
              where every plan is offered the same load, speed-up is that of the median request's whole time. An
              interval that holds 1.00 resolves nothing. Below the table stands what explains the loss.
@@ -40,7 +39,7 @@ from common.experiment import report
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import Lengths, LoadSpec, Saturate
-from common.experiment.options import InputError, Options, check_load, parse
+from common.experiment.options import InputError, Options, check_load, check_requests, parse
 from common.experiment.recordings import Recorded, read_recorded
 from common.experiment.run import run
 from common.experiment.spec import Spec
@@ -81,6 +80,7 @@ class ScalingOptions(Options):
         super().check()
         counts = {"--turns": self.turns, "--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
         check_load(self.concurrency, counts)
+        check_requests("--turns", self.turns, max(self.concurrency))
         if self.curves == ():
             raise InputError(f"--curves needs at least one of {', '.join(CURVES)}")
         if self.workload is None and "replay" in (self.curves or ()):

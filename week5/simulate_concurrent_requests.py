@@ -45,7 +45,7 @@ from common.experiment.external import Asked, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
-from common.experiment.options import MOST_STREAMS, InputError, Options, parse
+from common.experiment.options import MOST_STREAMS, InputError, Options, check_counts, check_requests, parse
 from common.experiment.run import run
 from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
@@ -97,9 +97,8 @@ class ConcurrencyOptions(Options):
             raise InputError("--concurrency needs at least one number, as in --concurrency 1 4 16")
         counts = {"--requests": self.requests, "--input-tokens": self.input_tokens}
         counts |= {"--output-tokens": self.output_tokens, "--concurrency": min(self.concurrency or (1,))}
-        for flag, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_counts(counts)
+        check_requests("--requests", self.requests)
         if max(self.concurrency or (1,)) > MOST_STREAMS:
             raise InputError(f"--concurrency {max(self.concurrency or ())}: at most {MOST_STREAMS} can be driven")
         if self.requests is not None and self.requests < max(self.concurrency or (1,)):

@@ -43,7 +43,7 @@ from common.engines.settings import EngineSettings
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, flags_of, list_cases, plans
 from common.experiment.mix_spec import MixSpec
-from common.experiment.options import InputError, Options, Preset, parse
+from common.experiment.options import InputError, Options, Preset, check_counts, check_requests, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.machine.command_line import Count, Number, several_of
@@ -86,9 +86,8 @@ class MixedOptions(Options):
         if self.budget < (fewest := EngineSettings.max_num_seqs):
             raise InputError(f"--budget {self.budget}: at least {fewest} is needed, one token for every sequence")
         counts = {"--long-requests": self.long_requests, "--short-tokens": self.short_tokens}
-        for flag, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_counts(counts)
+        check_requests("--long-requests", self.long_requests)
         if self.long_tokens is not None and self.long_tokens < LONG_BUDGETS * self.budget:
             raise InputError(
                 f"--long-tokens {self.long_tokens}: a long prompt is at least {LONG_BUDGETS} times the budget, here"

@@ -35,7 +35,7 @@ from common.core.plan import ParallelPlan
 from common.engines.models import Model
 from common.experiment.experiment import Experiment
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
-from common.experiment.options import InputError, Options, parse
+from common.experiment.options import Options, check_counts, check_requests, parse
 from common.experiment.run import run
 from common.experiment.spec import Spec
 from common.experiment.verify_spec import VerifySpec
@@ -71,9 +71,8 @@ class VerifyOptions(Options):
         """
         super().check()
         counts = {"--prompts": self.prompts, "--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
-        for flag, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{flag} {count}: at least 1 is needed")
+        check_counts(counts)
+        check_requests("--prompts", self.prompts)
 
 
 def cases(options: VerifyOptions, model: Model, machine: Machine) -> tuple[list[Spec], list[Skipped]]:

@@ -25,6 +25,7 @@ DEFAULT_TP = (1, 2, 4)
 
 MOST_STREAMS = 16_384  # of one client
 MOST_REPEATS = 1_000  # of a case: at seconds each that is hours
+MOST_REQUESTS = 1_000_000  # of a repeat: all of its prompts are made before the clock starts
 PATHS = ("--results-dir", "--engine-python", "--workload")  # empty, each would mean the current folder
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 0: all cases ok or skipped
 
@@ -176,11 +177,32 @@ def check_load(concurrency: Sequence[int], counts: Mapping[str, int | None]) -> 
     """
     if not concurrency:
         raise InputError("--concurrency needs at least one number, as in --concurrency 1 4 16")
-    for flag, count in {**counts, "--concurrency": min(concurrency)}.items():
-        if count is not None and count < 1:
-            raise InputError(f"{flag} {count}: at least 1 is needed")
+    check_counts({**counts, "--concurrency": min(concurrency)})
     if max(concurrency) > MOST_STREAMS:
         raise InputError(f"--concurrency {max(concurrency)}: at most {MOST_STREAMS} streams can be driven")
+
+
+def check_counts(counts: Mapping[str, int | None]) -> None:
+    """Check that counts, by their flag, are 1 or more where they are given.
+
+    Raises:
+        InputError: one is not.
+    """
+    for flag, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: at least 1 is needed")
+
+
+def check_requests(flag: str, count: int | None, streams: int = 1) -> None:
+    """Check that a repeat with so many requests, on each of so many streams, is one that can be made.
+
+    Raises:
+        InputError: it would hold more than `MOST_REQUESTS`.
+    """
+    if count is not None and count * streams > MOST_REQUESTS:
+        raise InputError(
+            f"{flag} {count}: at most {MOST_REQUESTS // streams:,}, since the prompts of a repeat are made before it"
+        )
 
 
 def refuse(message: str) -> None:

@@ -63,8 +63,8 @@ class View:
             case EngineStarting():
                 self._engine = f"{event.plan}: engine starting (start {event.start + 1})"
             case EngineReady():
-                after = "" if event.startup_s is None else f" after {event.startup_s:.0f} s, imports included"
-                self._engine = f"{event.plan}: engine up{after}"
+                took = f", {event.startup_s:.0f} s with imports, which are made once for all" if event.startup_s else ""
+                self._engine = f"{event.plan}: engine up{took}"
             case EngineGone():
                 self._engine = f"{event.plan}: engine gone" + ("" if event.clean else ", BUT SOMETHING IS LEFT")
             case Measuring():

@@ -60,8 +60,25 @@ def test_a_doubtful_base_makes_what_is_compared_with_it_doubtful() -> None:
     assert "-30%; it is the base, so speed-ups over it are doubtful too" in text
 
 
-def test_an_interrupted_run_says_so() -> None:
-    assert "not complete (interrupted)" in printed(result([case(TP1, "fixed", 1, [1.0])], status="interrupted"))
+@pytest.mark.parametrize(
+    ("status", "argv", "words"),
+    [
+        ("interrupted", [], "not complete (interrupted): the same command again goes on"),
+        ("interrupted", ["--no-resume"], "the same command without --no-resume goes on"),
+        ("running", [], "not complete (still running, or killed)"),
+    ],
+)
+def test_a_run_that_did_not_end_says_so_and_how_it_does(status: str, argv: list[str], words: str) -> None:
+    unfinished = result([case(TP1, "fixed", 1, [1.0])], status=status, argv=argv)
+    assert words in " ".join(printed(unfinished).split())
+
+
+def test_more_than_a_whole_device_is_explained_where_it_comes_from_the_batch() -> None:
+    words = "a step reads the weights once for all of its streams"
+    base = case(TP1, "weak", 8, [10.0, 10.1])
+    more, less = (case(TP2, "weak", 16, rates) for rates in ([24.0, 24.1], [18.0, 18.1]))
+    assert words in " ".join(printed(result([base, more])).split())
+    assert words not in " ".join(printed(result([base, less])).split())
 
 
 def test_oversubscribed_plans_are_marked() -> None:

@@ -84,6 +84,7 @@ def test_no_sizes_are_an_input_error() -> None:
         (["--repeats", "-3"], "--repeats -3"),
         (["--repeats", "100000000"], "--repeats 100000000: at most 1,000"),
         (["--repeats", "many"], "--repeats"),
+        (["--turns", "100000000"], "--turns 100000000: at most 62,500, since the prompts"),
         (["--usd-per-hour", "-1"], "--usd-per-hour -1"),
         (["--usd-per-hour", "0"], "--usd-per-hour 0"),
         (["--usd-per-hour", "nan"], "--usd-per-hour nan"),

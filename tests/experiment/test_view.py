@@ -60,7 +60,7 @@ def test_not_a_terminal_gets_plain_lines() -> None:
     assert [line.partition("] ")[2] for line in lines] == [
         "note: only 1024 files may be open",
         "tp2: engine starting (start 1)",
-        "tp2: engine up after 32 s, imports included",
+        "tp2: engine up, 32 s with imports, which are made once for all",
         "tp2/fixed/c4: repeat 1: 96.2 tok/s",
         "tp2/fixed/c4: ok",
         "tp2/fixed/c8: repeat 1: no answer",

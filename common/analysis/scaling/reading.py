@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from common.analysis.newest import STATES
 from common.analysis.scaling.doubts import doubts
 from common.analysis.scaling.limits import limits
 from common.analysis.scaling.load_curves import load_curves
@@ -64,6 +65,11 @@ def caveats(result: Result) -> list[str]:
             "The largest plan occupies every core: API server and client took part of its devices, so its gain is"
             " understated (host_shares_devices)."
         )
+    if any(row.curve == "weak" and row.efficiency and row.efficiency.value > 1 for row in rows):
+        lines.append(
+            "Above 100% in weak is no wonder: it compares a larger batch with a smaller one, and a step reads the"
+            " weights once for all of its streams."
+        )
     if any(row.curve == "replay" for row in rows):
         lines.append(
             "A replay offers every plan the same requests at the same times: its tokens per second say what came, not"
@@ -120,7 +126,8 @@ def incomplete(result: Result) -> list[str]:
     """Whether the run came to its end, and what brings it there."""
     if result.status == "complete":
         return []
-    return [f"The run is not complete ({result.status}): the same command again goes on with what is missing."]
+    same = "the same command without --no-resume" if "--no-resume" in result.argv else "the same command again"
+    return [f"The run is not complete ({STATES[result.status]}): {same} goes on with what is missing."]
 
 
 def left_out(result: Result) -> list[str]:
