@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.core.plural import plural
-from common.store.files import RESULT_NAME, load
+from common.store.files import RESULT_NAME, StoreError, load
 from common.store.schema import Result
 
 STATES = {"running": "still running, or killed", "interrupted": "interrupted", "complete": "run to its end"}
 
 
 def newest_of_ours(results: Path) -> tuple[Path | None, str]:
-    """The newest result that was measured here and has a measured row; in a line, the newer ones that have none.
+    """The newest result that was measured here and has a measured row; in a line, what could have been meant instead.
 
-    Of any experiment; references and what others shared are left out. None where no result here has a row.
+    That is newer ones that have no row, and of a run that did not end an older one that did. Of any experiment;
+    references and what others shared are left out. None where no result here has a row.
 
     Raises:
         StoreError: the newest, or a file between it and the newest with a row, cannot be read.
     """
     found = [path for path in results.glob("*/*.json") if RESULT_NAME.fullmatch(path.name)]
+    found.sort(key=lambda path: path.name, reverse=True)
     newer: list[tuple[Path, Result]] = []
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
+    for place, path in enumerate(found):
         result = load(path)
         if not is_empty(result):
-            return path, f"{_empty(newer)}; this is {path.name}" if newer else ""
+            words = [f"{_empty(newer)}; this is {path.name}"] if newer else []
+            return path, "; ".join([*words, *_ended_instead(result, found[place + 1 :])])
         newer.append((path, result))
     return None, _empty(newer) if newer else ""
+
+
+def _ended_instead(result: Result, older: Sequence[Path]) -> list[str]:
+    if result.status == "complete":
+        return []
+    for path in older:
+        with contextlib.suppress(StoreError):  # it is not the one that was asked for
+            if path.parent.name == result.experiment and (found := load(path)).status == "complete":
+                state = STATES[result.status]
+                return [] if is_empty(found) else [f"{result.run_id} is {state}; name {path} for the newest that ended"]
+    return []
 
 
 def is_empty(result: Result) -> bool:

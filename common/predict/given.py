@@ -18,7 +18,9 @@ def result_file(measured: Sequence[str]) -> Path | None:
     Raises:
         ValueError: a folder, several files, or a file beside values.
     """
-    paths = [Path(one) for one in measured if one and (Path(one).suffix in (".json", ".zip") or Path(one).exists())]
+    paths = [
+        Path(one) for one in measured if one and (one.endswith((".json", ".zip")) or "/" in one or Path(one).exists())
+    ]
     if not paths:
         return None
     if len(measured) > 1:
@@ -26,6 +28,8 @@ def result_file(measured: Sequence[str]) -> Path | None:
             f"--measured {' '.join(measured)[:200]}: one result file by itself, or PLAN=TOKENS_PER_SECOND for each"
             " plan; two results are compared with: python -m common.analysis compare A.json B.json"
         )
+    if not paths[0].exists():
+        raise ValueError(f"--measured {paths[0]}: there is no such file; results/<experiment>/ holds results")
     if paths[0].is_dir():
         inside = sorted(path.name for path in paths[0].glob("*.json"))
         named = f", as in {paths[0] / inside[-1]}" if inside else "; it holds none, results/<experiment>/ does"

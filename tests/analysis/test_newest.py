@@ -62,6 +62,20 @@ def test_a_newer_one_that_is_still_empty_is_passed_over_and_named(
     assert running.name in capsys.readouterr().err
 
 
+def test_a_part_of_a_run_is_shown_and_the_newest_whole_one_named(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = kept(results, side(run_id=OLDER))
+    kept(results, side(run_id=NEWER, status="interrupted"))
+    damaged = kept(results, side(run_id="20260102T120000Z-m-x"))
+    damaged.write_text("{")
+    assert command(monkeypatch, "look", "--out", "figures") == 2, "the newest cannot be read"
+    capsys.readouterr()
+    damaged.rename(damaged.with_name("20260101T120000Z-m-x.json"))
+    assert command(monkeypatch, "look", "--out", "figures") == 0
+    assert capsys.readouterr().err == f"note: {NEWER} is interrupted; name {whole} for the newest that ended\n"
+
+
 def test_the_report_is_of_the_one_with_rows(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ def test_one_engine_serves_all_parts(real_script: Callable[[str], Script], tmp_p
     words = ("--usd-per-hour", "1", "--results-dir", str(tmp_path))
     done = real_script("run_distributed_benchmark")(*SMALLEST, *words, *ENGINE_ARGS)
     assert done.code == 0, done.err
-    assert done.err.count("engine up after") == 1
+    assert done.err.count("engine up, ") == 1
     last = done.last
     path = Path(last["result"])
     result = files.load(path)
