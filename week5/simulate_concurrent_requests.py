@@ -45,7 +45,7 @@ from common.experiment.external import Asked, run_external
 from common.experiment.listing import Skipped, default_lengths, flags_of, list_cases, plans
 from common.experiment.load_spec import LoadSpec
 from common.experiment.open_loops import check_open_loops, open_loops, requests_at
-from common.experiment.options import MOST_STREAMS, InputError, Options, check_counts, check_requests, parse
+from common.experiment.options import InputError, Options, check_load, check_requests, parse
 from common.experiment.run import run
 from common.experiment.slo import DEFAULT_SLO, parse_slo
 from common.experiment.spec import Spec
@@ -93,14 +93,10 @@ class ConcurrencyOptions(Options):
             InputError: a number out of its range, or options that exclude each other.
         """
         super().check()
-        if self.concurrency == ():
-            raise InputError("--concurrency needs at least one number, as in --concurrency 1 4 16")
-        counts = {"--requests": self.requests, "--input-tokens": self.input_tokens}
-        counts |= {"--output-tokens": self.output_tokens, "--concurrency": min(self.concurrency or (1,))}
-        check_counts(counts)
+        tokens = {"--input-tokens": self.input_tokens, "--output-tokens": self.output_tokens}
+        counts = {"--requests": self.requests, **tokens}
+        check_load((1,) if self.concurrency is None else self.concurrency, counts)
         check_requests("--requests", self.requests)
-        if max(self.concurrency or (1,)) > MOST_STREAMS:
-            raise InputError(f"--concurrency {max(self.concurrency or ())}: at most {MOST_STREAMS} can be driven")
         if self.requests is not None and self.requests < max(self.concurrency or (1,)):
             raise InputError(f"--requests {self.requests}: fewer than the clients of --concurrency have one each")
         check_open_loops(self.rate, self.burstiness, self.final_rate)

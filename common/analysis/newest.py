@@ -45,6 +45,11 @@ def _ended_instead(result: Result, older: Sequence[Path]) -> list[str]:
     return []
 
 
+def same_command(result: Result) -> str:
+    """The command that goes on with an unfinished run: its own, but for a --no-resume, which would start afresh."""
+    return "the same command without --no-resume" if "--no-resume" in result.argv else "the same command again"
+
+
 def is_empty(result: Result) -> bool:
     """Whether nothing of it was measured."""
     return not any(case.repeats for case in result.cases)

@@ -110,8 +110,7 @@ class Options:
         self.tp_sizes()
         if self.model is not None and not self.model.strip():
             raise InputError("--model: the name is empty; leave the option out for the default, or name a model")
-        if self.repeats is not None and self.repeats < 1:
-            raise InputError(f"--repeats {self.repeats}: at least 1 is needed")
+        check_counts({"--repeats": self.repeats})
         if self.repeats is not None and self.repeats > MOST_REPEATS:
             raise InputError(
                 f"--repeats {self.repeats}: at most {MOST_REPEATS:,} of each case; --preset takes more starts"

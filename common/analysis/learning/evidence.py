@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.analysis.frames import RESULTS, load_sound, results_under
+from common.analysis.newest import same_command
 from common.core.plural import plural
 from common.load.bare.answer import MODEL as BARE
 from common.store.files import RESULT_NAME, StoreError
@@ -126,7 +127,7 @@ def _unfinished(path: Path, result: Result) -> str:
     measured = sum(case.status == "ok" and bool(case.repeats) for case in result.cases)
     state = "running, or killed" if result.status == "running" else result.status
     progress = f"{state}, {plural(measured, 'case')} measured{_failures(result)}"
-    return f"{path.name} is unfinished ({progress}): give the same command again"
+    return f"{path.name} is unfinished ({progress}): give {same_command(result)}"
 
 
 def _failures(result: Result) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from common.analysis.newest import STATES
+from common.analysis.newest import STATES, same_command
 from common.analysis.scaling.doubts import doubts
 from common.analysis.scaling.limits import limits
 from common.analysis.scaling.load_curves import load_curves
@@ -126,8 +126,7 @@ def incomplete(result: Result) -> list[str]:
     """Whether the run came to its end, and what brings it there."""
     if result.status == "complete":
         return []
-    same = "the same command without --no-resume" if "--no-resume" in result.argv else "the same command again"
-    return [f"The run is not complete ({STATES[result.status]}): {same} goes on with what is missing."]
+    return [f"The run is not complete ({STATES[result.status]}): {same_command(result)} goes on with what is missing."]
 
 
 def left_out(result: Result) -> list[str]:
